@@ -1,0 +1,1 @@
+"""The hot path, in Cython. Imports nothing of fastgw outside itself."""

@@ -1,0 +1,50 @@
+"""Builds the Cython modules of fastgw/_core; everything else is in pyproject.toml.
+
+FASTGW_DEBUG=1     bounds checks, line tracing hooks and -O0 -g
+FASTGW_ANNOTATE=1  writes the annotated HTML beside each .pyx
+FASTGW_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer
+FASTGW_ONLY=a,b    builds only the named modules of _core
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
+SANITIZE = os.environ.get("FASTGW_SANITIZE") == "1"
+ONLY = {name for name in os.environ.get("FASTGW_ONLY", "").split(",") if name}
+
+flags = ["-O0", "-g"] if DEBUG else ["-O2", "-g0", "-fno-semantic-interposition"]
+link: list[str] = []
+if SANITIZE:
+    sanitizers = "-fsanitize=address,undefined"
+    flags = ["-O1", "-g", "-fno-omit-frame-pointer", sanitizers, "-fno-sanitize-recover=undefined"]
+    link = [sanitizers]
+flags += ["-Wno-unused-function", "-Wno-unreachable-code"]
+
+sources = sorted(Path("fastgw/_core").glob("*.pyx"))
+extensions = [
+    Extension(f"fastgw._core.{path.stem}", [str(path)], extra_compile_args=flags, extra_link_args=link)
+    for path in sources
+    if not ONLY or path.stem in ONLY
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        nthreads=0 if len(extensions) < 2 else (os.cpu_count() or 1),
+        annotate=os.environ.get("FASTGW_ANNOTATE") == "1",
+        build_dir=os.environ.get("FASTGW_BUILD_DIR"),
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": DEBUG,
+            "initializedcheck": DEBUG,
+            "cdivision": True,
+            "embedsignature": True,
+            "freethreading_compatible": False,
+        },
+    )
+)
