@@ -1,0 +1,1 @@
+"""A network to test against, shipped with the package: real services over real sockets."""
