@@ -1,0 +1,190 @@
+"""The traveller: one request and its response, whatever protocol carries them on either side."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastgw._core.clock cimport Timed, Timer
+from fastgw._core.headers cimport Head, Header
+
+
+# What a hook answers.
+cpdef enum Verdict:
+    CONTINUE = 0
+    REPLIED = 1          # a local reply stands in exchange.response
+    WAIT = 2             # the hook will call exchange.driver.resume(exchange)
+
+# Which hooks a policy has; bits of Hook.phases.
+cpdef enum Phase:
+    PHASE_REQUEST = 1
+    PHASE_AROUND = 2
+    PHASE_RESPONSE = 4
+    PHASE_REQUEST_BODY = 8
+    PHASE_RESPONSE_BODY = 16
+    PHASE_RECORD = 32
+    PHASE_TAP = 64       # sees response bytes as they pass, may not change them (native hooks only)
+
+# Where an exchange is; the table of moves is in exchange.pyx and drawn in docs/life-of-a-request.md.
+cpdef enum State:
+    S_IDLE = 0
+    S_POLICY             # request hooks run
+    S_AROUND             # around hooks run
+    S_POOL               # waits for a connection
+    S_SENT               # request head is out, no response head yet
+    S_RESPONSE           # response hooks run
+    S_RELAY              # response body flows
+    S_DONE
+
+cpdef enum Side:
+    SIDE_NONE = 0
+    SIDE_DOWNSTREAM = 1
+    SIDE_GATEWAY = 2
+    SIDE_UPSTREAM = 3
+
+ctypedef struct Capture:
+    uint32_t start, len          # within the normalised path
+
+
+cdef class Hook:
+    """One policy in a chain. Native policies subclass it; Python ones are wrapped by policy.PythonHook."""
+    cdef readonly str name
+    cdef readonly int phases
+    cdef readonly bint preflight          # runs its request hook on CORS pre-flights, before all others
+    cdef readonly int64_t buffer_request  # bytes of request body wanted whole before `request`; -1 no
+    cdef readonly int64_t buffer_response # bytes of response body wanted whole before `response`; -1 no
+    cdef int request(self, Exchange ex) except -1
+    cdef int around(self, Exchange ex) except -1
+    cdef int around_done(self, Exchange ex) except -1     # the response head (or failure) of the dispatch is here
+    cdef int response(self, Exchange ex) except -1
+    cdef int tap(self, Exchange ex, const char *p, size_t n, bint end) except -1
+    cdef object request_body(self, Exchange ex, bytes chunk, bint end)
+    cdef object response_body(self, Exchange ex, bytes chunk, bint end)
+    cdef int record(self, Exchange ex) except -1
+
+
+cdef class Route:
+    """What the plan knows of one route. Made at plan time, never changed."""
+    cdef readonly str name
+    cdef readonly bytes name_bytes
+    cdef readonly int index               # in the plan
+    cdef readonly int slot                # of its metrics, stable over plans; 0 = "other"
+    cdef readonly tuple param_names       # of the captures, in their order
+    cdef readonly tuple chain             # of Hook, as written: global, then the route's
+    cdef readonly int chain_len
+    cdef readonly int phases              # the union of the chain's
+    cdef readonly object service          # pool.Service or None
+    cdef readonly object split            # split.Split or None
+    cdef readonly object rewrite          # route.Rewrite or None
+    cdef readonly bytes host_rewrite
+    cdef readonly int64_t total_ns, response_ns, idle_ns, connect_ns     # 0 = none / the service's
+    cdef readonly int64_t body_limit      # bytes, -1 = none
+    cdef readonly int pre_response        # how many hooks of the chain have a response hook
+    cdef readonly object spec             # checked configuration, for admin and explain
+
+
+cdef class Consumer:
+    """Who calls, as key_auth, jwt and others found out."""
+    cdef readonly str name
+    cdef readonly bytes name_bytes
+    cdef readonly tuple groups
+    cdef readonly object metadata
+    cdef readonly object credential       # id of the key or token subject; never the secret
+
+
+cdef class Downstream:
+    """The codec towards the client. One exchange at a time per object (a connection or a stream)."""
+    cdef int send_head(self, Exchange ex, bint end) except -1
+    cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1
+    cdef int send_end(self, Exchange ex) except -1
+    cdef int flush(self) except -1
+    cdef int send_interim(self, Exchange ex, Head head) except -1
+    cdef int abort(self, Exchange ex) except -1       # the response cannot be completed: make that visible
+    cdef bint writable(self) noexcept                  # below the high watermark
+    cdef int want_body(self, Exchange ex) except -1   # the other side can take request body (again)
+    cdef int finished(self, Exchange ex) except -1    # the exchange is over; ready for the next
+
+
+cdef class UpstreamStream:
+    """The codec towards the upstream, for one attempt."""
+    cdef int send_head(self, Exchange ex, bint end) except -1
+    cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1
+    cdef int send_end(self, Exchange ex) except -1
+    cdef bint writable(self) noexcept
+    cdef int want_data(self, Exchange ex) except -1   # the client can take response bytes (again)
+    cdef int cancel(self, Exchange ex) except -1
+
+
+cdef class Driver:
+    """Moves exchanges through the stages; respond.Relay is the one of a worker."""
+    cdef int start(self, Exchange ex) except -1                       # parsed: route it
+    cdef int resume(self, Exchange ex, int verdict) except -1         # a hook that said WAIT is done
+    cdef int request_data(self, Exchange ex, const char *p, size_t n) except -1
+    cdef int request_end(self, Exchange ex) except -1
+    cdef int downstream_gone(self, Exchange ex, str code) except -1
+    cdef int downstream_writable(self, Exchange ex) except -1
+    cdef int connected(self, Exchange ex, UpstreamStream up) except -1
+    cdef int pool_failed(self, Exchange ex, str code) except -1
+    cdef int interim(self, Exchange ex, Head head) except -1
+    cdef int response_head(self, Exchange ex) except -1               # Verdict
+    cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1
+    cdef int response_end(self, Exchange ex) except -1
+    cdef int upstream_failed(self, Exchange ex, str code, bint reused) except -1
+    cdef int upstream_writable(self, Exchange ex) except -1
+    cdef int fail(self, Exchange ex, str code, object detail) except -1    # ends it with a problem
+
+
+cdef class Exchange(Timed):
+    # -- what travels
+    cdef readonly Head request
+    cdef readonly Head response
+    cdef Downstream down
+    cdef UpstreamStream up
+    cdef Driver driver
+    cdef readonly object plan
+    cdef readonly Route route
+    cdef readonly object service          # pool.Service it went to
+    cdef readonly object endpoint         # pool.Endpoint of the last attempt
+    # -- the target: offsets into request.buf, as policies and upstream see it (normalised once)
+    cdef uint32_t path, path_len
+    cdef uint32_t query, query_len        # without "?"; query_len 0 and has_query False when none
+    cdef bint has_query
+    cdef uint32_t out_target, out_target_len   # rewritten target for the upstream; len 0 = path and query
+    cdef uint32_t authority, authority_len     # Host as the client means it, offsets into request.buf
+    cdef bint secure                      # the client's side is TLS (or a trusted proxy says so)
+    cdef int n_captures
+    cdef Capture captures[16]
+    # -- the client
+    cdef uint8_t client_addr[16]          # IPv6, or IPv4 mapped
+    cdef char client_text[48]
+    cdef int client_len
+    # -- identity
+    cdef public Consumer consumer
+    cdef public object claims             # dict of a verified token, or None
+    cdef dict _vars                       # what policies keep for one exchange
+    # -- ids
+    cdef uint64_t id_hi, id_lo
+    cdef object _id                       # text, when a policy set it or somebody asked
+    cdef uint8_t trace_id[16]
+    cdef uint8_t span_id[8]
+    cdef uint8_t trace_flags              # 0xff: no trace context on this exchange
+    # -- where it is
+    cdef int state
+    cdef int at                           # index of the hook that runs, or ran last
+    cdef int entered                      # hooks whose request phase was passed
+    cdef bint is_head, local, replied, head_sent, request_done, response_done, upstream_done
+    cdef bint close_after                 # the downstream connection ends with this exchange
+    cdef bint has_body                    # the request announces a body
+    cdef bint detached                    # a subrequest: no client behind it
+    cdef int attempts
+    cdef object parked                    # what a suspended hook keeps
+    cdef object local_body                # bytes of a local reply
+    cdef object request_buffer            # bytearray while a hook wants the body whole
+    cdef object response_buffer
+    # -- outcome
+    cdef readonly object code             # stable word of a failure, or None
+    cdef readonly int side
+    cdef readonly int64_t bytes_in, bytes_out     # body bytes from and to the client
+    cdef int64_t t_start, t_dispatch, t_sent, t_head, t_end_upstream, t_end     # ns, monotonic; 0 = not reached
+    cdef Timer total                      # the route's total timeout
+
+    cdef void recycle(self) noexcept
+    cdef Header* header(self, const char *lower, size_t n) noexcept
+    cdef int set_reply(self, int status, bytes body, bytes content_type) except -1
+    cdef str id_text(self)

@@ -1,0 +1,98 @@
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any
+
+from fastgw._core.headers import Head
+
+class Consumer:
+    name: str
+    groups: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    credential: str | None
+    def __init__(
+        self,
+        name: str,
+        groups: Iterable[str] = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        credential: str | None = ...,
+    ) -> None: ...
+
+class Route:
+    name: str
+    index: int
+    slot: int
+    param_names: tuple[str, ...]
+    spec: Any
+
+class Reply:
+    """A local answer: what a policy returns in the place of dispatching."""
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes | str | None = ...,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = ...,
+        content_type: str | None = ...,
+    ) -> None: ...
+
+class Problem:
+    """A refusal with a stable code; answered as problem+json (or text/html by Accept)."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str | None = ...,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = ...,
+        side: int = ...,
+        members: Mapping[str, Any] | None = ...,
+    ) -> None: ...
+
+class Exchange:
+    request: Head
+    response: Head
+    route: Route | None
+    consumer: Consumer | None
+    claims: Mapping[str, Any] | None
+    code: str | None
+    bytes_in: int
+    bytes_out: int
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def client_ip(self) -> str: ...
+    @property
+    def params(self) -> dict[str, str]: ...
+    @property
+    def id(self) -> str: ...
+    @id.setter
+    def id(self, value: str) -> None: ...
+    @property
+    def trace_id(self) -> str | None: ...
+    @property
+    def vars(self) -> dict[str, Any]: ...
+    @property
+    def status(self) -> int: ...
+    @status.setter
+    def status(self, value: int) -> None: ...
+    @property
+    def request_body(self) -> bytes | None: ...
+    @property
+    def response_body(self) -> bytes | None: ...
+    def fetch(
+        self,
+        service: str,
+        method: str = ...,
+        path: str = ...,
+        headers: Mapping[str, str] | None = ...,
+        body: bytes | None = ...,
+        timeout: float = ...,
+        max_body: int = ...,
+    ) -> Awaitable[Any]: ...
