@@ -1,0 +1,79 @@
+"""The stable words for everything that can go wrong, with the status and the side each belongs to.
+
+502, 503 and 504 mean one thing each: the upstream misbehaved, nobody could take the request, time ran out.
+A client that left is 499. Policies may use words of their own; those count as "other" in the metrics.
+"""
+
+from typing import NamedTuple
+
+DOWNSTREAM, GATEWAY, UPSTREAM = 1, 2, 3
+SIDES = ("", "downstream", "gateway", "upstream")
+
+
+class Code(NamedTuple):
+    status: int
+    side: int
+    title: str
+
+
+CODES: dict[str, Code] = {
+    # parse
+    "bad_request": Code(400, DOWNSTREAM, "The request is not valid HTTP"),
+    "bad_target": Code(400, DOWNSTREAM, "The request target is not acceptable"),
+    "header_timeout": Code(408, DOWNSTREAM, "The request head took too long"),
+    "body_timeout": Code(408, DOWNSTREAM, "The request body stopped coming"),
+    "body_too_large": Code(413, DOWNSTREAM, "The request body is larger than allowed"),
+    "uri_too_long": Code(414, DOWNSTREAM, "The request target is longer than allowed"),
+    "expectation_failed": Code(417, DOWNSTREAM, "The expectation is not supported"),
+    "headers_too_large": Code(431, DOWNSTREAM, "The request head is larger than allowed"),
+    "unsupported_transfer_encoding": Code(501, DOWNSTREAM, "The transfer coding is not supported"),
+    "method_not_implemented": Code(501, DOWNSTREAM, "The method is not known"),
+    "version_not_supported": Code(505, DOWNSTREAM, "The HTTP version is not supported"),
+    "client_closed": Code(499, DOWNSTREAM, "The client closed the connection"),
+    "client_stalled": Code(499, DOWNSTREAM, "The client stopped reading"),
+    # route
+    "not_found": Code(404, DOWNSTREAM, "No route matches"),
+    "method_not_allowed": Code(405, DOWNSTREAM, "The method is not allowed here"),
+    # policy
+    "unauthorized": Code(401, DOWNSTREAM, "Authentication is required"),
+    "invalid_key": Code(401, DOWNSTREAM, "The API key is not known"),
+    "invalid_token": Code(401, DOWNSTREAM, "The token is not valid"),
+    "token_expired": Code(401, DOWNSTREAM, "The token has expired"),
+    "insufficient_scope": Code(403, DOWNSTREAM, "The token lacks a scope"),
+    "forbidden": Code(403, DOWNSTREAM, "Access is refused"),
+    "cors_refused": Code(403, DOWNSTREAM, "The origin is not allowed"),
+    "rate_limited": Code(429, DOWNSTREAM, "Too many requests"),
+    "limiter_full": Code(503, GATEWAY, "The rate limiter has no room"),
+    "policy_unavailable": Code(503, GATEWAY, "A protection of this route cannot be built"),
+    "policy_failed": Code(500, GATEWAY, "A policy failed"),
+    "coalesce_timeout": Code(504, GATEWAY, "The shared request took too long"),
+    # pool
+    "no_endpoint": Code(503, GATEWAY, "The service has no endpoint"),
+    "pool_exhausted": Code(503, GATEWAY, "The connection pool and its queue are full"),
+    "queue_timeout": Code(503, GATEWAY, "No connection became free in time"),
+    "upstream_connect_failed": Code(502, UPSTREAM, "The upstream cannot be reached"),
+    "upstream_connect_timeout": Code(504, UPSTREAM, "The upstream did not accept in time"),
+    # upstream
+    "upstream_reset": Code(502, UPSTREAM, "The upstream closed the connection"),
+    "upstream_protocol_error": Code(502, UPSTREAM, "The upstream's answer is not valid HTTP"),
+    "upstream_headers_too_large": Code(502, UPSTREAM, "The upstream's answer has too large a head"),
+    "upstream_truncated": Code(502, UPSTREAM, "The upstream's answer ended early"),
+    "upstream_body_too_large": Code(502, UPSTREAM, "The upstream's answer is larger than a policy allows"),
+    "upstream_response_timeout": Code(504, UPSTREAM, "The upstream did not answer in time"),
+    "upstream_idle_timeout": Code(504, UPSTREAM, "The upstream stopped sending"),
+    "route_timeout": Code(504, GATEWAY, "The request took longer than its route allows"),
+    # the gateway itself
+    "overloaded": Code(503, GATEWAY, "Too many connections"),
+    "draining": Code(503, GATEWAY, "The gateway is going away"),
+    "internal_error": Code(500, GATEWAY, "The gateway failed"),
+}
+
+# Their order is the order of the counters in the metrics segment: append, never reorder.
+NAMES: tuple[str, ...] = tuple(CODES)
+INDEX: dict[str, int] = {name: index for index, name in enumerate(NAMES)}
+
+
+def status_of(code: str) -> int:
+    """The HTTP status a code is answered with; 500 for a word that is not ours."""
+    known = CODES.get(code)
+    return known.status if known else 500
