@@ -42,8 +42,10 @@ cdef class Wheel:
     cdef Timer slots[512]
     cdef int64_t tick               # the last tick that was run
     cdef readonly int armed         # timers linked
+    cdef int64_t first              # no linked timer has an earlier tick than this; 0 = not known
     cdef void init_timer(self, Timer *timer, Timed owner) noexcept
     cdef void arm(self, Timer *timer, int64_t due) noexcept
     cdef void cancel(self, Timer *timer) noexcept      # lazy: stays linked until its slot comes
     cdef void unlink(self, Timer *timer) noexcept      # at once: its owner goes away
+    cdef int64_t next_due(self) noexcept               # ns; of the first slot that is not empty
     cdef int run(self, int64_t now) except -1

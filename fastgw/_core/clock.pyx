@@ -39,6 +39,8 @@ cdef class Wheel:
         if tick <= self.tick:
             tick = self.tick + 1
         timer.slot_due = tick
+        if tick < self.first:
+            self.first = tick
         cdef Timer *head = &self.slots[tick & (SLOTS - 1)]
         timer.prev = head.prev
         timer.next = head
@@ -58,14 +60,27 @@ cdef class Wheel:
         timer.prev = timer.next = NULL
         self.armed -= 1
 
+    cdef int64_t next_due(self) noexcept:
+        cdef int64_t tick
+        if self.first == 0:
+            self.first = self.tick + SLOTS
+            for tick in range(self.tick + 1, self.tick + SLOTS):
+                if self.slots[tick & (SLOTS - 1)].next != &self.slots[tick & (SLOTS - 1)]:
+                    self.first = tick
+                    break
+        return (self.first << TICK_SHIFT) + 1
+
     cdef int run(self, int64_t now) except -1:
-        """Runs everything that is due; a failing owner must not stop the others."""
+        """Runs everything that is due; one failing owner does not stop the others."""
+        cdef object failure = None
         cdef int64_t target = now >> TICK_SHIFT
         cdef Timer todo
         cdef Timer *timer
         cdef Timer *head
         if target - self.tick > SLOTS:
             self.tick = target - SLOTS
+        if self.tick < target:
+            self.first = 0
         while self.tick < target:
             self.tick += 1
             head = &self.slots[self.tick & (SLOTS - 1)]
@@ -89,5 +104,10 @@ cdef class Wheel:
                     self.arm(timer, timer.due)
                     continue
                 timer.due = 0
-                (<Timed>timer.owner).on_timer(timer)
+                try:
+                    (<Timed>timer.owner).on_timer(timer)
+                except Exception as error:
+                    failure = error
+        if failure is not None:
+            raise failure
         return 0

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgw._core.clock cimport Timed, Timer
 from fastgw._core.headers cimport Head, Header
+from fastgw._core.reactor cimport Wired
 
 
 # What a hook answers.
@@ -88,7 +89,7 @@ cdef class Consumer:
     cdef readonly object credential       # id of the key or token subject; never the secret
 
 
-cdef class Downstream:
+cdef class Downstream(Wired):
     """The codec towards the client. One exchange at a time per object (a connection or a stream)."""
     cdef int send_head(self, Exchange ex, bint end) except -1
     cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1
@@ -101,7 +102,7 @@ cdef class Downstream:
     cdef int finished(self, Exchange ex) except -1    # the exchange is over; ready for the next
 
 
-cdef class UpstreamStream:
+cdef class UpstreamStream(Wired):
     """The codec towards the upstream, for one attempt."""
     cdef int send_head(self, Exchange ex, bint end) except -1
     cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1

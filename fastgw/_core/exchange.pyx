@@ -1,0 +1,478 @@
+"""The traveller: one request and its response, whatever protocol carries them on either side.
+
+An exchange is made once and used again (`recycle`): in a steady state a request allocates nothing here.
+It keeps the plan it began with until it is recorded, whatever is reloaded meanwhile.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeLatin1
+
+from fastgw._core.clock cimport Timer
+from fastgw._core.headers cimport H_USER_AGENT, Head, Header, valid_value
+
+from urllib.parse import unquote
+
+from fastgw._core.codes import SIDES
+from fastgw._core.headers import METHODS
+
+# What can follow what; `docs/life-of-a-request.md` draws this table, tests/core/test_exchange.py checks it.
+TRANSITIONS = {
+    "idle": ("policy", "response"),
+    "policy": ("around", "response", "done"),
+    "around": ("pool", "response", "done"),
+    "pool": ("sent", "response", "done"),
+    "sent": ("response", "around", "pool", "done"),
+    "response": ("relay", "around", "done"),
+    "relay": ("done",),
+    "done": ("idle",),
+}
+STATE_NAMES = ("idle", "policy", "around", "pool", "sent", "response", "relay", "done")
+
+
+class Reply:
+    """A local answer: what a policy returns in the place of dispatching.
+
+    `status` 200–599; `body` bytes or text; `headers` a mapping or pairs. Content-Length is made by the gateway.
+    """
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(self, status, body=None, headers=None, content_type=None):
+        if not 200 <= status <= 599:
+            raise ValueError(f"a reply's status is 200 to 599, not {status}")
+        self.status = status
+        self.body = body.encode() if isinstance(body, str) else bytes(body or b"")
+        self.headers = list(headers.items() if hasattr(headers, "items") else headers or ())
+        self.content_type = content_type
+
+
+class Problem:
+    """A refusal with a stable code; answered as problem+json (or text/html by Accept)."""
+
+    __slots__ = ("code", "detail", "headers", "members", "side", "status")
+
+    def __init__(self, status, code, detail=None, headers=None, side=1, members=None):
+        if not 400 <= status <= 599:
+            raise ValueError(f"a problem's status is 400 to 599, not {status}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = list(headers.items() if hasattr(headers, "items") else headers or ())
+        self.side = side
+        self.members = dict(members or {})
+
+
+cdef class Hook:
+    """One policy in a chain. Subclasses set `phases` in __init__ and override what they named there."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.buffer_request = -1
+        self.buffer_response = -1
+
+    cdef int request(self, Exchange ex) except -1:
+        return CONTINUE
+
+    cdef int around(self, Exchange ex) except -1:
+        return CONTINUE
+
+    cdef int around_done(self, Exchange ex) except -1:
+        return CONTINUE
+
+    cdef int response(self, Exchange ex) except -1:
+        return CONTINUE
+
+    cdef int tap(self, Exchange ex, const char *p, size_t n, bint end) except -1:
+        return 0
+
+    cdef object request_body(self, Exchange ex, bytes chunk, bint end):
+        return chunk
+
+    cdef object response_body(self, Exchange ex, bytes chunk, bint end):
+        return chunk
+
+    cdef int record(self, Exchange ex) except -1:
+        return 0
+
+
+cdef class Route:
+    """What the plan knows of one route. Durations are nanoseconds, 0 = none (or the service's own)."""
+
+    def __init__(self, str name, int index=0, int slot=0, tuple param_names=(), tuple chain=(), service=None,
+                 split=None, rewrite=None, host_rewrite=None, int64_t total_ns=0, int64_t response_ns=0,
+                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None):
+        cdef Hook hook
+        self.name = name
+        self.name_bytes = name.encode()
+        self.index = index
+        self.slot = slot
+        self.param_names = param_names
+        self.chain = chain
+        self.chain_len = len(chain)
+        self.phases = 0
+        self.pre_response = 0
+        for hook in chain:
+            self.phases |= hook.phases
+            if hook.phases & (PHASE_RESPONSE | PHASE_RESPONSE_BODY):
+                self.pre_response += 1
+        self.service = service
+        self.split = split
+        self.rewrite = rewrite
+        self.host_rewrite = host_rewrite
+        self.total_ns = total_ns
+        self.response_ns = response_ns
+        self.idle_ns = idle_ns
+        self.connect_ns = connect_ns
+        self.body_limit = body_limit
+        self.spec = spec
+
+    def __repr__(self):
+        return f"<Route {self.name}: {[hook.name for hook in self.chain]} → {self.service or self.split}>"
+
+
+cdef class Consumer:
+    """Who calls. `credential` is the id of a key or the subject of a token, never the secret itself."""
+
+    def __init__(self, str name, groups=(), metadata=None, credential=None):
+        self.name = name
+        self.name_bytes = name.encode()
+        self.groups = tuple(groups)
+        self.metadata = metadata or {}
+        self.credential = credential
+
+    def __repr__(self):
+        return f"<Consumer {self.name}>"
+
+
+cdef class Downstream(Wired):
+    cdef int send_head(self, Exchange ex, bint end) except -1:
+        return 0
+
+    cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1:
+        return 0
+
+    cdef int send_end(self, Exchange ex) except -1:
+        return 0
+
+    cdef int flush(self) except -1:
+        return 0
+
+    cdef int send_interim(self, Exchange ex, Head head) except -1:
+        return 0
+
+    cdef int abort(self, Exchange ex) except -1:
+        return 0
+
+    cdef bint writable(self) noexcept:
+        return True
+
+    cdef int want_body(self, Exchange ex) except -1:
+        return 0
+
+    cdef int finished(self, Exchange ex) except -1:
+        return 0
+
+
+cdef class UpstreamStream(Wired):
+    cdef int send_head(self, Exchange ex, bint end) except -1:
+        return 0
+
+    cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1:
+        return 0
+
+    cdef int send_end(self, Exchange ex) except -1:
+        return 0
+
+    cdef bint writable(self) noexcept:
+        return True
+
+    cdef int want_data(self, Exchange ex) except -1:
+        return 0
+
+    cdef int cancel(self, Exchange ex) except -1:
+        return 0
+
+
+cdef class Driver:
+    cdef int start(self, Exchange ex) except -1:
+        return 0
+
+    cdef int resume(self, Exchange ex, int verdict) except -1:
+        return 0
+
+    cdef int request_data(self, Exchange ex, const char *p, size_t n) except -1:
+        return 0
+
+    cdef int request_end(self, Exchange ex) except -1:
+        return 0
+
+    cdef int downstream_gone(self, Exchange ex, str code) except -1:
+        return 0
+
+    cdef int downstream_writable(self, Exchange ex) except -1:
+        return 0
+
+    cdef int connected(self, Exchange ex, UpstreamStream up) except -1:
+        return 0
+
+    cdef int pool_failed(self, Exchange ex, str code) except -1:
+        return 0
+
+    cdef int interim(self, Exchange ex, Head head) except -1:
+        return 0
+
+    cdef int response_head(self, Exchange ex) except -1:
+        return 0
+
+    cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1:
+        return 0
+
+    cdef int response_end(self, Exchange ex) except -1:
+        return 0
+
+    cdef int upstream_failed(self, Exchange ex, str code, bint reused) except -1:
+        return 0
+
+    cdef int upstream_writable(self, Exchange ex) except -1:
+        return 0
+
+    cdef int fail(self, Exchange ex, str code, object detail) except -1:
+        return 0
+
+
+cdef class Exchange(Timed):
+    """One request and its response, as a policy sees it. Valid until its record hooks have run."""
+
+    def __cinit__(self):
+        self.request = Head()
+        self.response = Head()
+        memset(&self.total, 0, sizeof(Timer))
+        self.total.owner = <void*>self
+        self.trace_flags = 0xff
+
+    cdef int on_timer(self, Timer *timer) except -1:
+        if self.state == S_DONE or self.state == S_IDLE:
+            return 0
+        return self.driver.fail(self, "route_timeout", None)
+
+    cdef void recycle(self) noexcept:
+        """Forgets everything of the last request but the buffers."""
+        self.request.clear()
+        self.response.clear()
+        self.down = None
+        self.up = None
+        self.plan = None
+        self.route = None
+        self.service = None
+        self.endpoint = None
+        self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
+        self.has_query = self.secure = False
+        self.n_captures = 0
+        self.client_len = 0
+        self.consumer = None
+        self.claims = None
+        self._vars = None
+        self.id_hi = self.id_lo = 0
+        self._id = None
+        self.trace_flags = 0xff
+        self.state = S_IDLE
+        self.at = 0
+        self.entered = 0
+        self.is_head = self.local = self.replied = self.head_sent = False
+        self.request_done = self.response_done = self.upstream_done = False
+        self.close_after = self.has_body = self.detached = False
+        self.attempts = 0
+        self.parked = None
+        self.local_body = None
+        self.request_buffer = None
+        self.response_buffer = None
+        self.code = None
+        self.side = 0
+        self.bytes_in = self.bytes_out = 0
+        self.t_start = self.t_dispatch = self.t_sent = self.t_head = self.t_end_upstream = self.t_end = 0
+
+    cdef Header* header(self, const char *lower, size_t n) noexcept:
+        return self.request.find(lower, n)
+
+    cdef int set_reply(self, int status, bytes body, bytes content_type) except -1:
+        """Makes `response` a local reply: no headers yet but Content-Type. The caller returns REPLIED."""
+        self.response.clear()
+        self.response.len = 0
+        self.response.status = status
+        self.response.keep_alive = True
+        self.local = True
+        self.local_body = body
+        if content_type is not None:
+            self.response.append(b"Content-Type", 12, PyBytes_AS_STRING(content_type),
+                                 PyBytes_GET_SIZE(content_type))
+        return 0
+
+    cdef str id_text(self):
+        """The request id: what a policy set, else 32 hex digits made on first use."""
+        if self._id is None:
+            self._id = f"{self.id_hi:016x}{self.id_lo:016x}"
+        return <str>self._id
+
+    def apply_reply(self, reply):
+        """Turns a Reply into this exchange's response; REPLIED."""
+        content_type = reply.content_type
+        self.set_reply(reply.status, reply.body, None if content_type is None else content_type.encode())
+        for name, value in reply.headers:
+            self.response.add(name, value)
+        return REPLIED
+
+    # ------------------------------------------------------------------ the request
+
+    @property
+    def method(self):
+        return METHODS[self.request.method] if self.request.method >= 0 else "-"
+
+    @property
+    def path(self):
+        """The normalised path, still percent-encoded: what was routed and what goes upstream."""
+        return PyUnicode_DecodeLatin1(self.request.buf + self.path, self.path_len, NULL)
+
+    @property
+    def query(self):
+        """Without the question mark; "" when there is none."""
+        return PyUnicode_DecodeLatin1(self.request.buf + self.query, self.query_len, NULL)
+
+    @property
+    def host(self):
+        return PyUnicode_DecodeLatin1(self.request.buf + self.authority, self.authority_len, NULL)
+
+    @property
+    def scheme(self):
+        return "https" if self.secure else "http"
+
+    @property
+    def protocol(self):
+        return "HTTP/1.1" if self.request.minor else "HTTP/1.0"
+
+    @property
+    def client_ip(self):
+        return PyUnicode_DecodeLatin1(self.client_text, self.client_len, NULL)
+
+    @property
+    def user_agent(self):
+        cdef Header *h = self.request.find_id(H_USER_AGENT)
+        return "" if h == NULL else PyUnicode_DecodeLatin1(self.request.buf + h.value, h.value_len, NULL)
+
+    @property
+    def params(self):
+        """The route's captures, percent-decoded, by name."""
+        cdef int i
+        cdef dict found = {}
+        if self.route is not None:
+            for i in range(min(self.n_captures, len(self.route.param_names))):
+                raw = PyBytes_FromStringAndSize(
+                    self.request.buf + self.path + self.captures[i].start, self.captures[i].len)
+                found[self.route.param_names[i]] = unquote(raw.decode("latin-1"), errors="replace")
+        return found
+
+    @property
+    def id(self):
+        return self.id_text()
+
+    @id.setter
+    def id(self, str value):
+        self._id = value
+
+    @property
+    def trace_id(self):
+        return None if self.trace_flags == 0xff else (<bytes>self.trace_id[:16]).hex()
+
+    @property
+    def vars(self):
+        """A dict for what policies want to keep for the life of this exchange."""
+        if self._vars is None:
+            self._vars = {}
+        return self._vars
+
+    @property
+    def request_body(self):
+        """The whole body, when a policy of the route asked for it (`buffer_request`), else None."""
+        return None if self.request_buffer is None else bytes(self.request_buffer)
+
+    # ------------------------------------------------------------------ the response
+
+    @property
+    def status(self):
+        return self.response.status
+
+    @status.setter
+    def status(self, int value):
+        if not 200 <= value <= 599:
+            raise ValueError(f"a status is 200 to 599, not {value}")
+        if value != self.response.status:
+            self.response.status = value
+            self.response.reason_len = 0
+
+    @property
+    def response_body(self):
+        """The whole body, when a policy of the route asked for it (`buffer_response`), or of a local reply."""
+        if self.local_body is not None:
+            return self.local_body
+        return None if self.response_buffer is None else bytes(self.response_buffer)
+
+    @response_body.setter
+    def response_body(self, value):
+        if self.local_body is not None:
+            self.local_body = bytes(value)
+        elif self.response_buffer is not None:
+            self.response_buffer = bytearray(value)
+        else:
+            raise ValueError("this route's policies did not ask for the response body (buffer_response)")
+
+    # ------------------------------------------------------------------ the outcome
+
+    @property
+    def state_name(self):
+        return STATE_NAMES[self.state]
+
+    @property
+    def side_name(self):
+        return SIDES[self.side]
+
+    @property
+    def is_local(self):
+        """True when the gateway answered by itself."""
+        return self.local
+
+    @property
+    def service_name(self):
+        return None if self.service is None else self.service.name
+
+    @property
+    def endpoint_name(self):
+        return None if self.endpoint is None else self.endpoint.name
+
+    @property
+    def route_name(self):
+        return None if self.route is None else self.route.name
+
+    @property
+    def tries(self):
+        return self.attempts
+
+    @property
+    def total_ns(self):
+        return self.t_end - self.t_start if self.t_end else 0
+
+    @property
+    def upstream_ns(self):
+        """From the dispatch to the last byte of the upstream's answer; 0 without an upstream."""
+        if not self.t_dispatch:
+            return 0
+        return (self.t_end_upstream or self.t_end) - self.t_dispatch
+
+    @property
+    def gateway_ns(self):
+        return self.total_ns - self.upstream_ns
+
+    def fetch(self, service, method="GET", path="/", headers=None, body=None, timeout=5.0, max_body=1048576):
+        """A bounded subrequest to a service by name: awaitable, gives a `Fetched`; see subrequest.pyx."""
+        return self.driver.fetch(self, service, method, path, headers, body, timeout, max_body)
+
+    def __repr__(self):
+        return f"<Exchange {self.method} {self.path} {self.state_name} {self.route_name} {self.code or ''}>"

@@ -1,0 +1,75 @@
+"""One worker's sockets: an epoll of our own, nested in the asyncio loop."""
+from libc.stdint cimport int64_t, uint32_t
+
+from fastgw._core.clock cimport Timed, Timer, Wheel
+
+
+cdef class Handler(Timed):
+    cdef readonly int fd
+    cdef int on_event(self, uint32_t events) except -1
+    cdef int on_ready(self) except -1             # asked for by Reactor.later
+    cdef int crash(self) except -1                # on_event raised: give everything back
+
+
+cdef class Wired(Timed):
+    """What sits on a Channel: bytes in, and the three ways it can go quiet."""
+    cdef int on_data(self, char *p, size_t n) except -1     # p may be written to, but not kept
+    cdef int on_eof(self) except -1                         # the peer will send no more
+    cdef int on_broken(self) except -1                      # the connection is gone
+    cdef int on_hangup(self) except -1                      # the peer is gone while reading is paused
+    cdef int on_drained(self) except -1                     # output is below the low watermark again
+    cdef int on_connected(self, int error) except -1        # errno, 0 = connected
+
+
+cdef class Channel(Handler):
+    """A non-blocking stream socket. Writes at once what the kernel takes and keeps the rest."""
+    cdef Reactor reactor
+    cdef Wired owner
+    cdef bint readable, paused, connecting, eof, broken, closing, queued, in_read
+    cdef char *out
+    cdef uint32_t out_at, out_len, out_cap
+    cdef int64_t progress                          # when output last moved, ns
+    cdef int attach(self, int fd, Wired owner) except -1
+    cdef int connect(self, int fd, Wired owner) except -1
+    cdef int write(self, const char *p, size_t n) except -1
+    cdef int write2(self, const char *a, size_t an, const char *b, size_t bn) except -1
+    cdef int _keep(self, const char *p, size_t n) except -1
+    cdef int _fail(self) except -1
+    cdef int _finish_closing(self) except -1
+    cdef int _flush(self) except -1
+    cdef int _read(self) except -1
+    cdef void pause(self) noexcept
+    cdef int resume(self) except -1
+    cdef bint full(self) noexcept                  # above the high watermark
+    cdef int shut(self) except -1                  # close when the output is out
+    cdef int kill(self, bint reset) except -1      # close now; reset = RST instead of FIN
+
+
+cdef class Reactor:
+    cdef readonly object loop
+    cdef readonly Wheel wheel
+    cdef int epfd, timerfd
+    cdef public int64_t now                        # ns, monotonic, of the event that runs
+    cdef char *rbuf                                # received bytes
+    cdef char *dbuf                                # a message to a client while it is put together
+    cdef char *ubuf                                # a message to an upstream while it is put together
+    cdef list graves                               # handlers closed in this batch, kept until its end
+    cdef list ready                                # handlers that asked for on_ready
+    cdef bint in_batch, wake_asked, closed
+    cdef int64_t wake_at
+    cdef object report                             # callable(exception) for a handler that raised
+    cdef int add(self, int fd, Handler handler, uint32_t events) except -1
+    cdef int remove(self, Handler handler) except -1
+    cdef int outside(self) except -1
+    cdef int later(self, Handler handler) except -1
+    cdef int _guarded(self, Handler handler, uint32_t events, bint is_ready) except -1
+    cdef int _run_ready(self) except -1
+    cdef int _arm_timer(self) except -1
+    cdef int turn(self) except -1
+
+
+cdef enum:
+    RBUF = 65536
+    SCRATCH = 131072
+    HIGH_WATER = 131072
+    LOW_WATER = 32768
