@@ -12,8 +12,8 @@ root, below `/NAME` and below `/api/NAME` (so that it can be reached with and wi
     GET  /events?n=0&ms=1000  a clock as Server-Sent Events; n=0 ticks until the client leaves
     *    /status/{code}    that status (200 to 599)
 
-Plain asyncio protocols and httptools, meant to be read. It is a demonstration, not a web server: request bodies
-are held in memory up to `MAX_BODY` bytes and there are no time limits on clients.
+Plain asyncio protocols and httptools, meant to be read. It is a demonstration, not a web server: request
+bodies are held in memory up to `MAX_BODY` bytes and there are no time limits on clients.
 """
 
 from __future__ import annotations
