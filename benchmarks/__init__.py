@@ -1,0 +1,1 @@
+"""`python -m benchmarks.compare`: beside other gateways. `python -m benchmarks.micro`: module by module."""

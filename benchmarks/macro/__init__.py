@@ -1,0 +1,1 @@
+"""Whole gateways under load: how they are started, loaded, measured and reported."""

@@ -1,0 +1,67 @@
+"""The upstream of all gateways: our C server (compiled here), or nginx answering the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from .process import LOAD_CORE, BenchError, Child, free_port, run
+
+HERE = Path(__file__).resolve().parent
+HOME = Path(os.environ.get("FASTGW_BENCH_HOME") or Path.home() / ".cache" / "fastgw-bench")
+"""What the set-up keeps between runs: Envoy's environment, the compiled backend."""
+
+JSON = (
+    '{"id":"c0ffee00-0000-4000-8000-000000000042","name":"widget","price":1299,"currency":"EUR",'
+    '"stock":17,"tags":["a","b","c"],"note":"from the test backend"}'
+)
+"""The ordinary answer, 154 bytes; `backend.c` holds the same text."""
+
+NGINX = """\
+daemon off; worker_processes 1; pid nginx.pid; error_log stderr error;
+events { worker_connections 8192; }
+http {
+    access_log off; default_type application/json; tcp_nodelay on;
+    keepalive_requests 1000000000; keepalive_timeout 1h;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    server {
+        listen 127.0.0.1:@PORT@ backlog=4096;
+        location / { add_header X-Powered-By bench; return 200 '@JSON@'; }
+    }
+}
+"""
+
+
+def binary() -> Path:
+    """The C backend, compiled when its source has changed."""
+    source = HERE / "backend.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    target = HOME / f"backend-{digest}"
+    if not target.exists():
+        HOME.mkdir(parents=True, exist_ok=True)
+        compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
+        run([compiler, "-O2", "-Wall", "-o", str(target), str(source)], 60)
+    return target
+
+
+class Backend(Child):
+    """The running backend; `kind` is "c" or "nginx". `port` is where it listens."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.port = free_port()
+        if kind == "c":
+            command = [str(binary()), str(self.port)]
+        elif kind == "nginx":
+            folder.mkdir()
+            folder.chmod(0o755)
+            config = NGINX.replace("@PORT@", str(self.port)).replace("@JSON@", JSON)
+            (folder / "nginx.conf").write_text(config)
+            command = ["nginx", "-p", f"{folder}/", "-c", "nginx.conf"]
+        else:
+            raise BenchError(f"no such backend: {kind}")
+        super().__init__(f"backend ({kind})", command, core=LOAD_CORE)
+        self.wait_for_port(self.port)

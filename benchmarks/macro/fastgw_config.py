@@ -1,0 +1,63 @@
+"""fastgw's own configuration for each workload, in the words of docs/configuration.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .backend import JSON
+from .process import free_port
+from .tokens import SECRET, TENANT
+
+ROOT = Path(__file__).resolve().parents[2]
+ORIGIN = "https://app.example.com"
+SINGLE_PROCESS = ("--single",)
+"""Makes `fastgw run` one process without a supervisor."""
+
+
+def render(workload: str, *, port: int, upstream: int, routes: int, rate: int, token_cache: bool) -> str:
+    config: dict[str, Any] = {
+        "server": {
+            "listeners": [{"bind": f"127.0.0.1:{port}"}],
+            "workers": 1,
+            "limits": {"connections": 12_000},
+            "timeouts": {"idle": "1h"},
+        },
+        "admin": {"bind": f"127.0.0.1:{free_port()}"},
+        "observability": {"access_log": {"enabled": False}},
+        "services": {"service": f"http://127.0.0.1:{upstream}"},
+    }
+    if workload == "static":
+        answer = {"status": 200, "body": JSON, "content_type": "application/json"}
+        config["routes"] = [{"path": "/api/*", "policies": [{"respond": answer}]}]
+    elif workload == "policy":
+        config["policies"] = policies(rate, token_cache)
+        config["routes"] = [{"path": f"/api/svc{i:04d}/{{id}}", "service": "service"} for i in range(routes)]
+    else:
+        config["policies"] = ["request_id"]
+        config["routes"] = [{"path": "/api/*", "service": "service"}]
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def policies(rate: int, token_cache: bool) -> list[Any]:
+    """In the order of the other gateways: CORS, the limit, the token, the header edits."""
+    cors = {
+        "origins": [ORIGIN],
+        "methods": ["GET", "POST", "PUT", "DELETE"],
+        "headers": ["Authorization", "Content-Type", "X-Api-Key"],
+        "expose_headers": ["X-Request-Id"],
+        "credentials": True,
+        "max_age": "10m",
+    }
+    token: dict[str, Any] = {"secret": SECRET, "algorithms": ["HS256"], "required_claims": {"tenant": TENANT}}
+    if not token_cache:
+        token["cache_size"] = 0
+    return [
+        "request_id",
+        {"cors": cors},
+        {"rate_limit": {"requests": rate, "per": "1s", "by": "header:X-Api-Key"}},
+        {"jwt": token},
+        {"headers": {"response": {"set": {"X-Gateway": "fastgw"}, "remove": ["X-Powered-By"]}}},
+    ]

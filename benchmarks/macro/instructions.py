@@ -1,0 +1,62 @@
+"""User instructions per request, counted by valgrind's callgrind: (Ir(2N) - Ir(N)) / N.
+
+The difference takes start-up and shutdown out. It is a count, not a time: it does not depend on what else the
+machine does, and tells which of two versions does less. It leaves out the kernel, most of a proxied request.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from pathlib import Path
+
+from . import client
+from .backend import Backend
+from .gateways import Gateway, Setup
+from .process import BenchError
+from .tokens import token
+
+TOTAL = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE)
+WORKLOADS = ("plain", "policy", "static")
+
+
+def total(text: str) -> int:
+    """The instructions of one callgrind output file."""
+    found = TOTAL.search(text)
+    if not found:
+        raise BenchError("callgrind's file has no total")
+    return int(found.group(1))
+
+
+def count(gateway: Gateway, workload: str, backend: Backend, folder: Path, requests: int) -> int:
+    """Instructions of one whole run that serves exactly so many requests."""
+    setup = Setup(workload, backend.port, folder, single=True)
+    output = folder / "callgrind.%p"
+    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", "--quiet"]
+    child = gateway.start(setup, prefix=valgrind)
+    try:
+        paths = (
+            [f"/api/svc{i * 389 % 1000:04d}/item" for i in range(1000)]
+            if workload == "policy"
+            else ["/api/item"]
+        )
+        asked = [client.request(path, token()) for path in paths]
+        client.exactly(setup.port, requests, asked)
+    finally:
+        child.stop(60, signal.SIGTERM)
+    files = [path for path in folder.glob("callgrind.*") if path.stat().st_size]
+    if len(files) != 1:
+        raise BenchError(f"{len(files)} processes wrote a callgrind file, one was expected")
+    return total(files[0].read_text(errors="replace"))
+
+
+def per_request(
+    gateway: Gateway, workload: str, backend: Backend, folder: Path, requests: int = 5000
+) -> float:
+    """(Ir(2N) - Ir(N)) / N with N = `requests`."""
+    if not shutil.which("valgrind"):
+        raise BenchError("valgrind is not installed")
+    once = count(gateway, workload, backend, folder / "n", requests)
+    twice = count(gateway, workload, backend, folder / "2n", 2 * requests)
+    return (twice - once) / requests

@@ -1,0 +1,90 @@
+"""wrk, run on the load core against one gateway, with the gateway's CPU read before and after."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .process import LOAD_CORE, BenchError, Child, cpu_time, run, tree
+
+SCRIPT = Path(__file__).resolve().parent / "wrk" / "request.lua"
+LINE = re.compile(
+    r"BENCH requests=(\d+) duration_us=(\d+) bytes=(\d+) mean_us=([\d.]+) p50_us=(\d+) p99_us=(\d+)"
+    r" status_errors=(\d+) socket_errors=(\d+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How to load: connections, path, how many routes to spread over (0: the path as it is)."""
+
+    connections: int = 64
+    path: str = "/api/item"
+    routes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One round against one gateway. Times in microseconds; CPU is that of its whole process tree."""
+
+    requests: int
+    requests_per_s: float
+    bytes_per_s: float
+    mean_us: float
+    p50_us: float
+    p99_us: float
+    cpu_us: float = 0.0
+    cpu_user_share: float = 0.0
+    busy: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def parse(output: str) -> Figures:
+    """The figures that request.lua prints. Raises BenchError when there are none, or a request failed."""
+    found = LINE.search(output)
+    if not found:
+        raise BenchError(f"wrk said nothing that can be read: {output[-500:]}")
+    requests, duration_us, total_bytes, mean, p50, p99, status_errors, socket_errors = (
+        float(x) for x in found.groups()
+    )
+    if status_errors or socket_errors or not requests:
+        raise BenchError(
+            f"not a measurement: {requests:.0f} requests, {status_errors:.0f} refused, "
+            f"{socket_errors:.0f} socket errors"
+        )
+    seconds = duration_us / 1e6
+    return Figures(int(requests), requests / seconds, total_bytes / seconds, mean, p50, p99)
+
+
+def wrk(port: int, load: Load, token: str, seconds: float) -> Figures:
+    whole = max(1, round(seconds))
+    command = ["wrk", "-t1", f"-c{load.connections}", f"-d{whole}s", "-s", str(SCRIPT)]
+    command.append(f"http://127.0.0.1:{port}{load.path}")
+    env = {"BENCH_TOKEN": token, "BENCH_ROUTES": str(load.routes)}
+    return parse(run(command, whole + 20, core=LOAD_CORE, env=env))
+
+
+def measure(gateway: Child | None, port: int, load: Load, token: str, seconds: float) -> Figures:
+    """One round. `gateway` None: the backend alone, no CPU read."""
+    if gateway is None:
+        return wrk(port, load, token, seconds)
+    family = tree(gateway.pid)
+    before = cpu_time(family)
+    figures = wrk(port, load, token, seconds)
+    if tree(gateway.pid) != family:
+        raise BenchError(f"{gateway.name} changed its processes while it was measured: {gateway.errors()}")
+    used = cpu_time(family) - before
+    return Figures(
+        figures.requests,
+        figures.requests_per_s,
+        figures.bytes_per_s,
+        figures.mean_us,
+        figures.p50_us,
+        figures.p99_us,
+        cpu_us=used.seconds / figures.requests * 1e6,
+        cpu_user_share=used.user_share,
+        busy=used.seconds * figures.requests_per_s / figures.requests,
+    )

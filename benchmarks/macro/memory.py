@@ -1,0 +1,152 @@
+"""Memory: private bytes of a worker on the example configuration, an idle connection's share, a slow reader.
+
+User memory is what smaps_rollup calls private. The kernel's (socket buffers, epoll entries) is in none of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import client
+from .backend import Backend
+from .fastgw_config import ROOT
+from .gateways import FASTGW_ENV, Gateway, Setup
+from .process import LOAD_CORE, BenchError, Child, free_port, memory, pinned, tree
+from .tokens import token
+
+EXAMPLE = ROOT / "config.example.yaml"
+REQUESTS = 10_000
+IDLE_CONNECTIONS = 10_000
+SLOW_BYTES = 1 << 30
+SLOW_BYTES_PER_S = 64 << 20
+
+
+def largest(pid: int) -> int:
+    """The pid with most private memory: the worker, where there are a supervisor and helpers too."""
+    return max(tree(pid), key=lambda p: memory(p).private)
+
+
+def idle_connections(
+    gateway: Gateway, backend: Backend, folder: Path, count: int = IDLE_CONNECTIONS
+) -> dict[str, float]:
+    """Private bytes per keep-alive connection that has had one answer and is now idle."""
+    setup = Setup("memory", backend.port, folder)
+    with gateway.start(setup, core=None) as child:
+        client.exactly(setup.port, 2000, [client.request("/api/item")], connections=64)
+        worker = largest(child.pid)
+        before = memory(worker)
+        holder = [sys.executable, "-m", "benchmarks.macro.memory", "hold", str(setup.port), str(count)]
+        with subprocess.Popen(
+            pinned(holder, LOAD_CORE), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as held:
+            try:
+                assert held.stdout is not None
+                said = held.stdout.readline().strip()  # the holder has a deadline of its own
+                if said != "held":
+                    raise BenchError(f"could not hold {count} connections to {gateway.name}: {said}")
+                after = memory(worker)
+            finally:
+                held.kill()
+    return {
+        "bytes_per_idle_connection": (after.private - before.private) / count,
+        "idle_connections": count,
+        "private_bytes_before": before.private,
+    }
+
+
+def hold(port: int, count: int) -> None:
+    """A process of its own: opens connections, has one answer on each, holds them until stdin ends."""
+    deadline = time.monotonic() + 120
+    lines = []
+    for source in client.sources(count):
+        line = client.connect(port, source)
+        line.sendall(client.request("/api/item"))
+        client.read_answer(line)
+        lines.append(line)
+        if time.monotonic() > deadline:
+            raise BenchError(f"only {len(lines)} connections within two minutes")
+    print("held", flush=True)
+    sys.stdin.read()
+
+
+def slow_reader(
+    gateway: Gateway, backend: Backend, folder: Path, size: int = SLOW_BYTES, rate: float = SLOW_BYTES_PER_S
+) -> dict[str, float]:
+    """How much RSS grows at most while one client reads a big answer more slowly than it comes."""
+    setup = Setup("memory", backend.port, folder)
+    with gateway.start(setup, core=None) as child:
+        client.exactly(setup.port, 1000, [client.request("/api/item")])
+        worker = largest(child.pid)
+        before = peak = memory(worker).resident
+        next_look = 0.0
+        until = time.monotonic() + size / rate * 3 + 30
+        for _ in client.read_slowly(setup.port, f"/api/bytes/{size}", size, rate, until):
+            if time.monotonic() >= next_look:
+                peak = max(peak, memory(worker).resident)
+                next_look = time.monotonic() + 0.1
+    return {
+        "slow_reader_growth_bytes": peak - before,
+        "slow_reader_bytes": size,
+        "slow_reader_bytes_per_s": rate,
+    }
+
+
+def example_config(text: str, ports: dict[int, int]) -> tuple[str, int]:
+    """config.example.yaml with all its addresses moved to free ports; and its listener's port.
+
+    `ports` maps the demo services' usual ports to the ones in use now.
+    """
+    config: dict[str, Any] = yaml.safe_load(text)
+    server = config.setdefault("server", {})
+    listener = free_port()
+    server["listeners"] = [{"bind": f"127.0.0.1:{listener}"}]
+    config["admin"] = {**(config.get("admin") or {}), "bind": f"127.0.0.1:{free_port()}"}
+    moved = yaml.safe_dump(config, sort_keys=False)
+    for usual, now in ports.items():
+        moved = re.sub(rf"(127\.0\.0\.1|localhost):{usual}\b", f"127.0.0.1:{now}", moved)
+    return moved, listener
+
+
+def worker_memory(folder: Path) -> dict[str, float]:
+    """Private bytes of the largest worker after 10,000 requests through the example configuration."""
+    if not EXAMPLE.exists():
+        raise BenchError("there is no config.example.yaml")
+    folder.mkdir(parents=True)
+    demo = {"users": (9001, free_port()), "orders": (9002, free_port()), "products": (9003, free_port())}
+    text, port = example_config(EXAMPLE.read_text(), dict(demo.values()))
+    (folder / "gateway.yaml").write_text(text)
+    flags = [part for name, (_, now) in demo.items() for part in (f"--{name}", str(now))]
+    services = Child(
+        "demo services", [sys.executable, "-m", "fastgw", "demo", *flags], cwd=ROOT, core=LOAD_CORE
+    )
+    with services:
+        services.wait_for_port(demo["users"][1])
+        run = [sys.executable, "-m", "fastgw", "run", "gateway.yaml"]
+        with Child("fastgw", run, cwd=folder, env=FASTGW_ENV) as gateway:
+            gateway.wait_for_port(port)
+            asked = [
+                client.request(path, token()) for path in ("/api/users", "/api/users/1", "/api/products/2")
+            ]
+            # Some routes may want a key or limit a client: these answers are part of the work too.
+            client.exactly(port, REQUESTS, asked, connections=16, allowed=(200, 401, 403, 404, 429))
+            family = tree(gateway.pid)
+            private = sorted((memory(pid).private for pid in family[1:] or family), reverse=True)
+    return {"private_bytes_per_worker": private[0], "processes": len(family), "requests": REQUESTS}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.argv[1] != "hold":
+        sys.exit("this module is run by the harness")
+    try:
+        hold(int(sys.argv[2]), int(sys.argv[3]))
+    except (BenchError, OSError) as error:
+        print(str(error).replace(os.linesep, " "), flush=True)
+        sys.exit(1)

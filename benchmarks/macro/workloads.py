@@ -1,0 +1,105 @@
+"""What is measured, and what fastgw must reach in it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from . import checks
+from .load import Load
+
+ROUTES = 1000
+KIB = 1024
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`metric` is the figure of merit, a key of the medians; `direct`: the backend alone is loaded too."""
+
+    name: str
+    title: str
+    load: Load
+    check: Callable[[int], None]
+    metric: str = "cpu_us"
+    direct: bool = False
+
+
+WORKLOADS: Mapping[str, Workload] = {
+    w.name: w
+    for w in (
+        Workload("plain", "plain proxying, 8 request headers, 154-byte JSON", Load(), checks.plain),
+        Workload(
+            "policy",
+            "1,000 routes, HS256 JWT, per-key rate limit, header edits, CORS",
+            Load(routes=ROUTES),
+            checks.policy,
+        ),
+        Workload("static", "static answer by the gateway", Load(), checks.static),
+        Workload(
+            "latency",
+            "one connection, added to the backend's own",
+            Load(connections=1),
+            checks.plain,
+            "added_us",
+            True,
+        ),
+        Workload(
+            "body_100k",
+            "answers of 100 KiB",
+            Load(connections=16, path=f"/api/bytes/{100 * KIB}"),
+            checks.body(100 * KIB),
+            "bytes_per_s",
+            True,
+        ),
+        Workload(
+            "body_10m",
+            "answers of 10 MiB",
+            Load(connections=4, path=f"/api/bytes/{10 * MIB}"),
+            checks.body(10 * MIB),
+            "bytes_per_s",
+            True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """fastgw's `metric` in a workload must be `better` than, or equal to, the peer's times `factor`.
+
+    Without a peer, `factor` is the limit itself.
+    """
+
+    workload: str
+    metric: str
+    peer: str | None
+    factor: float
+    text: str
+    better: Callable[[float, float], bool] = operator.le
+    subject: str = "fastgw"
+
+    def limit(self, peer_value: float) -> float:
+        return peer_value * self.factor
+
+
+TARGETS: tuple[Target, ...] = (
+    Target("plain", "cpu_us", "nginx", 1 / 1.2, "CPU per request ≤ nginx ÷ 1.2"),
+    Target("plain", "cpu_us", "haproxy", 1 / 1.1, "CPU per request ≤ HAProxy ÷ 1.1"),
+    Target("plain", "cpu_us", "envoy", 1 / 2.3, "CPU per request ≤ Envoy ÷ 2.3"),
+    Target("policy", "cpu_us", "haproxy", 1 / 1.6, "CPU per request ≤ HAProxy ÷ 1.6"),
+    Target("policy", "cpu_us", "nginx-lua", 1 / 1.6, "CPU per request ≤ nginx with Lua ÷ 1.6"),
+    Target(
+        "policy", "cpu_us", "envoy-jwt-cache", 1 / 2.8, "CPU per request ≤ Envoy with its JWT cache ÷ 2.8"
+    ),
+    Target("static", "cpu_us", "nginx", 1.1, "CPU per request ≤ 1.1 x nginx `return 200`"),
+    Target("latency", "added_us", "nginx", 1.0, "added latency, one connection ≤ nginx"),
+    Target("body_100k", "bytes_per_s", "nginx", 0.9, "100 KiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
+    Target("body_10m", "bytes_per_s", "nginx", 0.9, "10 MiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
+    Target("memory", "private_bytes_per_worker", None, 25 * MIB, "private memory of a worker ≤ 25 MiB"),
+    Target("memory", "bytes_per_idle_connection", None, 6 * KIB, "user memory of an idle connection ≤ 6 KiB"),
+    Target(
+        "memory", "slow_reader_growth_bytes", None, 4 * MIB, "1 GiB through a slow reader: RSS grows ≤ 4 MiB"
+    ),
+)
