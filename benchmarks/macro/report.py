@@ -94,16 +94,18 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
 def markdown(result: Result, verdicts: Sequence[Verdict], plot: str | None = None) -> str:
     facts, settings = result["facts"], result["settings"]
     libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
-    parts = [
-        "# fastgw beside other gateways",
+    machine = (
         f"{facts['when']}, commit `{facts['commit']}`, {facts['cpu']} ({facts['cores']} cores, "
         f"{facts['memory_gib']} GiB), Linux {facts['kernel']}, {facts['system']}, Python {facts['python']}, "
-        f"{libraries}.",
-        f"Medians of {settings['rounds']} interleaved rounds of {settings['seconds']} s; gateway with one worker "
-        f"on core 0, load (wrk) and backend ({settings['backend']}) on core 1. Load average "
-        f"{facts['load_average_at_start']:.2f} at the start, {facts['load_average_at_end']:.2f} at the end"
-        " (a run of its own ends at 1 to 2; far more means that others used the machine).",
-    ]
+        f"{libraries}."
+    )
+    method = (
+        f"Medians of {settings['rounds']} interleaved rounds of {settings['seconds']} s; one worker on core 0, "
+        f"load (wrk) and backend ({settings['backend']}) on core 1. Load average "
+        f"{facts['load_average_at_start']:.2f} at the start, {facts['load_average_at_end']:.2f} at the end "
+        "(a run alone on the machine ends at 1 to 2; far more means that others used it)."
+    )
+    parts = ["# fastgw beside other gateways", machine, method]
     if plot:
         parts.append(f"![CPU per request]({plot})")
     parts += ["## Targets", verdict_table(verdicts)]
