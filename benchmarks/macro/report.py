@@ -100,7 +100,7 @@ def markdown(result: Result, verdicts: Sequence[Verdict], plot: str | None = Non
         f"{libraries}."
     )
     method = (
-        f"Medians of {settings['rounds']} interleaved rounds of {settings['seconds']} s; one worker on core 0, "
+        f"Median of {settings['rounds']} interleaved rounds of {settings['seconds']} s, worker on core 0, "
         f"load (wrk) and backend ({settings['backend']}) on core 1. Load average "
         f"{facts['load_average_at_start']:.2f} at the start, {facts['load_average_at_end']:.2f} at the end "
         "(a run alone on the machine ends at 1 to 2; far more means that others used it)."

@@ -2,7 +2,7 @@
 
     python -m benchmarks.micro.compare_commits A B [NAME ...]
 
-Each commit is built in a worktree of its own below the system's temporary folder, and both run the kernels of the
+Each commit is built in a worktree of its own below the system's temporary folder; both run the kernels of the
 tree you stand in. A ratio above 1 means that B is slower. Nothing is written to your tree.
 """
 

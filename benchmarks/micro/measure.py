@@ -3,9 +3,9 @@
     python -m benchmarks.micro [NAME ...]          this tree
     python benchmarks/micro/measure.py --tree DIR  another one, built in place, with the kernels that lie here
 
-A kernel is `kernels/NAME.pyx`, one for each module of `fastgw/_core`. It reaches the module's C functions through
-its .pxd, so that the modules carry no benchmark code, and lists `CASES`: pairs of a name and a function `f(n)` that
-does the operation n times. A kernel that does not build against a tree is named and left out.
+A kernel is `kernels/NAME.pyx`, one for each module of `fastgw/_core`. It reaches the module's C functions
+through its .pxd: the modules carry no benchmark code, and lists `CASES`: pairs of a name and a function
+`f(n)` that does the operation n times. A kernel that does not build against a tree is named and left out.
 
 Imports nothing of this repository: the tree that is measured is the only `fastgw` it may see.
 """
@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LEAST_NS = 20_000_000
-"""A timed run is at least this long: far above the clock's resolution, short enough to fit between disturbances."""
+"""A timed run is at least this long: far above the clock's resolution, short enough to miss disturbances."""
 
 
 def calibrate(operation: Callable[[int], object], least_ns: int = LEAST_NS) -> int:
