@@ -1,7 +1,7 @@
 """The traveller: one request and its response, whatever protocol carries them on either side."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastgw._core.clock cimport Timed, Timer
+from fastgw._core.clock cimport Timed, Timer, Wheel
 from fastgw._core.headers cimport Head, Header
 from fastgw._core.reactor cimport Wired
 
@@ -76,7 +76,9 @@ cdef class Route:
     cdef readonly bytes host_rewrite
     cdef readonly int64_t total_ns, response_ns, idle_ns, connect_ns     # 0 = none / the service's
     cdef readonly int64_t body_limit      # bytes, -1 = none
-    cdef readonly int pre_response        # how many hooks of the chain have a response hook
+    cdef readonly bint preflights         # a hook of the chain answers CORS pre-flights
+    cdef readonly bint buffers_response   # a hook wants the response body whole
+    cdef readonly int64_t buffer_limit    # the least of their bounds
     cdef readonly object spec             # checked configuration, for admin and explain
 
 
@@ -127,6 +129,7 @@ cdef class Driver:
     cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1
     cdef int response_end(self, Exchange ex) except -1
     cdef int upstream_failed(self, Exchange ex, str code, bint reused) except -1
+    cdef int settle(self, Exchange ex) except -1                      # the upstream let go of it
     cdef int upstream_writable(self, Exchange ex) except -1
     cdef int fail(self, Exchange ex, str code, object detail) except -1    # ends it with a problem
 
@@ -155,6 +158,14 @@ cdef class Exchange(Timed):
     cdef uint8_t client_addr[16]          # IPv6, or IPv4 mapped
     cdef char client_text[48]
     cdef int client_len
+    cdef char peer_text[48]               # who connected to us: the client, or a proxy before us
+    cdef int peer_len
+    cdef bint trusted_peer                # and sent forwarding headers that are believed
+    # -- how it goes upstream
+    cdef object settings                  # settings.Settings of its plan
+    cdef bytes host_out                   # Host for the upstream instead of the client's, or None
+    cdef int64_t response_ns, idle_ns     # first byte, and between bytes
+    cdef bint body_filtered               # a policy changes the request body: its length is not known
     # -- identity
     cdef public Consumer consumer
     cdef public object claims             # dict of a verified token, or None
@@ -168,13 +179,21 @@ cdef class Exchange(Timed):
     # -- where it is
     cdef int state
     cdef int at                           # index of the hook that runs, or ran last
-    cdef int entered                      # hooks whose request phase was passed
+    cdef int entered                      # hooks whose request phase was passed; counts down in the response
+    cdef int around_at                    # hooks whose around phase was passed; counts down likewise
+    cdef bint collecting                  # the response body is held for a policy that wants it whole
+    cdef bint response_filtered           # a policy changes the response body: its length is not known
+    cdef int64_t body_limit, buffer_limit # bytes; -1 none
     cdef bint is_head, local, replied, head_sent, request_done, response_done, upstream_done
     cdef bint close_after                 # the downstream connection ends with this exchange
     cdef bint has_body                    # the request announces a body
     cdef bint detached                    # a subrequest: no client behind it
     cdef int attempts
-    cdef object parked                    # what a suspended hook keeps
+    cdef object parked                    # the Task of a suspended hook
+    cdef dict arounds                     # coroutines parked in `await dispatch()`, by hook
+    cdef public bint redispatch           # a parked coroutine asked for another attempt
+    cdef readonly bint head_arrived       # the current attempt has an answer (or a failure)
+    cdef readonly uint32_t generation     # grows with each use of this object
     cdef object local_body                # bytes of a local reply
     cdef object request_buffer            # bytearray while a hook wants the body whole
     cdef object response_buffer
@@ -184,6 +203,10 @@ cdef class Exchange(Timed):
     cdef readonly int64_t bytes_in, bytes_out     # body bytes from and to the client
     cdef int64_t t_start, t_dispatch, t_sent, t_head, t_end_upstream, t_end     # ns, monotonic; 0 = not reached
     cdef Timer total                      # the route's total timeout
+    cdef Wheel wheel                      # where it is linked
+    cdef bytes allow                      # of a 405
+    cdef bint whole                       # the response goes out from local_body
+    cdef bint tainted                     # a cancelled Task may still hold this object
 
     cdef void recycle(self) noexcept
     cdef Header* header(self, const char *lower, size_t n) noexcept

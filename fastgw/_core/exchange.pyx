@@ -110,11 +110,16 @@ cdef class Route:
         self.chain = chain
         self.chain_len = len(chain)
         self.phases = 0
-        self.pre_response = 0
+        self.preflights = False
+        self.buffers_response = False
+        self.buffer_limit = -1
         for hook in chain:
             self.phases |= hook.phases
-            if hook.phases & (PHASE_RESPONSE | PHASE_RESPONSE_BODY):
-                self.pre_response += 1
+            self.preflights = self.preflights or hook.preflight
+            if hook.buffer_response >= 0:
+                self.buffers_response = True
+                if self.buffer_limit < 0 or hook.buffer_response < self.buffer_limit:
+                    self.buffer_limit = hook.buffer_response
         self.service = service
         self.split = split
         self.rewrite = rewrite
@@ -233,6 +238,9 @@ cdef class Driver:
     cdef int upstream_failed(self, Exchange ex, str code, bint reused) except -1:
         return 0
 
+    cdef int settle(self, Exchange ex) except -1:
+        return 0
+
     cdef int upstream_writable(self, Exchange ex) except -1:
         return 0
 
@@ -249,6 +257,10 @@ cdef class Exchange(Timed):
         memset(&self.total, 0, sizeof(Timer))
         self.total.owner = <void*>self
         self.trace_flags = 0xff
+
+    def __dealloc__(self):
+        if self.total.next != NULL:
+            self.wheel.unlink(&self.total)
 
     cdef int on_timer(self, Timer *timer) except -1:
         if self.state == S_DONE or self.state == S_IDLE:
@@ -267,8 +279,13 @@ cdef class Exchange(Timed):
         self.endpoint = None
         self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
         self.has_query = self.secure = False
+        self.settings = None
+        self.host_out = None
+        self.response_ns = self.idle_ns = 0
+        self.body_filtered = False
         self.n_captures = 0
-        self.client_len = 0
+        self.client_len = self.peer_len = 0
+        self.trusted_peer = False
         self.consumer = None
         self.claims = None
         self._vars = None
@@ -276,13 +293,19 @@ cdef class Exchange(Timed):
         self._id = None
         self.trace_flags = 0xff
         self.state = S_IDLE
-        self.at = 0
-        self.entered = 0
+        self.at = self.entered = self.around_at = 0
+        self.collecting = self.response_filtered = False
+        self.body_limit = self.buffer_limit = -1
         self.is_head = self.local = self.replied = self.head_sent = False
         self.request_done = self.response_done = self.upstream_done = False
         self.close_after = self.has_body = self.detached = False
         self.attempts = 0
+        self.allow = None
+        self.whole = self.tainted = False
         self.parked = None
+        self.arounds = None
+        self.redispatch = self.head_arrived = False
+        self.generation += 1
         self.local_body = None
         self.request_buffer = None
         self.response_buffer = None

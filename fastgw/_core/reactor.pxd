@@ -17,6 +17,7 @@ cdef class Wired(Timed):
     cdef int on_eof(self) except -1                         # the peer will send no more
     cdef int on_broken(self) except -1                      # the connection is gone
     cdef int on_hangup(self) except -1                      # the peer is gone while reading is paused
+    cdef int on_kick(self) except -1
     cdef int on_drained(self) except -1                     # output is below the low watermark again
     cdef int on_connected(self, int error) except -1        # errno, 0 = connected
 
@@ -25,7 +26,7 @@ cdef class Channel(Handler):
     """A non-blocking stream socket. Writes at once what the kernel takes and keeps the rest."""
     cdef Reactor reactor
     cdef Wired owner
-    cdef bint readable, paused, connecting, eof, broken, closing, queued, in_read
+    cdef bint readable, paused, connecting, eof, broken, closing, queued, corked, kicked
     cdef char *out
     cdef uint32_t out_at, out_len, out_cap
     cdef int64_t progress                          # when output last moved, ns
@@ -33,11 +34,15 @@ cdef class Channel(Handler):
     cdef int connect(self, int fd, Wired owner) except -1
     cdef int write(self, const char *p, size_t n) except -1
     cdef int write2(self, const char *a, size_t an, const char *b, size_t bn) except -1
+    cdef int write_chunk(self, const char *p, size_t n, bint last) except -1    # one chunk of a chunked body
+    cdef int cork(self, const char *p, size_t n) except -1    # kept until the next write, or the end of this turn
+    cdef int uncork(self) except -1
     cdef int _keep(self, const char *p, size_t n) except -1
     cdef int _fail(self) except -1
     cdef int _finish_closing(self) except -1
     cdef int _flush(self) except -1
     cdef int _read(self) except -1
+    cdef int kick(self) except -1                  # owner.on_kick() when the handler that runs now is done
     cdef void pause(self) noexcept
     cdef int resume(self) except -1
     cdef bint full(self) noexcept                  # above the high watermark

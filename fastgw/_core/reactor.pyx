@@ -36,6 +36,12 @@ cdef extern from *:
       struct msghdr m; memset(&m, 0, sizeof m); m.msg_iov = iov; m.msg_iovlen = 2;
       return sendmsg(fd, &m, MSG_NOSIGNAL);
     }
+    static inline ssize_t fgw_send3(int fd, const void *a, size_t an, const void *b, size_t bn,
+                                    const void *c, size_t cn) {
+      struct iovec iov[3] = {{(void *)a, an}, {(void *)b, bn}, {(void *)c, cn}};
+      struct msghdr m; memset(&m, 0, sizeof m); m.msg_iov = iov; m.msg_iovlen = 3;
+      return sendmsg(fd, &m, MSG_NOSIGNAL);
+    }
     static inline int fgw_timer_set(int fd, int64_t after_ns) {
       struct itimerspec t; memset(&t, 0, sizeof t);
       t.it_value.tv_sec = after_ns / 1000000000; t.it_value.tv_nsec = after_ns % 1000000000;
@@ -59,6 +65,8 @@ cdef extern from *:
     ssize_t recv(int fd, void *p, size_t n, int flags) nogil
     ssize_t send(int fd, const void *p, size_t n, int flags) nogil
     ssize_t fgw_send2(int fd, const void *a, size_t an, const void *b, size_t bn) nogil
+    ssize_t fgw_send3(int fd, const void *a, size_t an, const void *b, size_t bn, const void *c,
+                      size_t cn) nogil
     ssize_t read(int fd, void *p, size_t n) nogil
     int close(int fd)
     int shutdown(int fd, int how)
@@ -100,6 +108,9 @@ cdef class Wired(Timed):
         return 0
 
     cdef int on_hangup(self) except -1:
+        return 0
+
+    cdef int on_kick(self) except -1:
         return 0
 
     cdef int on_drained(self) except -1:
@@ -160,6 +171,15 @@ cdef class Channel(Handler):
             return 0
         if self.broken:
             return self.owner.on_broken()
+        if self.corked:
+            self.uncork()
+            if self.fd < 0:
+                return 0
+        if self.kicked:
+            self.kicked = False
+            self.owner.on_kick()
+            if self.fd < 0:
+                return 0
         if self.readable and not self.paused:
             return self._read()
         return 0
@@ -206,6 +226,10 @@ cdef class Channel(Handler):
             reactor.later(self)
         return 0
 
+    cdef int kick(self) except -1:
+        self.kicked = True
+        return self.reactor.later(self)
+
     cdef void pause(self) noexcept:
         self.paused = True
 
@@ -251,7 +275,8 @@ cdef class Channel(Handler):
         if self.broken or self.fd < 0 or n == 0:
             return 0
         if self.out_len or self.connecting:
-            return self._keep(p, n)
+            self._keep(p, n)
+            return self.uncork()
         sent = send(self.fd, p, n, MSG_NOSIGNAL)
         if sent == <ssize_t>n:
             return 0
@@ -267,7 +292,8 @@ cdef class Channel(Handler):
             return 0
         if self.out_len or self.connecting:
             self._keep(a, an)
-            return self._keep(b, bn)
+            self._keep(b, bn)
+            return self.uncork()
         sent = fgw_send2(self.fd, a, an, b, bn)
         if sent == <ssize_t>(an + bn):
             return 0
@@ -279,6 +305,61 @@ cdef class Channel(Handler):
             self._keep(a + sent, an - sent)
             return self._keep(b, bn)
         return self._keep(b + (sent - an), bn - (sent - an))
+
+    cdef int cork(self, const char *p, size_t n) except -1:
+        """A head whose body is about to follow: both leave in one segment when it does."""
+        if self.broken or self.fd < 0:
+            return 0
+        self._keep(p, n)
+        self.corked = True
+        return self.reactor.later(self)
+
+    cdef int uncork(self) except -1:
+        if self.corked:
+            self.corked = False
+            if self.out_len and not self.connecting:
+                return self._flush()
+        return 0
+
+    cdef int write_chunk(self, const char *p, size_t n, bint last) except -1:
+        """RFC 9112 7.1: size in hex, data, CRLF; `last` adds the chunk that ends the body."""
+        cdef char head[20]
+        cdef int i = 18
+        cdef size_t rest = n
+        cdef ssize_t sent
+        cdef size_t total
+        cdef const char *tail = b"\r\n0\r\n\r\n"
+        cdef size_t tail_n = 7 if last else 2
+        if self.broken or self.fd < 0:
+            return 0
+        head[18] = c"\r"
+        head[19] = c"\n"
+        while rest:
+            i -= 1
+            head[i] = b"0123456789abcdef"[rest & 15]
+            rest >>= 4
+        total = (20 - i) + n + tail_n
+        sent = 0
+        if self.out_len == 0 and not self.connecting:
+            sent = fgw_send3(self.fd, head + i, 20 - i, p, n, tail, tail_n)
+            if sent == <ssize_t>total:
+                return 0
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    return self._fail()
+                sent = 0
+        if <size_t>sent < <size_t>(20 - i):
+            self._keep(head + i + sent, 20 - i - sent)
+            sent = 0
+        else:
+            sent -= 20 - i
+        if <size_t>sent < n:
+            self._keep(p + sent, n - sent)
+            sent = 0
+        else:
+            sent -= n
+        self._keep(tail + sent, tail_n - sent)
+        return self.uncork()
 
     cdef int _flush(self) except -1:
         cdef ssize_t sent

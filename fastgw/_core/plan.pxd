@@ -1,0 +1,13 @@
+"""What a worker serves by: routes, settings and services, made once and never changed."""
+from fastgw._core.route cimport Router
+from fastgw._core.settings cimport Settings
+
+
+cdef class Plan:
+    cdef readonly Router router
+    cdef readonly list routes             # exchange.Route by the index the router knows
+    cdef readonly Settings settings
+    cdef readonly dict services           # name → pool.Service
+    cdef readonly dict error_pages        # code or status text → page
+    cdef readonly int generation
+    cdef readonly int alive               # exchanges under way on it

@@ -1,0 +1,66 @@
+"""Stage `pool`: services, their endpoints and the connections kept to them. One set per worker."""
+from libc.stdint cimport int64_t, uint64_t
+
+from fastgw._core.clock cimport Timed, Timer
+from fastgw._core.exchange cimport Exchange, UpstreamStream
+from fastgw._core.reactor cimport Reactor
+
+
+cdef class PooledStream(UpstreamStream):
+    cdef Endpoint endpoint
+    cdef bint connecting, reused
+    cdef int64_t idle_since
+    cdef bint usable(self) noexcept               # still open, nothing unread
+    cdef int bind(self, Exchange ex) except -1    # carries this exchange from now on
+    cdef int drop(self) except -1                 # close it, it is not in use
+
+
+cdef class Opener:
+    """Makes connections; the codec's half of a pool."""
+    cdef PooledStream open(self, Endpoint endpoint)
+
+
+cdef class Limits:
+    """The pool settings of a service. Durations in ns."""
+    cdef readonly int max_connections, max_idle, queue_size
+    cdef readonly int64_t queue_ns, idle_ns, connect_ns
+
+
+cdef class Endpoint(Timed):
+    cdef readonly str name                # host:port or unix:path, for logs and metrics
+    cdef readonly str url
+    cdef readonly bytes host              # for a Host header when the client sent none
+    cdef readonly tuple addresses         # (family, sockaddr bytes)…, replaced by name resolution
+    cdef int next_address
+    cdef public Limits limits
+    cdef Reactor reactor
+    cdef Opener opener
+    cdef list idle                        # PooledStream, last used last
+    cdef object waiting                   # deque of Exchange
+    cdef readonly int connections, connecting, busy
+    cdef readonly uint64_t connects, connect_errors, reuses
+    cdef readonly bint retired
+    cdef Timer timer                      # the first waiter's time in the queue
+    cdef object service_stats             # (record.Stats, slot) of the service, or None
+    cdef int checkout(self, Exchange ex, bint fresh) except -1      # Verdict; REPLIED = refused
+    cdef int release(self, PooledStream stream, bint reusable) except -1
+    cdef int opened(self, PooledStream stream) except -1
+    cdef int open_failed(self, PooledStream stream, str code) except -1
+    cdef int lost_idle(self, PooledStream stream) except -1
+    cdef int forget(self, Exchange ex) except -1                    # a waiter's client left
+    cdef int _open(self) except -1
+    cdef int _available(self, PooledStream stream) except -1
+    cdef int _serve(self, PooledStream stream) except -1
+    cdef int _arm(self) except -1
+
+
+cdef class Service:
+    cdef readonly str name
+    cdef readonly int slot
+    cdef readonly tuple endpoints
+    cdef readonly bytes host_header       # sent as Host instead of the client's; None = the client's
+    cdef readonly int64_t response_ns, idle_ns
+    cdef list weights, current
+    cdef bint weighted
+    cdef int at, total_weight
+    cdef Endpoint pick(self, Exchange ex)

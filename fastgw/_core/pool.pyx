@@ -1,0 +1,253 @@
+"""Stage `pool`: services, their endpoints and the connections kept to them. One set per worker.
+
+An endpoint belongs to the engine, not to a plan: its connections survive reloads. The connection used last is
+used first (LIFO), so that the rest can go idle and close. Waiters are served in order by whichever connection
+comes first, one that is released or one that has just been opened; nobody waits for "his" connection.
+"""
+from collections import deque
+
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+from fastgw._core.clock cimport Timer
+from fastgw._core.exchange cimport CONTINUE, REPLIED, WAIT, Exchange, UpstreamStream
+
+
+cdef class PooledStream(UpstreamStream):
+    cdef bint usable(self) noexcept:
+        return True
+
+    cdef int bind(self, Exchange ex) except -1:
+        return 0
+
+    cdef int drop(self) except -1:
+        return 0
+
+
+cdef class Opener:
+    cdef PooledStream open(self, Endpoint endpoint):
+        raise NotImplementedError
+
+
+cdef class Limits:
+    """The pool settings of a service: counts per endpoint and worker, durations in nanoseconds."""
+
+    def __init__(self, int max_connections=1024, int max_idle=256, int queue_size=1024,
+                 int64_t queue_ns=1_000_000_000, int64_t idle_ns=60_000_000_000,
+                 int64_t connect_ns=5_000_000_000):
+        self.max_connections = max_connections
+        self.max_idle = max_idle
+        self.queue_size = queue_size
+        self.queue_ns = queue_ns
+        self.idle_ns = idle_ns
+        self.connect_ns = connect_ns
+
+
+cdef class Endpoint(Timed):
+    def __init__(self, Reactor reactor, Opener opener, str name, str url, bytes host, tuple addresses,
+                 Limits limits):
+        self.reactor = reactor
+        self.opener = opener
+        self.name = name
+        self.url = url
+        self.host = host
+        self.addresses = addresses
+        self.limits = limits
+        self.idle = []
+        self.waiting = deque()
+        memset(&self.timer, 0, sizeof(Timer))
+        self.timer.owner = <void*>self
+
+    def __dealloc__(self):
+        if self.timer.next != NULL:
+            self.reactor.wheel.unlink(&self.timer)
+
+    def set_addresses(self, tuple addresses):
+        """From name resolution; connections to old addresses go on until they are idle."""
+        self.addresses = addresses
+
+    def retire(self):
+        """No plan names it any more: idle connections close, the others when they are released."""
+        cdef PooledStream stream
+        self.retired = True
+        while self.idle:
+            stream = self.idle.pop()
+            self.connections -= 1
+            stream.drop()
+
+    def revive(self):
+        self.retired = False
+
+    @property
+    def idle_count(self):
+        return len(self.idle)
+
+    @property
+    def waiting_count(self):
+        return len(self.waiting)
+
+    cdef int checkout(self, Exchange ex, bint fresh) except -1:
+        """CONTINUE: ex.up is bound. WAIT: driver.connected or pool_failed follows. REPLIED: no room."""
+        cdef PooledStream stream
+        if not fresh:
+            while self.idle:
+                stream = <PooledStream>self.idle.pop()
+                if stream.usable():
+                    self.busy += 1
+                    self.reuses += 1
+                    stream.reused = True
+                    ex.endpoint = self
+                    stream.bind(ex)
+                    return CONTINUE
+                self.connections -= 1
+                stream.drop()
+        if not self.addresses:
+            return REPLIED
+        if self.connections >= self.limits.max_connections:
+            if len(self.waiting) - self.connecting >= self.limits.queue_size:
+                return REPLIED
+        else:
+            self._open()
+        ex.endpoint = self
+        self.waiting.append(ex)
+        self._arm()
+        return WAIT
+
+    cdef int _open(self) except -1:
+        self.connections += 1
+        self.connecting += 1
+        self.connects += 1
+        self.opener.open(self)
+        return 0
+
+    cdef int _arm(self) except -1:
+        """Waiters beyond the connections under way are in the queue proper, and have a limit there."""
+        cdef Exchange ex
+        cdef int covered = self.connecting
+        if len(self.waiting) > covered:
+            ex = self.waiting[covered]
+            self.reactor.wheel.arm(&self.timer, ex.t_dispatch + self.limits.queue_ns)
+        else:
+            self.reactor.wheel.cancel(&self.timer)
+        return 0
+
+    cdef int on_timer(self, Timer *timer) except -1:
+        cdef Exchange ex
+        cdef int64_t now = self.reactor.now
+        cdef int covered = self.connecting
+        cdef list late = []
+        while len(self.waiting) > covered:
+            ex = self.waiting[covered]
+            if ex.t_dispatch + self.limits.queue_ns > now:
+                break
+            del self.waiting[covered]
+            late.append(ex)
+        self._arm()
+        for ex in late:
+            ex.driver.pool_failed(ex, "queue_timeout")
+        return 0
+
+    cdef int forget(self, Exchange ex) except -1:
+        try:
+            self.waiting.remove(ex)
+        except ValueError:
+            return 0
+        return self._arm()
+
+    cdef int _serve(self, PooledStream stream) except -1:
+        cdef Exchange ex = self.waiting.popleft()
+        self.busy += 1
+        self._arm()
+        stream.bind(ex)
+        return ex.driver.connected(ex, stream)
+
+    cdef int opened(self, PooledStream stream) except -1:
+        self.connecting -= 1
+        stream.reused = False
+        return self._available(stream)
+
+    cdef int _available(self, PooledStream stream) except -1:
+        if self.waiting:
+            return self._serve(stream)
+        if self.retired or len(self.idle) >= self.limits.max_idle:
+            self.connections -= 1
+            return stream.drop()
+        self.idle.append(stream)
+        return 0
+
+    cdef int open_failed(self, PooledStream stream, str code) except -1:
+        """One attempt failed: the waiter at the head pays for it, the others have attempts of their own."""
+        cdef Exchange ex
+        self.connecting -= 1
+        self.connections -= 1
+        self.connect_errors += 1
+        if self.waiting:
+            ex = self.waiting.popleft()
+            self._arm()
+            ex.driver.pool_failed(ex, code)
+        return 0
+
+    cdef int release(self, PooledStream stream, bint reusable) except -1:
+        self.busy -= 1
+        if reusable:
+            stream.reused = True
+            return self._available(stream)
+        self.connections -= 1
+        stream.drop()
+        if len(self.waiting) > self.connecting and self.connections < self.limits.max_connections:
+            self._open()
+            self._arm()
+        return 0
+
+    cdef int lost_idle(self, PooledStream stream) except -1:
+        """The upstream closed an idle connection, or it was idle for too long."""
+        try:
+            self.idle.remove(stream)
+        except ValueError:
+            return 0
+        self.connections -= 1
+        return 0
+
+    def __repr__(self):
+        return (f"<Endpoint {self.name}: {self.busy} busy, {len(self.idle)} idle, {self.connecting} connecting, "
+                f"{len(self.waiting)} waiting>")
+
+
+cdef class Service:
+    """A named set of endpoints as one plan sees it. `weights` are whole numbers, one per endpoint."""
+
+    def __init__(self, str name, tuple endpoints, weights=None, int slot=0, bytes host_header=None,
+                 int64_t response_ns=30_000_000_000, int64_t idle_ns=60_000_000_000):
+        self.name = name
+        self.endpoints = endpoints
+        self.slot = slot
+        self.host_header = host_header
+        self.response_ns = response_ns
+        self.idle_ns = idle_ns
+        self.weights = list(weights or [1] * len(endpoints))
+        self.current = [0] * len(endpoints)
+        self.total_weight = sum(self.weights)
+        self.weighted = len(set(self.weights)) > 1
+        self.at = -1
+
+    cdef Endpoint pick(self, Exchange ex):
+        """Round robin; with weights the smooth kind, which spreads a heavy endpoint's turns evenly."""
+        cdef int n = len(self.endpoints), i, best = 0, value, best_value = 0
+        if n == 0:
+            return None
+        if not self.weighted:
+            self.at += 1
+            if self.at >= n:
+                self.at = 0
+            return <Endpoint>self.endpoints[self.at]
+        for i in range(n):
+            value = <int>self.current[i] + <int>self.weights[i]
+            self.current[i] = value
+            if i == 0 or value > best_value:
+                best = i
+                best_value = value
+        self.current[best] = best_value - self.total_weight
+        return <Endpoint>self.endpoints[best]
+
+    def __repr__(self):
+        return f"<Service {self.name}: {[endpoint.name for endpoint in self.endpoints]}>"

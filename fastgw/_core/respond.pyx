@@ -1,0 +1,669 @@
+"""Stage `respond`: moves exchanges through their hooks, to the upstream and back.
+
+    start → route → request hooks → around hooks → pool → upstream
+                                                                 ↓
+    record ← end ← body relay ← response hooks ← around hooks (in reverse)
+
+Everything is a direct call. A hook that answers WAIT leaves the exchange where it is; `resume` goes on from there.
+A local reply takes the way back from where it was made, through the response hooks of the policies entered.
+"""
+import logging
+
+from libc.stdint cimport int64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from fastgw._core.exchange cimport (
+    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE, PHASE_RESPONSE_BODY,
+    PHASE_TAP, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL, S_RELAY, S_RESPONSE, S_SENT, WAIT, Capture,
+    Downstream, Exchange, Hook, Route, UpstreamStream,
+)
+from fastgw._core.forwarding cimport begin_trace, find_client, make_id
+from fastgw._core.headers cimport H_ORIGIN, Head, Header
+from fastgw._core.plan cimport Plan
+from fastgw._core.policy cimport apply_problem
+from fastgw._core.pool cimport Endpoint, Service
+from fastgw._core.reactor cimport Reactor
+from fastgw._core.record cimport Stats
+from fastgw._core.rewrite cimport Rewrite
+from fastgw._core.route cimport Match
+from fastgw._core.settings cimport Settings
+from fastgw._core.split cimport Split
+from fastgw._core.target cimport normalize
+
+from fastgw._core.codes import CODES, INDEX
+from fastgw._core.exchange import Problem
+
+logger = logging.getLogger("fastgw.respond")
+
+cdef enum:
+    GET = 0
+    HEAD = 1
+    PUT = 3
+    DELETE = 4
+    OPTIONS = 6
+    TRACE = 7
+    SPARE = 1024
+
+# After these the connection cannot carry another request: where the next one begins is not known.
+cdef frozenset CLOSING = frozenset((
+    "bad_request", "header_timeout", "body_timeout", "body_too_large", "uri_too_long", "headers_too_large",
+    "unsupported_transfer_encoding", "version_not_supported", "method_not_implemented", "overloaded",
+    "expectation_failed",
+))
+
+
+cdef class Relay(Driver):
+    def __init__(self, Reactor reactor, Stats stats):
+        self.reactor = reactor
+        self.stats = stats
+        self.spare = []
+
+    cdef Exchange take(self):
+        cdef Exchange ex
+        if self.spare:
+            ex = <Exchange>self.spare.pop()
+        else:
+            ex = Exchange()
+            ex.driver = self
+            ex.wheel = self.reactor.wheel
+        ex.t_start = self.reactor.now
+        return ex
+
+    cdef int give(self, Exchange ex) except -1:
+        ex.recycle()
+        if len(self.spare) < SPARE:
+            self.spare.append(ex)
+        return 0
+
+    # ------------------------------------------------------------------ route
+
+    cdef int start(self, Exchange ex) except -1:
+        """The request's head is in ex.request and its connection has filled in who sent it."""
+        cdef Settings settings = <Settings>ex.settings
+        cdef int status
+        self.active += 1
+        ex.state = S_POLICY
+        make_id(ex)
+        find_client(ex, settings)
+        if settings.trace:
+            begin_trace(ex)
+        status = normalize(ex.request, settings.path_mode, settings.merge_slashes, &ex.path, &ex.path_len,
+                           &ex.query, &ex.query_len, &ex.has_query, &ex.authority, &ex.authority_len)
+        if status < 0:
+            return self.fail(ex, "bad_target", None)
+        return self._route(ex)
+
+    cdef int _route(self, Exchange ex) except -1:
+        cdef Plan plan = <Plan>ex.plan
+        cdef Head head = ex.request
+        cdef Match match
+        cdef Route route
+        cdef int i
+        cdef bytes allowed
+        match.status = 404
+        plan.router.match(head, head.buf + ex.authority, ex.authority_len, head.buf + ex.path, ex.path_len,
+                          head.buf + ex.query, ex.query_len, ex.client_addr, &match)
+        if match.status != 200:
+            if match.status == 404:
+                return self.fail(ex, "not_found", None)
+            if match.status == 308:
+                return self._slash(ex)
+            allowed = plan.router.allowed(head, head.buf + ex.authority, ex.authority_len, head.buf + ex.path,
+                                          ex.path_len, head.buf + ex.query, ex.query_len, ex.client_addr)
+            if head.method == OPTIONS:
+                # RFC 9110 9.3.7: what could be asked of this resource
+                ex.set_reply(204, b"", None)
+                ex.response.add("Allow", allowed)
+                return self._answer(ex)
+            ex.allow = allowed
+            return self.fail(ex, "method_not_allowed", None)
+        route = <Route>plan.routes[match.route]
+        ex.route = route
+        ex.n_captures = match.n_captures
+        for i in range(match.n_captures):
+            ex.captures[i] = match.captures[i]
+        ex.body_limit = route.body_limit if route.body_limit >= 0 else (<Settings>ex.settings).body_limit
+        if route.total_ns:
+            self.reactor.wheel.arm(&ex.total, ex.t_start + route.total_ns)
+        if head.has_length and head.content_length > ex.body_limit:
+            return self.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
+        if route.preflights and head.method == OPTIONS and head.find_id(H_ORIGIN) != NULL \
+                and head.find(b"access-control-request-method", 29) != NULL:
+            return self._preflight(ex)
+        return self._hooks(ex)
+
+    cdef int _slash(self, Exchange ex) except -1:
+        """The route has the path with the other form of its trailing slash."""
+        cdef bytes path = PyBytes_FromStringAndSize(ex.request.buf + ex.path, ex.path_len)
+        path = path[:-1] if path.endswith(b"/") else path + b"/"
+        if ex.has_query:
+            path += b"?" + PyBytes_FromStringAndSize(ex.request.buf + ex.query, ex.query_len)
+        ex.set_reply(308, b"", None)
+        # "//host" would be another site
+        ex.response.add("Location", b"/" + path.lstrip(b"/"))
+        return self._answer(ex)
+
+    cdef int _preflight(self, Exchange ex) except -1:
+        """A CORS pre-flight carries no credentials: the policies that answer it come before all others."""
+        cdef Hook hook
+        cdef int verdict, i
+        for i in range(ex.route.chain_len):
+            hook = <Hook>ex.route.chain[i]
+            if hook.preflight:
+                verdict = hook.request(ex)
+                if verdict == REPLIED:
+                    return self._reply(ex)
+                if verdict == WAIT:
+                    raise RuntimeError(f"the pre-flight hook of {hook.name} may not wait")
+        return self._hooks(ex)
+
+    # ------------------------------------------------------------------ policy
+
+    cdef int _hooks(self, Exchange ex) except -1:
+        """Request hooks, as written, from ex.at on."""
+        cdef Route route = ex.route
+        cdef Hook hook
+        cdef int verdict, i = ex.at
+        cdef tuple chain = route.chain
+        if not route.phases & PHASE_REQUEST:
+            ex.entered = route.chain_len
+            return self._dispatch(ex)
+        while i < route.chain_len:
+            hook = <Hook>chain[i]
+            if hook.phases & PHASE_REQUEST:
+                ex.at = i
+                if hook.buffer_request >= 0 and ex.has_body and not ex.request_done:
+                    return self._collect_request(ex, hook.buffer_request)
+                verdict = hook.request(ex)
+                if verdict != CONTINUE:
+                    if ex.state == S_DONE:
+                        return 0
+                    ex.entered = i + 1
+                    if verdict == REPLIED:
+                        return self._reply(ex)
+                    return 0
+            i += 1
+        ex.at = i
+        ex.entered = i
+        return self._dispatch(ex)
+
+    cdef int _collect_request(self, Exchange ex, int64_t limit) except -1:
+        ex.buffer_limit = limit
+        if ex.request.has_length and ex.request.content_length > limit:
+            return self.fail(ex, "body_too_large", f"A policy here reads bodies of {limit} bytes at most.")
+        if ex.request_buffer is None:
+            ex.request_buffer = bytearray()
+        if ex.request.expect_continue and ex.request.minor == 1:
+            self._continue_100(ex)
+        return ex.down.want_body(ex)
+
+    cdef int _continue_100(self, Exchange ex) except -1:
+        """We want the body ourselves, so the permission is ours to give, and goes no further."""
+        cdef Head interim = Head.response(b"HTTP/1.1 100 Continue\r\n\r\n")
+        ex.request.remove_name(b"expect", 6)
+        return ex.down.send_interim(ex, interim)
+
+    def resume_from_task(self, Exchange ex, generation, int verdict):
+        """A Task of a hook is done: goes on, from outside a turn of the reactor."""
+        if ex.generation == generation and ex.state != S_DONE:
+            self.reactor.outside()
+            try:
+                self.resume(ex, verdict)
+            except Exception as error:
+                logger.error("resuming %s failed", ex, exc_info=error)
+                self.fail(ex, "internal_error", None)
+
+    cdef int resume(self, Exchange ex, int verdict) except -1:
+        ex.parked = None
+        if ex.state == S_POLICY:
+            if verdict == REPLIED:
+                return self._reply(ex)
+            ex.at += 1
+            return self._hooks(ex)
+        if ex.state == S_AROUND:
+            if verdict == REPLIED:
+                return self._reply(ex)
+            return self._dispatch(ex)
+        if ex.state == S_RESPONSE:
+            if verdict == REPLIED:
+                self._discard(ex)
+            return self._answer_on(ex)
+        return 0
+
+    cdef int _answer_on(self, Exchange ex) except -1:
+        """After a wait in the response hooks: send the head, then let the upstream go on."""
+        cdef int verdict
+        if ex.redispatch:
+            ex.redispatch = False
+            return self._again(ex)
+        verdict = self._answer(ex)
+        if verdict == CONTINUE and ex.state == S_RELAY and ex.up is not None:
+            return ex.up.want_data(ex)
+        return 0
+
+    # ------------------------------------------------------------------ dispatch
+
+    cdef int _dispatch(self, Exchange ex) except -1:
+        cdef Route route = ex.route
+        cdef Hook hook
+        cdef int verdict
+        ex.state = S_AROUND
+        if route.phases & PHASE_AROUND:
+            while ex.around_at < route.chain_len:
+                hook = <Hook>route.chain[ex.around_at]
+                ex.around_at += 1
+                if hook.phases & PHASE_AROUND:
+                    verdict = hook.around(ex)
+                    if verdict == WAIT:
+                        return 0
+                    if verdict == REPLIED:
+                        # its own turn on the way back is over: it answered
+                        ex.around_at -= 1
+                        return self._reply(ex)
+        if ex.request_buffer is not None and ex.has_body and not ex.request_done:
+            return 0                              # goes on in request_end
+        return self._checkout(ex, False)
+
+    cdef int _checkout(self, Exchange ex, bint fresh) except -1:
+        cdef Route route = ex.route
+        cdef Service service
+        cdef Endpoint endpoint
+        cdef int verdict
+        if route.split is not None:
+            service = <Service>(<Split>route.split).services[(<Split>route.split).pick(ex)]
+        elif route.service is None:
+            return self.fail(ex, "internal_error", "The route has neither a service nor a policy that answered.")
+        else:
+            service = <Service>route.service
+        ex.service = service
+        ex.response_ns = route.response_ns or service.response_ns
+        ex.idle_ns = route.idle_ns or service.idle_ns
+        ex.host_out = route.host_rewrite if route.host_rewrite is not None else service.host_header
+        ex.head_arrived = False
+        endpoint = service.pick(ex)
+        if endpoint is None:
+            return self.fail(ex, "no_endpoint", None)
+        if ex.t_dispatch == 0:
+            ex.t_dispatch = self.reactor.now
+            if route.rewrite is not None:
+                (<Rewrite>route.rewrite).apply(ex)
+        ex.attempts += 1
+        ex.state = S_POOL
+        verdict = endpoint.checkout(ex, fresh)
+        if verdict == CONTINUE:
+            return self._send(ex)
+        if verdict == REPLIED:
+            return self.fail(ex, "pool_exhausted" if endpoint.addresses else "no_endpoint", None)
+        return 0
+
+    cdef int connected(self, Exchange ex, UpstreamStream up) except -1:
+        return self._send(ex)
+
+    cdef int pool_failed(self, Exchange ex, str code) except -1:
+        return self.fail(ex, code, None)
+
+    cdef int _send(self, Exchange ex) except -1:
+        cdef UpstreamStream up = ex.up
+        cdef bytes body
+        ex.state = S_SENT
+        ex.t_sent = self.reactor.now
+        ex.body_filtered = ex.has_body and ex.route.phases & PHASE_REQUEST_BODY != 0
+        if not ex.has_body or (ex.request_buffer is None and ex.request_done and ex.bytes_in == 0):
+            return up.send_head(ex, True)
+        if ex.request_buffer is not None:
+            body = bytes(ex.request_buffer)
+            up.send_head(ex, len(body) == 0 and not ex.body_filtered)
+            if ex.body_filtered:
+                self._filter_request(ex, body, True)
+            elif body:
+                up.send_data(ex, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+            if ex.up is up:
+                up.send_end(ex)
+            return 0
+        up.send_head(ex, False)
+        return ex.down.want_body(ex)
+
+    cdef int _filter_request(self, Exchange ex, bytes chunk, bint end) except -1:
+        cdef Hook hook
+        cdef object out = chunk
+        for hook in ex.route.chain:
+            if hook.phases & PHASE_REQUEST_BODY:
+                out = hook.request_body(ex, out, end)
+        if out and ex.up is not None:
+            ex.up.send_data(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out))
+        return 0
+
+    cdef int request_data(self, Exchange ex, const char *p, size_t n) except -1:
+        if ex.state == S_DONE:
+            return 0
+        if ex.request_buffer is not None:
+            if <int64_t>(len(ex.request_buffer) + n) > ex.buffer_limit:
+                return self.fail(ex, "body_too_large",
+                                 f"A policy here reads bodies of {ex.buffer_limit} bytes at most.")
+            ex.request_buffer += PyBytes_FromStringAndSize(p, n)
+            return 0
+        if ex.up is None:
+            return 0                              # the answer is on its way already; the rest is dropped
+        if ex.body_filtered:
+            return self._filter_request(ex, PyBytes_FromStringAndSize(p, n), False)
+        return ex.up.send_data(ex, p, n)
+
+    cdef int request_end(self, Exchange ex) except -1:
+        ex.request_done = True
+        if ex.state == S_DONE:
+            return 0
+        if ex.request_buffer is not None:
+            if ex.state == S_POLICY:
+                return self._hooks(ex)
+            return 0
+        if ex.up is None:
+            return 0
+        if ex.body_filtered:
+            self._filter_request(ex, b"", True)
+        if ex.up is not None:
+            return ex.up.send_end(ex)
+        return 0
+
+    cdef int upstream_writable(self, Exchange ex) except -1:
+        if ex.has_body and not ex.request_done and ex.request_buffer is None and ex.down is not None:
+            return ex.down.want_body(ex)
+        return 0
+
+    # ------------------------------------------------------------------ the way back
+
+    cdef int interim(self, Exchange ex, Head head) except -1:
+        """RFC 9110 15.2: a proxy forwards 1xx answers, but not to HTTP/1.0 clients."""
+        if ex.request.minor == 1 and ex.down is not None and ex.state == S_SENT:
+            return ex.down.send_interim(ex, head)
+        return 0
+
+    cdef int response_head(self, Exchange ex) except -1:
+        """The upstream's answer stands in ex.response. A Verdict for the upstream codec."""
+        cdef Hook hook
+        ex.state = S_RESPONSE
+        if ex.route.buffers_response and not ex.is_head and ex.response.status != 204 \
+                and ex.response.status != 304:
+            ex.collecting = True
+            ex.response_buffer = bytearray()
+            ex.buffer_limit = ex.route.buffer_limit
+            return CONTINUE
+        return self._answer(ex)
+
+    cdef int _reply(self, Exchange ex) except -1:
+        """A hook answered in the place of the upstream."""
+        ex.local = True
+        self._answer(ex)
+        return 0
+
+    cdef int _discard(self, Exchange ex) except -1:
+        """The upstream's answer is not wanted: a local reply took its place."""
+        ex.local = True
+        ex.collecting = False
+        ex.response_buffer = None
+        if ex.up is not None:
+            ex.up.cancel(ex)
+        return 0
+
+    cdef int _again(self, Exchange ex) except -1:
+        """An around hook wants another attempt: from the hook after it inwards."""
+        if ex.has_body and ex.request_buffer is None:
+            return self.fail(ex, "policy_failed", "The request body cannot be sent a second time.")
+        if ex.up is not None:
+            ex.up.cancel(ex)
+        ex.local = False
+        ex.local_body = None
+        ex.collecting = False
+        ex.response_buffer = None
+        ex.code = None
+        ex.side = 0
+        ex.around_at += 1
+        return self._dispatch(ex)
+
+    cdef int _answer(self, Exchange ex) except -1:
+        """ex.response is to be the answer: around hooks and response hooks in reverse, then the head goes out.
+
+        WAIT when a hook waits, REPLIED when a hook replaced an upstream's answer, else CONTINUE.
+        """
+        cdef Hook hook
+        cdef int verdict
+        cdef bint was_local = ex.local
+        ex.state = S_RESPONSE
+        ex.head_arrived = True
+        if ex.route is not None:
+            while ex.around_at > 0:
+                ex.around_at -= 1
+                hook = <Hook>ex.route.chain[ex.around_at]
+                if hook.phases & PHASE_AROUND:
+                    verdict = hook.around_done(ex)
+                    if verdict == WAIT:
+                        return WAIT
+                    if ex.redispatch:
+                        ex.redispatch = False
+                        self._again(ex)
+                        return REPLIED
+                    if verdict == REPLIED:
+                        self._discard(ex)
+            while ex.entered > 0:
+                ex.entered -= 1
+                hook = <Hook>ex.route.chain[ex.entered]
+                if hook.phases & PHASE_RESPONSE:
+                    verdict = hook.response(ex)
+                    if verdict == WAIT:
+                        return WAIT
+                    if verdict == REPLIED:
+                        self._discard(ex)
+        if ex.state != S_RESPONSE or ex.down is None:
+            return REPLIED
+        ex.state = S_RELAY
+        if ex.local or ex.response_buffer is not None:
+            self._send_whole(ex)
+            return CONTINUE if was_local else REPLIED
+        ex.response_filtered = ex.route.phases & PHASE_RESPONSE_BODY != 0 and not ex.is_head
+        ex.head_sent = True
+        ex.down.send_head(ex, False)
+        return CONTINUE
+
+    cdef int _send_whole(self, Exchange ex) except -1:
+        """A local reply, or an upstream's answer that was collected for a policy."""
+        cdef bytes body = ex.local_body if ex.local else bytes(ex.response_buffer)
+        cdef Hook hook
+        cdef int i
+        if body is None:
+            body = b""
+        if ex.route is not None and ex.route.phases & PHASE_RESPONSE_BODY and not ex.is_head:
+            for i in range(ex.route.chain_len - 1, -1, -1):
+                hook = <Hook>ex.route.chain[i]
+                if hook.phases & PHASE_RESPONSE_BODY:
+                    body = hook.response_body(ex, body, True)
+        ex.local_body = body
+        ex.whole = True
+        ex.head_sent = True
+        ex.down.send_head(ex, ex.is_head or not body)
+        if ex.route is not None and ex.route.phases & PHASE_TAP:
+            self._tap(ex, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), True)
+        if body and not ex.is_head and ex.response.status != 204 and ex.response.status != 304:
+            ex.bytes_out += PyBytes_GET_SIZE(body)
+            ex.down.send_data(ex, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        ex.down.send_end(ex)
+        ex.response_done = True
+        if ex.up is None:
+            return self._finish(ex)
+        return 0
+
+    cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1:
+        cdef Route route = ex.route
+        if ex.collecting:
+            if <int64_t>(len(ex.response_buffer) + n) > ex.buffer_limit:
+                return self.fail(ex, "upstream_body_too_large", None)
+            ex.response_buffer += PyBytes_FromStringAndSize(p, n)
+            return 0
+        if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP):
+            if route.phases & PHASE_RESPONSE_BODY:
+                return self._filtered(ex, PyBytes_FromStringAndSize(p, n), False)
+            self._tap(ex, p, n, False)
+        ex.bytes_out += n
+        return ex.down.send_data(ex, p, n)
+
+    cdef int _filtered(self, Exchange ex, bytes chunk, bint end) except -1:
+        cdef Hook hook
+        cdef object out = chunk
+        cdef int i
+        for i in range(ex.route.chain_len - 1, -1, -1):
+            hook = <Hook>ex.route.chain[i]
+            if hook.phases & PHASE_RESPONSE_BODY:
+                out = hook.response_body(ex, out, end)
+        if out:
+            if ex.route.phases & PHASE_TAP:
+                self._tap(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out), False)
+            ex.bytes_out += PyBytes_GET_SIZE(out)
+            ex.down.send_data(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out))
+        return 0
+
+    cdef int _tap(self, Exchange ex, const char *p, size_t n, bint end) except -1:
+        cdef Hook hook
+        for hook in ex.route.chain:
+            if hook.phases & PHASE_TAP:
+                hook.tap(ex, p, n, end)
+        return 0
+
+    cdef int response_end(self, Exchange ex) except -1:
+        """The last byte of the upstream's answer; the upstream calls settle() when it has let go."""
+        if ex.state == S_DONE:
+            return 0
+        if ex.collecting:
+            ex.collecting = False
+            self._answer(ex)
+            return 0
+        return self._end(ex)
+
+    cdef int _end(self, Exchange ex) except -1:
+        if ex.route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP):
+            if ex.response_filtered:
+                self._filtered(ex, b"", True)
+            if ex.route.phases & PHASE_TAP:
+                self._tap(ex, b"", 0, True)
+        ex.response_done = True
+        return ex.down.send_end(ex)
+
+    cdef int settle(self, Exchange ex) except -1:
+        if ex.response_done and ex.state != S_DONE:
+            return self._finish(ex)
+        return 0
+
+    cdef int downstream_writable(self, Exchange ex) except -1:
+        if ex.up is not None and ex.state == S_RELAY:
+            return ex.up.want_data(ex)
+        return 0
+
+    # ------------------------------------------------------------------ failure
+
+    cdef int upstream_failed(self, Exchange ex, str code, bint untouched) except -1:
+        """`untouched`: a reused connection died before a byte came back; the request cannot have been answered."""
+        cdef int method = ex.request.method
+        if ex.state == S_DONE:
+            return 0
+        # RFC 9110 9.2.2: only idempotent methods may be sent again without the client knowing
+        if untouched and not ex.head_sent and ex.attempts < 2 \
+                and (method == GET or method == HEAD or method == OPTIONS or method == PUT or method == DELETE) \
+                and (not ex.has_body or ex.request_buffer is not None or ex.bytes_in == 0):
+            self.stats.add_retry(ex.service.slot)
+            return self._checkout(ex, True)
+        return self.fail(ex, code, None)
+
+    cdef int fail(self, Exchange ex, str code, object detail) except -1:
+        """Ends the exchange with a problem, or aborts the response when its head is out already."""
+        if ex.state == S_DONE:
+            return 0
+        known = CODES[code]
+        self._cancel_tasks(ex)
+        if ex.state == S_POOL and ex.endpoint is not None:
+            (<Endpoint>ex.endpoint).forget(ex)
+        if ex.up is not None:
+            ex.up.cancel(ex)
+        ex.collecting = False
+        ex.response_buffer = None
+        if ex.head_sent:
+            ex.code = code
+            ex.side = known.side
+            ex.down.abort(ex)
+            return self._finish(ex)
+        if code in CLOSING:
+            ex.close_after = True
+        apply_problem(ex, Problem(known.status, code, detail, side=known.side))
+        if ex.allow is not None:
+            ex.response.add("Allow", ex.allow)
+        self._answer(ex)
+        return 0
+
+    cdef int downstream_gone(self, Exchange ex, str code) except -1:
+        """The client left: nobody is to be answered, but the upstream is to be let go."""
+        if ex.state == S_DONE:
+            return 0
+        if ex.code is None:
+            ex.code = code
+            ex.side = 1
+        if not ex.head_sent:
+            ex.response.status = 499
+        self._cancel_tasks(ex)
+        if ex.state == S_POOL and ex.endpoint is not None:
+            (<Endpoint>ex.endpoint).forget(ex)
+        if ex.up is not None:
+            ex.up.cancel(ex)
+        return self._finish(ex)
+
+    cdef int _cancel_tasks(self, Exchange ex) except -1:
+        task = ex.parked
+        if task is not None:
+            ex.parked = None
+            ex.tainted = True
+            task.cancel()
+        if ex.arounds:
+            parked = ex.arounds
+            ex.arounds = None
+            ex.tainted = True
+            for coroutine in parked.values():
+                if isinstance(coroutine, tuple):
+                    coroutine[1].cancel()
+                else:
+                    coroutine.close()
+        return 0
+
+    # ------------------------------------------------------------------ record
+
+    cdef int _finish(self, Exchange ex) except -1:
+        cdef Downstream down = ex.down
+        ex.state = S_DONE
+        self.active -= 1
+        ex.t_end = self.reactor.now
+        self.reactor.wheel.cancel(&ex.total)
+        self._record(ex)
+        if ex.arounds or ex.parked is not None:
+            self._cancel_tasks(ex)
+        if down is not None:
+            down.finished(ex)
+        if ex.tainted:
+            ex.recycle()                          # a cancelled Task may still hold it: not used again
+            ex.state = S_DONE
+            return 0
+        return self.give(ex)
+
+    cdef int _record(self, Exchange ex) except -1:
+        cdef Hook hook
+        cdef int64_t total = ex.t_end - ex.t_start
+        cdef int64_t upstream = 0
+        if ex.t_dispatch:
+            upstream = (ex.t_end_upstream or ex.t_end) - ex.t_dispatch
+        self.stats.exchange_done(0 if ex.route is None else ex.route.slot, ex.response.status, total, upstream,
+                                 total - upstream, ex.bytes_in, ex.bytes_out)
+        if ex.code is not None:
+            self.stats.count_code(INDEX.get(ex.code, -1))
+        if ex.route is not None and ex.route.phases & PHASE_RECORD:
+            for hook in ex.route.chain:
+                if hook.phases & PHASE_RECORD:
+                    hook.record(ex)
+        if self.access_log is not None:
+            try:
+                self.access_log(ex)
+            except Exception as error:
+                logger.error("the access log failed", exc_info=error)
+        return 0
