@@ -33,6 +33,14 @@ ctypedef struct Timer:
     void *owner          # the Timed object
 
 
+cdef inline void timer_detach(Timer *timer) noexcept:
+    """For __dealloc__, when the wheel may be gone already."""
+    if timer.next != NULL:
+        timer.prev.next = timer.next
+        timer.next.prev = timer.prev
+        timer.prev = timer.next = NULL
+
+
 cdef class Timed:
     """Something with deadlines. `on_timer` runs with `timer.due` already cleared."""
     cdef int on_timer(self, Timer *timer) except -1

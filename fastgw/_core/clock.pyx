@@ -23,6 +23,17 @@ cdef class Wheel:
             self.slots[i].prev = self.slots[i].next = &self.slots[i]
         self.tick = monotonic_ns() >> TICK_SHIFT
 
+    def __dealloc__(self):
+        cdef int i
+        cdef Timer *timer
+        cdef Timer *after
+        for i in range(SLOTS):
+            timer = self.slots[i].next
+            while timer != &self.slots[i]:
+                after = timer.next
+                timer.prev = timer.next = NULL
+                timer = after
+
     cdef void init_timer(self, Timer *timer, Timed owner) noexcept:
         timer.prev = timer.next = NULL
         timer.due = timer.slot_due = 0

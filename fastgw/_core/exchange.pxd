@@ -1,7 +1,7 @@
 """The traveller: one request and its response, whatever protocol carries them on either side."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastgw._core.clock cimport Timed, Timer, Wheel
+from fastgw._core.clock cimport Timed, Timer
 from fastgw._core.headers cimport Head, Header
 from fastgw._core.reactor cimport Wired
 
@@ -203,7 +203,6 @@ cdef class Exchange(Timed):
     cdef readonly int64_t bytes_in, bytes_out     # body bytes from and to the client
     cdef int64_t t_start, t_dispatch, t_sent, t_head, t_end_upstream, t_end     # ns, monotonic; 0 = not reached
     cdef Timer total                      # the route's total timeout
-    cdef Wheel wheel                      # where it is linked
     cdef bytes allow                      # of a 405
     cdef bint whole                       # the response goes out from local_body
     cdef bint tainted                     # a cancelled Task may still hold this object

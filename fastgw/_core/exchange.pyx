@@ -8,7 +8,7 @@ from libc.string cimport memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 
-from fastgw._core.clock cimport Timer
+from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.headers cimport H_USER_AGENT, Head, Header, valid_value
 
 from urllib.parse import unquote
@@ -259,8 +259,7 @@ cdef class Exchange(Timed):
         self.trace_flags = 0xff
 
     def __dealloc__(self):
-        if self.total.next != NULL:
-            self.wheel.unlink(&self.total)
+        timer_detach(&self.total)
 
     cdef int on_timer(self, Timer *timer) except -1:
         if self.state == S_DONE or self.state == S_IDLE:

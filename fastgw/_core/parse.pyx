@@ -14,6 +14,8 @@ cdef object HttpParserError = httptools.HttpParserError
 
 cdef enum:
     OVERHEAD = 16384         # bytes of chunk extensions and trailers allowed in one body
+
+cdef enum ChunkState:
     SIZE, SIZE_MORE, EXT, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER, TRAILER_NAME, TRAILER_VALUE, TRAILER_LF, LAST_LF
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastgw._core.clock cimport Timer
+from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.exchange cimport CONTINUE, REPLIED, WAIT, Exchange, UpstreamStream
 
 
@@ -59,8 +59,7 @@ cdef class Endpoint(Timed):
         self.timer.owner = <void*>self
 
     def __dealloc__(self):
-        if self.timer.next != NULL:
-            self.reactor.wheel.unlink(&self.timer)
+        timer_detach(&self.timer)
 
     def set_addresses(self, tuple addresses):
         """From name resolution; connections to old addresses go on until they are idle."""

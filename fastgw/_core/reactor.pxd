@@ -17,7 +17,8 @@ cdef class Wired(Timed):
     cdef int on_eof(self) except -1                         # the peer will send no more
     cdef int on_broken(self) except -1                      # the connection is gone
     cdef int on_hangup(self) except -1                      # the peer is gone while reading is paused
-    cdef int on_kick(self) except -1
+    cdef int on_kick(self) except -1                        # kick() was asked for
+    cdef int on_closed(self) except -1                      # shut() is through
     cdef int on_drained(self) except -1                     # output is below the low watermark again
     cdef int on_connected(self, int error) except -1        # errno, 0 = connected
 
@@ -47,6 +48,7 @@ cdef class Channel(Handler):
     cdef int resume(self) except -1
     cdef bint full(self) noexcept                  # above the high watermark
     cdef int shut(self) except -1                  # close when the output is out
+    cdef int _closed(self) except -1
     cdef int kill(self, bint reset) except -1      # close now; reset = RST instead of FIN
 
 
@@ -65,6 +67,7 @@ cdef class Reactor:
     cdef object report                             # callable(exception) for a handler that raised
     cdef int add(self, int fd, Handler handler, uint32_t events) except -1
     cdef int remove(self, Handler handler) except -1
+    cdef int bury(self, object what) except -1    # keeps it until the batch ends: callers up the stack may use it
     cdef int outside(self) except -1
     cdef int later(self, Handler handler) except -1
     cdef int _guarded(self, Handler handler, uint32_t events, bint is_ready) except -1

@@ -113,6 +113,9 @@ cdef class Wired(Timed):
     cdef int on_kick(self) except -1:
         return 0
 
+    cdef int on_closed(self) except -1:
+        return 0
+
     cdef int on_drained(self) except -1:
         return 0
 
@@ -170,7 +173,7 @@ cdef class Channel(Handler):
         if self.fd < 0:
             return 0
         if self.broken:
-            return self.owner.on_broken()
+            return self._closed() if self.closing else self.owner.on_broken()
         if self.corked:
             self.uncork()
             if self.fd < 0:
@@ -210,8 +213,9 @@ cdef class Channel(Handler):
                     return 0
             elif n == 0:
                 self.readable = False
+                self.eof = True
                 if self.closing:
-                    return self.kill(False)
+                    return self._closed() if self.out_len == 0 else 0
                 return self.owner.on_eof()
             elif errno == EAGAIN:
                 self.readable = False
@@ -220,7 +224,7 @@ cdef class Channel(Handler):
                 self.readable = False
                 self.broken = True
                 if self.closing:
-                    return self.kill(False)
+                    return self._closed()
                 return self.owner.on_broken()
         if self.fd >= 0 and not self.paused:
             reactor.later(self)
@@ -389,7 +393,7 @@ cdef class Channel(Handler):
     cdef int _finish_closing(self) except -1:
         # RFC 9112 9.6: close the write side and let the peer's bytes drain, or an RST may eat our answer
         if self.eof:
-            return self.kill(False)
+            return self._closed()
         shutdown(self.fd, SHUT_WR)
         self.paused = False
         if self.readable:
@@ -401,12 +405,18 @@ cdef class Channel(Handler):
         if self.fd < 0 or self.closing:
             return 0
         if self.broken:
-            return self.kill(False)
+            return self._closed()
         self.closing = True
         self.paused = False
         if self.out_len == 0:
             return self._finish_closing()
         return 0
+
+    cdef int _closed(self) except -1:
+        """The output of a shut() channel is out and the peer has closed, or broken off."""
+        cdef Wired owner = self.owner
+        self.kill(False)
+        return owner.on_closed() if owner is not None else 0
 
     cdef int kill(self, bint reset) except -1:
         cdef int fd = self.fd
@@ -475,8 +485,12 @@ cdef class Reactor:
     cdef int remove(self, Handler handler) except -1:
         """Before its descriptor is closed. The object lives until the batch ends: events may name it."""
         fgw_epoll_del(self.epfd, handler.fd)
-        self.graves.append(handler)
+        self.bury(handler)
         Py_DECREF(handler)
+        return 0
+
+    cdef int bury(self, object what) except -1:
+        self.graves.append(what)
         if not self.in_batch:
             self._wake()
         return 0

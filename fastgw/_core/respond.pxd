@@ -9,13 +9,15 @@ from fastgw._core.record cimport Stats
 
 cdef class Relay(Driver):
     cdef Reactor reactor
-    cdef readonly Plan plan               # the current one
+    cdef public Plan plan                 # the current one
     cdef Stats stats
     cdef list spare                       # exchanges to use again
-    cdef object access_log                # callable(exchange) or None
+    cdef public object access_log         # callable(exchange) or None
+    cdef public dict services             # of the current plan, for subrequests
     cdef readonly int active
     cdef public bint draining
     cdef Exchange take(self)
+    cdef int started(self, Exchange ex) except -1
     cdef int give(self, Exchange ex) except -1
     cdef int _route(self, Exchange ex) except -1
     cdef int _hooks(self, Exchange ex) except -1

@@ -65,7 +65,6 @@ cdef class Relay(Driver):
         else:
             ex = Exchange()
             ex.driver = self
-            ex.wheel = self.reactor.wheel
         ex.t_start = self.reactor.now
         return ex
 
@@ -77,13 +76,18 @@ cdef class Relay(Driver):
 
     # ------------------------------------------------------------------ route
 
+    cdef int started(self, Exchange ex) except -1:
+        """The exchange counts from here on: it will be recorded, whatever becomes of it."""
+        self.active += 1
+        ex.state = S_POLICY
+        make_id(ex)
+        return 0
+
     cdef int start(self, Exchange ex) except -1:
         """The request's head is in ex.request and its connection has filled in who sent it."""
         cdef Settings settings = <Settings>ex.settings
         cdef int status
-        self.active += 1
-        ex.state = S_POLICY
-        make_id(ex)
+        self.started(ex)
         find_client(ex, settings)
         if settings.trace:
             begin_trace(ex)

@@ -8,7 +8,7 @@ from fastgw._core.pool cimport Endpoint, Opener, PooledStream
 from fastgw._core.reactor cimport Channel, Reactor
 from fastgw._core.settings cimport Settings
 
-cdef enum Phase1:
+cdef enum UpPhase:
     U_CONNECTING
     U_IDLE
     U_HEAD

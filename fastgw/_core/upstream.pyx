@@ -13,7 +13,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from fastgw._core.clock cimport Timer
+from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.exchange cimport CONTINUE, REPLIED, WAIT, Exchange
 from fastgw._core.forwarding cimport forwarding_size, put_forwarding
 from fastgw._core.headers cimport H_HOST, SCAN_TOO_MANY, Head, Header
@@ -77,8 +77,7 @@ cdef class H1Upstream(PooledStream):
 
     def __dealloc__(self):
         free(self.stash)
-        if self.timer.next != NULL:
-            self.reactor.wheel.unlink(&self.timer)
+        timer_detach(&self.timer)
 
     # ------------------------------------------------------------------ connecting
 
@@ -155,6 +154,7 @@ cdef class H1Upstream(PooledStream):
         cdef Channel channel = self.channel
         self.phase = U_CLOSED
         self.reactor.wheel.unlink(&self.timer)
+        self.reactor.bury(self)
         self.channel = None
         self.stash_len = 0
         if self.authority is not None:

@@ -1,0 +1,21 @@
+"""The data plane of one worker: a reactor, a relay, listeners and endpoints."""
+from fastgw._core.parse cimport Authorities
+from fastgw._core.reactor cimport Reactor
+from fastgw._core.record cimport Stats
+from fastgw._core.respond cimport Relay
+from fastgw._core.upstream cimport H1Opener
+
+
+cdef class Engine:
+    cdef readonly object loop
+    cdef readonly Reactor reactor
+    cdef readonly Relay relay
+    cdef readonly Stats stats
+    cdef H1Opener opener
+    cdef Authorities checks
+    cdef dict listeners                   # id → (Listener, socket)
+    cdef int next_listener
+    cdef set clients                      # H1Downstream
+    cdef dict per_address
+    cdef dict endpoints                   # (service name, url) → pool.Endpoint
+    cdef readonly bint closed

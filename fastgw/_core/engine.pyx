@@ -1,0 +1,165 @@
+"""The data plane of one worker: a reactor, a relay, listeners and endpoints.
+
+An Engine works in any asyncio loop that has `add_reader`; uvloop is not required. It is not thread-safe: every
+method is called in the loop's thread.
+"""
+import logging
+import socket as _socket
+
+from fastgw._core.accept cimport H1Downstream, Listener
+from fastgw._core.clock cimport Timer
+from fastgw._core.parse cimport Authorities
+from fastgw._core.plan cimport Plan
+from fastgw._core.pool cimport Endpoint, Limits, PooledStream
+from fastgw._core.reactor cimport Reactor
+from fastgw._core.record cimport Stats
+from fastgw._core.respond cimport Relay
+from fastgw._core.upstream cimport H1Opener
+
+logger = logging.getLogger("fastgw.engine")
+
+
+def _report(error):
+    logger.error("a connection handler failed; its connection was closed", exc_info=error)
+
+
+cdef class Engine:
+    """`Engine(loop, stats)`; then `adopt(plan)` and `listen(socket)`."""
+
+    def __init__(self, loop, Stats stats):
+        self.loop = loop
+        self.stats = stats
+        self.reactor = Reactor(loop, _report)
+        self.relay = Relay(self.reactor, stats)
+        self.opener = H1Opener(self.reactor)
+        self.checks = Authorities(True)
+        self.listeners = {}
+        self.clients = set()
+        self.per_address = {}
+        self.endpoints = {}
+        self.reactor.start()
+
+    # ------------------------------------------------------------------ plans
+
+    @property
+    def plan(self):
+        return self.relay.plan
+
+    def adopt(self, Plan plan):
+        """Exchanges that begin from now on use this plan; those under way keep theirs."""
+        cdef Endpoint endpoint
+        used = set()
+        for service in plan.services.values():
+            for endpoint in service.endpoints:
+                used.add(endpoint)
+        self.relay.plan = plan
+        self.relay.services = plan.services
+        for key, endpoint in list(self.endpoints.items()):
+            if endpoint in used:
+                endpoint.revive()
+            else:
+                endpoint.retire()
+                if endpoint.connections == 0:
+                    del self.endpoints[key]
+
+    def endpoint(self, str service, str name, str url, bytes host, tuple addresses, Limits limits):
+        """The endpoint of a service by its url: the same object over plans, with its connections.
+
+        `addresses` is a tuple of (address family, raw sockaddr bytes); see `sockaddr()`.
+        """
+        cdef Endpoint found = self.endpoints.get((service, url))
+        if found is None:
+            found = Endpoint(self.reactor, self.opener, name, url, host, addresses, limits)
+            self.endpoints[service, url] = found
+        else:
+            found.limits = limits
+            if addresses:
+                found.set_addresses(addresses)
+        return found
+
+    def set_addresses(self, str url, tuple addresses):
+        """New addresses from name resolution for every endpoint of that url."""
+        cdef Endpoint endpoint
+        for key, endpoint in self.endpoints.items():
+            if key[1] == url:
+                endpoint.set_addresses(addresses)
+
+    # ------------------------------------------------------------------ listeners
+
+    def listen(self, sock, name=None):
+        """Accepts on a bound, listening, non-blocking socket from now on; an id for `unlisten`."""
+        cdef Listener listener
+        if self.relay.plan is None:
+            raise RuntimeError("adopt a plan before listening")
+        unix = sock.family == _socket.AF_UNIX
+        sock.setblocking(False)
+        if not unix:
+            # accepted sockets inherit it: no system call per connection
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        listener = Listener(self.reactor, self.relay, self.checks, name or str(sock.getsockname()), unix,
+                            self.clients, self.per_address)
+        listener.start(sock.fileno())
+        self.next_listener += 1
+        self.listeners[self.next_listener] = (listener, sock)
+        return self.next_listener
+
+    def unlisten(self, int lid):
+        """Stops accepting there; established connections go on. The socket stays open: it is the caller's."""
+        cdef Listener listener
+        listener, sock = self.listeners.pop(lid)
+        listener.stop()
+        return sock
+
+    # ------------------------------------------------------------------ life
+
+    def drain(self):
+        """Stops accepting, closes idle connections, answers the others with `Connection: close`."""
+        cdef H1Downstream connection
+        self.reactor.outside()
+        self.relay.draining = True
+        for lid in list(self.listeners):
+            self.unlisten(lid)
+        for connection in list(self.clients):
+            connection.drain()
+
+    def close(self):
+        """Closes everything at once."""
+        cdef H1Downstream connection
+        cdef Endpoint endpoint
+        if self.closed:
+            return
+        self.closed = True
+        for lid in list(self.listeners):
+            self.unlisten(lid)
+        for connection in list(self.clients):
+            connection.on_broken()
+        for endpoint in self.endpoints.values():
+            endpoint.retire()
+        self.reactor.close()
+
+    @property
+    def connections(self):
+        return len(self.clients)
+
+    @property
+    def active(self):
+        return self.relay.active
+
+    def set_access_log(self, sink):
+        """`sink(exchange)` after each exchange, in the loop's thread; None for none."""
+        self.relay.access_log = sink
+
+    def snapshot(self):
+        """Gauges: connections, active exchanges, and each endpoint's pool."""
+        cdef Endpoint endpoint
+        pools = []
+        for (service, url), endpoint in self.endpoints.items():
+            pools.append({
+                "service": service, "endpoint": endpoint.name, "url": url,
+                "addresses": len(endpoint.addresses), "connections": endpoint.connections,
+                "busy": endpoint.busy, "idle": endpoint.idle_count, "connecting": endpoint.connecting,
+                "waiting": endpoint.waiting_count, "connects": endpoint.connects,
+                "connect_errors": endpoint.connect_errors, "reuses": endpoint.reuses, "retired": endpoint.retired,
+            })
+        return {"connections": len(self.clients), "active": self.relay.active,
+                "generation": self.relay.plan.generation if self.relay.plan is not None else 0, "pools": pools}
