@@ -56,12 +56,14 @@ cdef class H1Downstream(Downstream):
     cdef Authority authority
     cdef char *stash
     cdef uint32_t stash_len, stash_cap
+    cdef int early                        # heads among the bytes that wait
     # response
     cdef uint32_t head_n                  # bytes of a head that wait in reactor.dbuf for their first body bytes
     cdef int framing                      # upstream.Framing of what goes to the client
     cdef int64_t unsent                   # body bytes still owed, for F_LENGTH
     cdef int _keep_bytes(self, const char *p, size_t n) except -1
     cdef int _process_stash(self) except -1
+    cdef int _early(self, const char *p, size_t n) except -1
     cdef int _process(self, char *p, size_t n) except -1
     cdef Py_ssize_t _head(self, char *p, size_t n) except -2
     cdef Py_ssize_t _body(self, char *p, size_t n) except -2

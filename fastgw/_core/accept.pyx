@@ -62,6 +62,7 @@ cdef extern from *:
     }
     """
     int fgw_accept(int lfd, unsigned char *address, char *text, int *text_len)
+    void *memmem(const void *p, size_t n, const void *what, size_t k)
     int close(int fd)
     ssize_t send(int fd, const void *p, size_t n, int flags)
     int MSG_NOSIGNAL, MSG_DONTWAIT
@@ -231,8 +232,7 @@ cdef class H1Downstream(Downstream):
             return self._keep_bytes(p, n)         # no line ended: nothing new to look at
         self._keep_bytes(p, n)
         if self.phase == D_BUSY or (self.phase == D_BODY and not self.body_wanted):
-            if self.stash_len > RBUF:
-                self.channel.pause()
+            self._early(p, n)
             return 0
         return self._process_stash()
 
@@ -241,6 +241,7 @@ cdef class H1Downstream(Downstream):
         cdef uint32_t n = self.stash_len
         self.stash = NULL
         self.stash_len = self.stash_cap = 0
+        self.early = 0
         try:
             self._process(p, n)
         finally:
@@ -280,8 +281,7 @@ cdef class H1Downstream(Downstream):
                     used = self._drop(p, n)
                 elif self.phase == D_BUSY:
                     self._keep_bytes(p, n)
-                    if n > RBUF // 2:
-                        self.channel.pause()
+                    self._early(p, n)
                     break
                 else:
                     break
@@ -293,6 +293,19 @@ cdef class H1Downstream(Downstream):
                 n -= used
         finally:
             self.in_process = False
+        return 0
+
+    cdef int _early(self, const char *p, size_t n) except -1:
+        """Bytes of requests that have to wait: bounded in bytes, and in heads as far as they can be told."""
+        cdef const char *e = p + n
+        while True:
+            p = <const char*>memmem(p, e - p, b"\r\n\r\n", 4)
+            if p == NULL:
+                break
+            self.early += 1
+            p += 4
+        if self.early >= self.settings.pipelined or self.stash_len > RBUF:
+            self.channel.pause()
         return 0
 
     # ------------------------------------------------------------------ the head
@@ -674,7 +687,6 @@ cdef class H1Downstream(Downstream):
             need += PyBytes_GET_SIZE(settings.via)
         if settings.server_header is not None:
             need += PyBytes_GET_SIZE(settings.server_header)
-            head.remove_name(b"server", 6)
         if need > SCRATCH // 2:
             mine = <char*>malloc(need)
             if mine == NULL:
@@ -723,7 +735,7 @@ cdef class H1Downstream(Downstream):
         elif self.framing == F_CHUNKED:
             memcpy(o, b"Transfer-Encoding: chunked\r\n", 28)
             o += 28
-        if settings.server_header:
+        if ex.local and settings.server_header is not None:
             memcpy(o, b"Server: ", 8)
             memcpy(o + 8, PyBytes_AS_STRING(settings.server_header), PyBytes_GET_SIZE(settings.server_header))
             o += 8 + PyBytes_GET_SIZE(settings.server_header)

@@ -130,6 +130,7 @@ cdef class Driver:
     cdef int response_end(self, Exchange ex) except -1
     cdef int upstream_failed(self, Exchange ex, str code, bint reused) except -1
     cdef int settle(self, Exchange ex) except -1                      # the upstream let go of it
+    cdef int overdue(self, Exchange ex) except -1                     # its timer went off
     cdef int upstream_writable(self, Exchange ex) except -1
     cdef int fail(self, Exchange ex, str code, object detail) except -1    # ends it with a problem
 
@@ -202,7 +203,8 @@ cdef class Exchange(Timed):
     cdef readonly int side
     cdef readonly int64_t bytes_in, bytes_out     # body bytes from and to the client
     cdef int64_t t_start, t_dispatch, t_sent, t_head, t_end_upstream, t_end     # ns, monotonic; 0 = not reached
-    cdef Timer total                      # the route's total timeout
+    cdef Timer total                      # the route's total timeout, or its connect timeout while it waits
+    cdef int64_t total_at, connect_at     # ns; 0 = none
     cdef bytes allow                      # of a 405
     cdef bint whole                       # the response goes out from local_body
     cdef bint tainted                     # a cancelled Task may still hold this object

@@ -241,6 +241,9 @@ cdef class Driver:
     cdef int settle(self, Exchange ex) except -1:
         return 0
 
+    cdef int overdue(self, Exchange ex) except -1:
+        return 0
+
     cdef int upstream_writable(self, Exchange ex) except -1:
         return 0
 
@@ -264,7 +267,7 @@ cdef class Exchange(Timed):
     cdef int on_timer(self, Timer *timer) except -1:
         if self.state == S_DONE or self.state == S_IDLE:
             return 0
-        return self.driver.fail(self, "route_timeout", None)
+        return self.driver.overdue(self)
 
     cdef void recycle(self) noexcept:
         """Forgets everything of the last request but the buffers."""
@@ -299,6 +302,7 @@ cdef class Exchange(Timed):
         self.request_done = self.response_done = self.upstream_done = False
         self.close_after = self.has_body = self.detached = False
         self.attempts = 0
+        self.total_at = self.connect_at = 0
         self.allow = None
         self.whole = self.tainted = False
         self.parked = None

@@ -5,6 +5,6 @@ from fastgw._core.settings cimport Settings
 cdef int find_client(Exchange ex, Settings settings) except -1
 cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept
 cdef size_t forwarding_size(Exchange ex, Settings settings) noexcept
-cdef int begin_trace(Exchange ex) noexcept
+cdef int begin_trace(Exchange ex, Settings settings) noexcept
 cdef void make_id(Exchange ex) noexcept
 cdef int parse_address(const char *p, size_t n, unsigned char *out) noexcept

@@ -298,7 +298,7 @@ cdef char* _put_forwarded(char *o, Exchange ex) noexcept:
     return _put(o, b";proto=http\r\n", 13)
 
 
-cdef const char *_digits = b"0123456789abcdef"
+cdef const char *_digits = "0123456789abcdef"
 
 
 cdef inline char* _put_hex(char *o, const uint8_t *p, int n) noexcept:
@@ -341,7 +341,7 @@ cdef int _read_hex(const char *p, uint8_t *out, int n) noexcept:
     return any_set != 0
 
 
-cdef int begin_trace(Exchange ex) noexcept:
+cdef int begin_trace(Exchange ex, Settings settings) noexcept:
     """W3C Trace Context: a valid traceparent is continued under a new parent id, else a trace begins here."""
     cdef Head head = ex.request
     cdef Header *h = head.find_id(H_TRACEPARENT)
@@ -375,7 +375,7 @@ cdef int begin_trace(Exchange ex) noexcept:
         memcpy(ex.trace_id, &r, 8)
         r = _random64()
         memcpy(ex.trace_id + 8, &r, 8)
-        ex.trace_flags = 0
+        ex.trace_flags = 1 if (_random64() >> 32) < settings.sample_below else 0
     r = _random64() | 1
     memcpy(ex.span_id, &r, 8)
     return 0

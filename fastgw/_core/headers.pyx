@@ -260,6 +260,13 @@ cdef class Head:
 
     cdef int scan_request(self, const char *p, size_t n, int max_count) noexcept:
         """The length of the head at p, 0 when it is not complete, or a ScanError. Copies nothing."""
+        return self._scan_request(p, n, max_count, True)
+
+    cdef int scan_fetch(self, const char *p, size_t n) noexcept:
+        """The same for a request of our own making, which gets its Host from the endpoint."""
+        return self._scan_request(p, n, 10, False)
+
+    cdef int _scan_request(self, const char *p, size_t n, int max_count, bint need_host) noexcept:
         cdef const char *e = p + n
         cdef const char *q = p
         cdef const char *line
@@ -314,7 +321,7 @@ cdef class Head:
                 host = self.find_id(H_HOST)
                 # RFC 9112 3.2: 400 for a 1.1 request without Host and for any with two or an invalid one
                 if host == NULL:
-                    if self.minor == 1:
+                    if self.minor == 1 and need_host:
                         r = SCAN_HOST
                 elif not _valid_host(p + host.value, host.value_len):
                     r = SCAN_HOST

@@ -22,6 +22,7 @@ cdef class Relay(Driver):
     cdef int _route(self, Exchange ex) except -1
     cdef int _hooks(self, Exchange ex) except -1
     cdef int _dispatch(self, Exchange ex) except -1
+    cdef int dispatch(self, Exchange ex) except -1
     cdef int _checkout(self, Exchange ex, bint fresh) except -1
     cdef int _send(self, Exchange ex) except -1
     cdef int _answer(self, Exchange ex) except -1

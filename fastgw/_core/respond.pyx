@@ -79,6 +79,7 @@ cdef class Relay(Driver):
     cdef int started(self, Exchange ex) except -1:
         """The exchange counts from here on: it will be recorded, whatever becomes of it."""
         self.active += 1
+        (<Plan>ex.plan).alive += 1
         ex.state = S_POLICY
         make_id(ex)
         return 0
@@ -90,7 +91,7 @@ cdef class Relay(Driver):
         self.started(ex)
         find_client(ex, settings)
         if settings.trace:
-            begin_trace(ex)
+            begin_trace(ex, settings)
         status = normalize(ex.request, settings.path_mode, settings.merge_slashes, &ex.path, &ex.path_len,
                            &ex.query, &ex.query_len, &ex.has_query, &ex.authority, &ex.authority_len)
         if status < 0:
@@ -104,6 +105,11 @@ cdef class Relay(Driver):
         cdef Route route
         cdef int i
         cdef bytes allowed
+        if plan.public is not None and (head.method == GET or head.method == HEAD):
+            route = plan.public.get(PyBytes_FromStringAndSize(head.buf + ex.path, ex.path_len))
+            if route is not None:
+                ex.route = route
+                return self._hooks(ex)
         match.status = 404
         plan.router.match(head, head.buf + ex.authority, ex.authority_len, head.buf + ex.path, ex.path_len,
                           head.buf + ex.query, ex.query_len, ex.client_addr, &match)
@@ -128,7 +134,8 @@ cdef class Relay(Driver):
             ex.captures[i] = match.captures[i]
         ex.body_limit = route.body_limit if route.body_limit >= 0 else (<Settings>ex.settings).body_limit
         if route.total_ns:
-            self.reactor.wheel.arm(&ex.total, ex.t_start + route.total_ns)
+            ex.total_at = ex.t_start + route.total_ns
+            self.reactor.wheel.arm(&ex.total, ex.total_at)
         if head.has_length and head.content_length > ex.body_limit:
             return self.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
         if route.preflights and head.method == OPTIONS and head.find_id(H_ORIGIN) != NULL \
@@ -296,9 +303,23 @@ cdef class Relay(Driver):
         verdict = endpoint.checkout(ex, fresh)
         if verdict == CONTINUE:
             return self._send(ex)
+        if verdict == WAIT and route.connect_ns:
+            ex.connect_at = ex.t_dispatch + route.connect_ns
+            if ex.total_at == 0 or ex.connect_at < ex.total_at:
+                self.reactor.wheel.arm(&ex.total, ex.connect_at)
         if verdict == REPLIED:
             return self.fail(ex, "pool_exhausted" if endpoint.addresses else "no_endpoint", None)
         return 0
+
+    cdef int dispatch(self, Exchange ex) except -1:
+        """Sends an exchange that needs neither a route nor policies: a subrequest."""
+        return self._checkout(ex, False)
+
+    def fetch(self, parent, *args):
+        """A subrequest; see subrequest.fetch."""
+        from fastgw._core.subrequest import fetch
+
+        return fetch(self, parent, *args)
 
     cdef int connected(self, Exchange ex, UpstreamStream up) except -1:
         return self._send(ex)
@@ -599,6 +620,16 @@ cdef class Relay(Driver):
         self._answer(ex)
         return 0
 
+    cdef int overdue(self, Exchange ex) except -1:
+        cdef int64_t now = self.reactor.now
+        if ex.total_at and now >= ex.total_at:
+            return self.fail(ex, "route_timeout", None)
+        if ex.state == S_POOL and ex.connect_at and now >= ex.connect_at:
+            return self.fail(ex, "upstream_connect_timeout", None)
+        if ex.total_at:
+            self.reactor.wheel.arm(&ex.total, ex.total_at)
+        return 0
+
     cdef int downstream_gone(self, Exchange ex, str code) except -1:
         """The client left: nobody is to be answered, but the upstream is to be let go."""
         if ex.state == S_DONE:
@@ -638,6 +669,7 @@ cdef class Relay(Driver):
         cdef Downstream down = ex.down
         ex.state = S_DONE
         self.active -= 1
+        (<Plan>ex.plan).alive -= 1
         ex.t_end = self.reactor.now
         self.reactor.wheel.cancel(&ex.total)
         self._record(ex)
@@ -655,6 +687,8 @@ cdef class Relay(Driver):
         cdef Hook hook
         cdef int64_t total = ex.t_end - ex.t_start
         cdef int64_t upstream = 0
+        if ex.detached:
+            return 0
         if ex.t_dispatch:
             upstream = (ex.t_end_upstream or ex.t_end) - ex.t_dispatch
         self.stats.exchange_done(0 if ex.route is None else ex.route.slot, ex.response.status, total, upstream,

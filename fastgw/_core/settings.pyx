@@ -15,7 +15,8 @@ cdef class Settings:
                  int64_t requests_per_connection=0, int64_t header_ns=10_000_000_000,
                  int64_t body_ns=30_000_000_000, int64_t idle_ns=75_000_000_000, int64_t total_ns=0,
                  path_mode="normalize", bint merge_slashes=True, bint x_forwarded=True, bint forwarded=False,
-                 bint trace=True, bytes via=b"fastgw", bytes server_header=None, trusted_proxies=()):
+                 bint trace=True, double sample_rate=0.1, bytes via=b"fastgw",
+                 bytes server_header=None, trusted_proxies=()):
         cdef int i
         self.max_head = max_head
         self.max_headers = max_headers
@@ -34,6 +35,7 @@ cdef class Settings:
         self.x_forwarded = x_forwarded
         self.forwarded = forwarded
         self.trace = trace
+        self.sample_below = <int64_t>(sample_rate * 4294967296.0)
         self.via = via
         self.server_header = server_header
         networks = [ipaddress.ip_network(str(text), strict=False) for text in trusted_proxies]

@@ -1,0 +1,223 @@
+"""PlanSpec → the native Plan of one worker, in slices.
+
+`build` is a generator: it yields whenever it has worked for about a third of a millisecond, so that a worker can
+take in ten thousand routes between requests. Nothing changes for requests until the plan is adopted.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import pickle
+import time
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastgw._core.engine import Engine
+from fastgw._core.exchange import Exchange, Problem, Reply, Route
+from fastgw._core.plan import Plan
+from fastgw._core.policy import PythonHook
+from fastgw._core.pool import Limits, Service
+from fastgw._core.settings import Settings
+from fastgw.plan.routing import load_router, make_rewrite, make_split
+from fastgw.plan.spec import PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec
+from fastgw.policies.base import BuildContext, Policy, Shared
+
+logger = logging.getLogger("fastgw.plan")
+
+SLICE = 0.0003
+
+PublicAnswer = Callable[[str, Exchange], Reply | Problem | Awaitable[Reply | Problem | None] | None]
+
+
+@dataclass(slots=True)
+class Host:
+    """What a worker gives to every plan it builds.
+
+    shared        things policies keep over plans
+    bucket_table  token buckets shared by all workers of the host; None for a private table
+    public        answers `server.public_endpoints`: called with the kind (health, ready, metrics)
+    strict        raise when a policy cannot be built, instead of making its route refuse
+    """
+
+    shared: Shared = field(default_factory=Shared)
+    bucket_table: Any = None
+    public: PublicAnswer | None = None
+    strict: bool = False
+
+
+class Refusal(Policy):
+    """Stands in the place of a policy that could not be built: its routes refuse, they never open."""
+
+    name = "refusal"
+
+    def __init__(self, failed: str) -> None:
+        self.failed = failed
+
+    def request(self, exchange: Exchange) -> Problem:
+        return Problem(503, "policy_unavailable", f"The policy {self.failed} of this route cannot be built.", side=2)
+
+
+class PublicEndpoint(Policy):
+    """`server.public_endpoints`: an answer of the admin listener on the public ones."""
+
+    name = "public_endpoint"
+
+    def __init__(self, kind: str, answer: PublicAnswer) -> None:
+        self.kind = kind
+        self.answer = answer
+
+    def request(self, exchange: Exchange) -> Any:
+        return self.answer(self.kind, exchange)
+
+
+class ErrorPage:
+    """An own body for an error; `{status}`, `{code}` and `{request_id}` in it are filled in."""
+
+    __slots__ = ("body", "content_type", "is_html")
+
+    def __init__(self, content_type: str, body: str) -> None:
+        self.content_type = content_type
+        self.body = body
+        self.is_html = "html" in content_type
+
+    def render(self, problem: Problem, exchange: Exchange) -> bytes:
+        request_id = html.escape(exchange.id) if self.is_html else exchange.id
+        text = self.body.replace("{status}", str(problem.status)).replace("{code}", problem.code)
+        return text.replace("{request_id}", request_id).encode()
+
+
+class Builder:
+    """One build: holds what has been made so far."""
+
+    def __init__(self, spec: PlanSpec, engine: Engine, host: Host) -> None:
+        self.spec = spec
+        self.engine = engine
+        self.host = host
+        self.services: dict[str, Service] = {}
+        self.shared_chain: list[Any] = []
+        self.routes: list[Route] = []
+
+    def context(self, use: PolicySpecUse) -> BuildContext:
+        extra: dict[str, Any] = {}
+        if self.host.bucket_table is not None:
+            extra["bucket_table"] = self.host.bucket_table
+        return BuildContext(
+            consumers=self.spec.consumers,
+            shared=self.host.shared,
+            route_name=use.route,
+            config_dir=self.spec.config_dir,
+            policy_key=use.key,
+            **extra,
+        )
+
+    def hook(self, use: PolicySpecUse) -> Any:
+        """The hook of one policy. What cannot be built refuses."""
+        try:
+            policy = use.handler(use.options, self.context(use))
+            native = policy.hook()
+        except Exception as error:
+            if self.host.strict:
+                raise
+            # the message may quote an option, and an option may be a secret
+            logger.error("the policy %s (%s) cannot be built: %s", use.name, use.place, type(error).__name__)
+            policy, native = Refusal(use.name), None
+        return native if native is not None else PythonHook(policy, Policy)
+
+    def service(self, given: ServiceSpec) -> Service:
+        limits = Limits(**given.limits)
+        endpoints = tuple(
+            self.engine.endpoint(given.name, e.name, e.url, e.host, e.addresses, limits) for e in given.endpoints
+        )
+        return Service(
+            given.name,
+            endpoints,
+            weights=[e.weight for e in given.endpoints],
+            slot=given.slot,
+            host_header=given.host_header,
+            response_ns=given.response_ns,
+            idle_ns=given.idle_ns,
+        )
+
+    def route(self, given: RouteSpec) -> Route:
+        chain = [self.shared_chain[i] for i in given.chain]
+        chain += [self.hook(use) for use in given.own]
+        split = None
+        if given.split:
+            split = make_split(
+                tuple(self.services[name] for name, _ in given.split),
+                tuple(weight for _, weight in given.split),
+                given.split_by,
+            )
+        return Route(
+            given.name,
+            index=len(self.routes),
+            slot=given.slot,
+            param_names=given.param_names,
+            chain=tuple(chain),
+            service=self.services[given.service] if given.service else None,
+            split=split,
+            rewrite=make_rewrite(given.rewrite, given.param_names) if given.rewrite else None,
+            host_rewrite=given.host_rewrite,
+            total_ns=given.total_ns,
+            response_ns=given.response_ns,
+            idle_ns=given.idle_ns,
+            connect_ns=given.connect_ns,
+            body_limit=given.body_limit,
+        )
+
+    def public_routes(self) -> dict[bytes, Route]:
+        """Served before any other route, on every host, by GET and HEAD."""
+        answer = self.host.public
+        if answer is None:
+            return {}
+        return {
+            path.encode(): Route(f"public:{kind}", chain=(PythonHook(PublicEndpoint(kind, answer), Policy),))
+            for path, kind in self.spec.public.items()
+        }
+
+    def finish(self, router: Any) -> Plan:
+        return Plan(
+            router,
+            self.routes,
+            Settings(**self.spec.settings),
+            self.services,
+            {key: ErrorPage(*page) for key, page in self.spec.error_pages.items()},
+            self.spec.generation,
+            self.public_routes(),
+        )
+
+
+def build(spec: PlanSpec, engine: Engine, host: Host) -> Generator[None, None, Plan]:
+    """Yields after every slice of work; returns the Plan (StopIteration.value)."""
+    builder = Builder(spec, engine, host)
+    until = time.monotonic() + SLICE
+    for given in spec.services:
+        builder.services[given.name] = builder.service(given)
+        if time.monotonic() > until:
+            yield
+            until = time.monotonic() + SLICE
+    for use in spec.policies:
+        builder.shared_chain.append(builder.hook(use))
+        yield
+    until = time.monotonic() + SLICE
+    for chunk in spec.chunks:
+        for route in pickle.loads(chunk):
+            builder.routes.append(builder.route(route))
+            if time.monotonic() > until:
+                yield
+                until = time.monotonic() + SLICE
+    router = yield from load_router(spec.router)
+    return builder.finish(router)
+
+
+def build_now(spec: PlanSpec, engine: Engine, host: Host) -> Plan:
+    """The same without pauses: at start, and in one process."""
+    steps = build(spec, engine, host)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            plan: Plan = stop.value
+            return plan

@@ -1,0 +1,232 @@
+"""The cold half of a plan: plain data, compiled once per host, that each worker builds its own objects from.
+
+It is made of small pickles, so that a worker can take it in without stalling its loop: one head, and the routes in
+chunks. Nothing in it is a socket or a native object.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastgw.config import Config
+from fastgw.config.schema.routes import PolicyUse, Route
+from fastgw.config.schema.services import Service
+from fastgw.plan.addresses import Address, known
+from fastgw.plan.routing import compile_router
+
+CHUNK = 50
+SECOND = 1_000_000_000
+
+Slots = Callable[[str], int]
+
+
+def ns(seconds: float | None) -> int:
+    """Seconds → nanoseconds; None → 0, which is "no limit of its own"."""
+    return 0 if seconds is None else int(seconds * SECOND)
+
+
+@dataclass(slots=True)
+class EndpointSpec:
+    url: str
+    name: str
+    host: bytes
+    weight: int
+    addresses: tuple[Address, ...]
+
+
+@dataclass(slots=True)
+class ServiceSpec:
+    name: str
+    slot: int
+    endpoints: tuple[EndpointSpec, ...]
+    host_header: bytes | None
+    response_ns: int
+    idle_ns: int
+    limits: dict[str, int]
+
+
+@dataclass(slots=True)
+class PolicySpecUse:
+    """One policy instance: its class by the resolver's handler, its checked options, its identity over reloads."""
+
+    key: str
+    name: str
+    handler: Any
+    options: Any
+    route: str | None
+    place: str
+
+
+@dataclass(slots=True)
+class RouteSpec:
+    """One route. `chain` are the shared policies (indexes into PlanSpec.policies), then `own`."""
+
+    name: str
+    slot: int
+    param_names: tuple[str, ...]
+    service: str | None
+    split: tuple[tuple[str, int], ...]
+    split_by: str | None
+    rewrite: tuple[Any, ...] | None
+    host_rewrite: bytes | None
+    total_ns: int
+    response_ns: int
+    idle_ns: int
+    connect_ns: int
+    body_limit: int
+    chain: tuple[int, ...]
+    own: tuple[PolicySpecUse, ...]
+
+
+@dataclass(slots=True)
+class PlanSpec:
+    generation: int
+    settings: dict[str, Any]
+    services: tuple[ServiceSpec, ...]
+    policies: tuple[PolicySpecUse, ...]
+    router: bytes
+    chunks: list[bytes] = field(default_factory=list)
+    routes: int = 0
+    error_pages: dict[str, tuple[str, str]] = field(default_factory=dict)
+    public: dict[str, str] = field(default_factory=dict)
+    consumers: tuple[Any, ...] = ()
+    config_dir: str = "."
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The keyword arguments of _core.settings.Settings."""
+    server = config.server
+    limits, timeouts = server.limits, server.timeouts
+    return {
+        "max_head": limits.header_size,
+        "max_headers": limits.header_count,
+        "max_target": limits.target_size,
+        "pipelined": limits.pipelined,
+        "max_connections": limits.connections,
+        "max_per_address": limits.connections_per_address or 0,
+        "body_limit": limits.body_size,
+        "requests_per_connection": limits.requests_per_connection,
+        "header_ns": ns(timeouts.header),
+        "body_ns": ns(timeouts.body),
+        "idle_ns": ns(timeouts.idle),
+        "path_mode": server.path_normalization,
+        "merge_slashes": server.merge_slashes,
+        "x_forwarded": server.forwarded.x_forwarded,
+        "forwarded": server.forwarded.forwarded,
+        "via": b"fastgw" if server.forwarded.via else None,
+        "trace": config.observability.tracing.enabled,
+        "sample_rate": config.observability.tracing.sample_rate,
+        "server_header": server.server_header.encode() if server.server_header else None,
+        "trusted_proxies": tuple(str(network) for network in server.trusted_proxies),
+    }
+
+
+def service_of(name: str, service: Service, slot: int) -> ServiceSpec:
+    endpoints = []
+    for endpoint in service.endpoints:
+        origin = endpoint.url
+        url = str(origin)
+        authority = url.partition("://")[2] or "localhost"
+        host = authority.removesuffix(":80") if origin.scheme == "http" else authority
+        endpoints.append(
+            EndpointSpec(url, url if origin.unix else authority, host.encode(), endpoint.weight, known(origin))
+        )
+    pool = service.pool
+    limits = {
+        "max_connections": pool.max_connections,
+        "max_idle": pool.max_idle,
+        "queue_size": pool.queue_size,
+        "queue_ns": ns(pool.queue_timeout),
+        "idle_ns": ns(pool.idle_timeout),
+        "connect_ns": ns(service.timeouts.connect),
+    }
+    return ServiceSpec(
+        name,
+        slot,
+        tuple(endpoints),
+        service.host.encode() if service.host else None,
+        ns(service.timeouts.response),
+        ns(service.timeouts.idle),
+        limits,
+    )
+
+
+def use_of(use: PolicyUse, route: str | None, number: int) -> PolicySpecUse:
+    key = f"{route or '*'}/{use.name}/{number}"
+    return PolicySpecUse(key, use.name, use.spec.handler, use.options, route, f"{use.line}:{use.col}")
+
+
+def uses_of(uses: Iterable[PolicyUse], route: str | None) -> tuple[PolicySpecUse, ...]:
+    """Numbered among those of the same name, so that adding another policy moves no state."""
+    counts: dict[str, int] = {}
+    found = []
+    for use in uses:
+        number = counts[use.name] = counts.get(use.name, 0) + 1
+        found.append(use_of(use, route, number))
+    return tuple(found)
+
+
+def rewrite_of(route: Route) -> tuple[Any, ...] | None:
+    """What routing.make_rewrite takes, or None when the path goes on as it is."""
+    if route.strip_prefix is None and route.add_prefix is None and route.rewrite is None:
+        return None
+    return (route.strip_prefix, route.add_prefix, route.rewrite)
+
+
+def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
+    timeouts = route.timeouts
+    limits = route.limits
+    total = timeouts.total if timeouts and timeouts.total is not None else config.server.timeouts.total
+    name = str(route.name)
+    return RouteSpec(
+        name=name,
+        slot=slot,
+        param_names=route.pattern.captures if route.pattern else (),
+        service=route.service,
+        split=tuple((share.service, share.weight) for share in route.split),
+        split_by=route.split_by,
+        rewrite=rewrite_of(route),
+        host_rewrite=route.rewrite_host.encode() if route.rewrite_host else None,
+        total_ns=ns(total),
+        response_ns=ns(timeouts.response) if timeouts else 0,
+        idle_ns=ns(timeouts.idle) if timeouts else 0,
+        connect_ns=ns(timeouts.connect) if timeouts else 0,
+        body_limit=limits.body_size if limits and limits.body_size is not None else -1,
+        chain=tuple(i for i, use in enumerate(config.policies) if use.name not in route.without),
+        own=uses_of(route.policies, name),
+    )
+
+
+def compile_spec(
+    config: Config,
+    *,
+    generation: int = 1,
+    route_slot: Slots = lambda name: 0,
+    service_slot: Slots = lambda name: 0,
+) -> PlanSpec:
+    """`route_slot` and `service_slot` give the metric slot of a name, the same one over plans; 0 is "other"."""
+    spec = PlanSpec(
+        generation=generation,
+        settings=settings_of(config),
+        services=tuple(
+            service_of(name, service, service_slot(name)) for name, service in config.services.items()
+        ),
+        policies=uses_of(config.policies, None),
+        router=compile_router(config),
+        routes=len(config.routes),
+        error_pages={key: (page.content_type, page.body) for key, page in config.server.error_pages.items()},
+        public={entry.path: entry.endpoint for entry in config.server.public_endpoints},
+        consumers=config.consumers,
+    )
+    chunk: list[RouteSpec] = []
+    for route in config.routes:
+        chunk.append(route_of(config, route, route_slot(str(route.name))))
+        if len(chunk) == CHUNK:
+            spec.chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+            chunk = []
+    if chunk:
+        spec.chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+    return spec
