@@ -69,6 +69,7 @@ cdef class H1Downstream(Downstream):
     cdef Py_ssize_t _body(self, char *p, size_t n) except -2
     cdef Py_ssize_t _drop(self, char *p, size_t n) except -2
     cdef int _refuse(self, Exchange ex, str code, object detail) except -2
+    cdef Py_ssize_t _partial(self) except -2
     cdef int _begin(self, Exchange ex) except -1
     cdef int _close(self, bint reset) except -1
     cdef int _shut(self) except -1

@@ -258,19 +258,22 @@ cdef class H1Downstream(Downstream):
 
     cdef int _process(self, char *p, size_t n) except -1:
         cdef Py_ssize_t used
-        cdef uint32_t early = 0
+        cdef uint32_t empty = 0
         self.in_process = True
         try:
             while n:
                 if self.phase == D_IDLE or self.phase == D_HEAD:
-                    while n and (p[0] == c"\r" or p[0] == c"\n") and self.phase == D_IDLE and early < 4:
-                        # RFC 9112 2.2: an empty line before a request-line is ignored
-                        p += 1
-                        n -= 1
-                        early += 1
+                    # RFC 9112 2.2: an empty line before a request-line is ignored
+                    while n >= 2 and p[0] == c"\r" and p[1] == c"\n" and empty < 4:
+                        p += 2
+                        n -= 2
+                        empty += 1
                     if n == 0:
                         break
-                    used = self._head(p, n)
+                    if n == 1 and p[0] == c"\r":
+                        used = self._partial()
+                    else:
+                        used = self._head(p, n)
                 elif self.phase == D_BODY:
                     if not self.body_wanted:
                         self._keep_bytes(p, n)
@@ -328,10 +331,7 @@ cdef class H1Downstream(Downstream):
                 if n >= <size_t>settings.max_head:
                     return self._refuse(ex, "headers_too_large", f"The limit is {settings.max_head} bytes.")
                 relay.give(ex)
-                if self.phase == D_IDLE:
-                    self.phase = D_HEAD
-                    self.reactor.wheel.arm(&self.timer, self.reactor.now + settings.header_ns)
-                return 0
+                return self._partial()
             if k == SCAN_TOO_MANY:
                 return self._refuse(ex, "headers_too_large", f"The limit is {settings.max_headers} headers.")
             if k == SCAN_TE:
@@ -379,6 +379,13 @@ cdef class H1Downstream(Downstream):
         else:
             relay.start(ex)
         return k
+
+    cdef Py_ssize_t _partial(self) except -2:
+        """A head has begun: the time for it runs from its first byte."""
+        if self.phase == D_IDLE:
+            self.phase = D_HEAD
+            self.reactor.wheel.arm(&self.timer, self.reactor.now + self.settings.header_ns)
+        return 0
 
     cdef int _begin(self, Exchange ex) except -1:
         """What an exchange knows of the connection it came by."""
@@ -431,7 +438,9 @@ cdef class H1Downstream(Downstream):
                 used = data = <size_t>self.rest
             self.rest -= used
             done = self.rest == 0
-        if ex.body_limit >= 0 and ex.bytes_in + <int64_t>data > ex.body_limit:
+        # a chunk counts as soon as its size is known
+        if ex.body_limit >= 0 and ex.bytes_in + <int64_t>data > ex.body_limit - (
+                <int64_t>ahead.rest if self.chunked and not done else 0):
             self.relay.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
             return -1
         if self.authority.check(p, used, done, done and not ex.request.keep_alive) < 0:
