@@ -501,4 +501,5 @@ cdef class Exchange(Timed):
         return self.driver.fetch(self, service, method, path, headers, body, timeout, max_body)
 
     def __repr__(self):
-        return f"<Exchange {self.method} {self.path} {self.state_name} {self.route_name} {self.code or ''}>"
+        path = PyUnicode_DecodeLatin1(self.request.buf + self.path, self.path_len, NULL)
+        return f"<Exchange {self.method} {path} {self.state_name} {self.route_name} {self.code or ''}>"
