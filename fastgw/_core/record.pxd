@@ -1,0 +1,36 @@
+"""Stage `record`: what a worker counts, in a block of memory that outlives it."""
+from libc.stdint cimport int64_t, uint64_t
+
+# Counters of the whole worker. Append, never reorder: other processes read them by position.
+cdef enum:
+    C_ACCEPTED               # client connections
+    C_ACTIVE                 # open now (a gauge)
+    C_CLOSED
+    C_REFUSED                # over the limit of connections
+    C_REQUESTS
+    C_RATE_LIMITED
+    C_COALESCED
+    C_COUNTERS               # how many there are
+
+cdef enum:
+    BUCKETS = 24             # bounds of a histogram, the last is infinite
+    HISTOGRAM = 26           # its words: buckets, sum in ns, count
+    ROUTE_WORDS = 96         # status classes, bytes, three histograms
+    SERVICE_WORDS = 8
+    CODES_MAX = 96
+    HEADER_WORDS = 16
+
+
+cdef class Stats:
+    cdef object memory                    # keeps the buffer alive
+    cdef uint64_t *words
+    cdef readonly int slots, services
+    cdef uint64_t *counters
+    cdef uint64_t *codes
+    cdef uint64_t *routes
+    cdef uint64_t *upstreams
+    cdef void exchange_done(self, int slot, int status, int64_t total_ns, int64_t upstream_ns, int64_t gateway_ns,
+                            int64_t bytes_in, int64_t bytes_out) noexcept
+    cdef void count_code(self, int code) noexcept
+    cdef void add(self, int counter, int64_t n) noexcept
+    cdef void add_retry(self, int slot) noexcept
