@@ -1,0 +1,138 @@
+"""What a policy is: its word in the file, its schema, and the hooks it wants.
+
+A policy is one class. Only the hooks a class defines become phases of its routes; what is not defined costs
+nothing. A hook answers with None (go on), a `Reply`, a `Problem`, or an awaitable of these.
+`docs/writing-a-policy.md` shows one in 20 lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from fastgw._core.bucket import BucketTable
+    from fastgw._core.exchange import Exchange, Hook, Problem, Reply
+
+    Answer = Reply | Problem | None
+
+T = TypeVar("T")
+
+
+class PolicyError(ValueError):
+    """A policy can not be built from its options. Its route refuses every request, the others serve."""
+
+
+class NoOptions(BaseModel):
+    """The schema of a policy that has no options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shared:
+    """What the policies of one worker keep together, and over reloads: caches, pools, tables."""
+
+    def __init__(self) -> None:
+        self._things: dict[object, Any] = {}
+
+    def get_or_create(self, key: object, factory: Callable[[], T]) -> T:
+        """The thing under `key`; made by `factory` the first time. `key` should begin with the policy's name."""
+        if key not in self._things:
+            self._things[key] = factory()
+        found: T = self._things[key]
+        return found
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+
+def _private_table() -> BucketTable:
+    from fastgw._core.bucket import BucketTable
+
+    return BucketTable.private(4096)
+
+
+@dataclass(slots=True, kw_only=True)
+class BuildContext:
+    """What a policy may use while it is built, and keep.
+
+    consumers     the checked `consumers:` of the file (name, groups, keys as hex digests, metadata)
+    shared        things shared by all policies of this worker, also over reloads
+    bucket_table  token buckets shared by all workers of the host (or a private table)
+    route_name    the route it stands on; None for one that serves every route
+    config_dir    the folder of the configuration file, for relative paths; None when there is no file
+    policy_key    the stable identity of this policy: the same after a reload that did not touch it
+    fetch         `await fetch(service, method=…, path=…, …)`: bounded subrequests outside an exchange
+    """
+
+    consumers: Sequence[Any] = ()
+    shared: Shared = field(default_factory=Shared)
+    bucket_table: BucketTable = field(default_factory=_private_table)
+    route_name: str | None = None
+    config_dir: str | None = None
+    policy_key: str = ""
+    fetch: Callable[..., Awaitable[Any]] | None = None
+
+
+class Policy:
+    """The base of every policy. Subclasses set `name` and `Options` and define the hooks they need."""
+
+    name: ClassVar[str]
+    """The word in the file."""
+    Options: ClassVar[type[BaseModel]] = NoOptions
+    """Its schema. Every field has a description, from which the documentation is made."""
+    terminal: ClassVar[bool] = False
+    """It answers every request that comes to it: its route needs no service."""
+    identifies: ClassVar[bool] = False
+    """It may set `exchange.consumer` or `exchange.claims`."""
+    preflight: ClassVar[bool] = False
+    """On CORS pre-flights its `request` runs before every other policy, wherever it stands."""
+    buffer_request: int | None = None
+    """Bytes: `request` runs when the whole body is there (413 beyond). None: the body streams."""
+    buffer_response: int | None = None
+    """Bytes: `response_head` runs when the whole body is there (502 beyond). None: the body streams."""
+
+    @classmethod
+    def needs_identity(cls, options: Any) -> bool:
+        """Told the options: must a policy before it have found out who calls?"""
+        return False
+
+    def __init__(self, options: Any, context: BuildContext) -> None:
+        """Raise PolicyError (or ValueError) when it can not protect as configured: its route then refuses."""
+        self.options = options
+        self.context = context
+
+    def hook(self) -> Hook | None:
+        """A native hook that stands in the place of the methods below; None to use the methods."""
+        return None
+
+    # What follows is the contract. The base versions are never called: the compiler looks which are overridden.
+
+    def request(self, exchange: Exchange) -> Answer | Awaitable[Answer]:
+        """The request's head is here. A Reply or Problem answers in the place of the upstream."""
+        return None
+
+    async def around_dispatch(
+        self, exchange: Exchange, dispatch: Callable[[], Awaitable[Exchange]]
+    ) -> Answer:
+        """Around the way to the upstream: `await dispatch()` may be called never, once or again."""
+        await dispatch()
+        return None
+
+    def response_head(self, exchange: Exchange) -> Answer | Awaitable[Answer]:
+        """The response's head is here (the upstream's or a local one); runs in reverse order."""
+        return None
+
+    def request_body(self, exchange: Exchange, chunk: bytes, end: bool) -> bytes:
+        """A piece of the request's body; what is returned goes on. `end` is true once, at the last piece."""
+        return chunk
+
+    def response_body(self, exchange: Exchange, chunk: bytes, end: bool) -> bytes:
+        """A piece of the response's body; what is returned goes on."""
+        return chunk
+
+    def record(self, exchange: Exchange) -> None:
+        """The exchange is over, whatever became of it. Must be quick and may not wait."""

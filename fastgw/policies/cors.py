@@ -1,0 +1,104 @@
+"""`cors`: which other origins' pages may call, as browsers ask (Fetch standard, CORS protocol)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, model_validator
+
+from fastgw._core.cors import Cors as NativeCors
+from fastgw._core.exchange import Hook
+from fastgw.config.fields import TOKEN, Duration, HeaderName, shown, wrong
+from fastgw.config.schema.base import Room, key
+from fastgw.policies.base import Policy
+
+ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_*.-]+)(:[0-9]{1,5}|:\*)?\Z")
+
+
+def _origin(value: object) -> str:
+    """RFC 6454: scheme "://" host [":" port], in lower case; `*.` may stand for any subdomain, `:*` for any port."""
+    if not isinstance(value, str):
+        raise wrong("wrong_type", f"{shown(value)} is not an origin", "https://example.com")
+    text = value.lower()
+    match = ORIGIN.match(text)
+    if text in ("*", "null"):
+        return text
+    if match is None:
+        raise wrong("bad_value", f"{shown(value)} is not an origin", "https://example.com, without a path")
+    host = match[2]
+    if "*" in (host.removeprefix("*.") if host.startswith("*.") else host):
+        raise wrong("bad_value", f"{shown(value)} has a `*` in the wrong place", "https://*.example.com")
+    if host.startswith("*.") and "." not in host[2:]:
+        raise wrong("bad_value", f"{shown(value)} would allow a whole top-level domain", "https://*.example.com")
+    return text
+
+
+def _method(value: object) -> str:
+    if not isinstance(value, str) or not TOKEN.match(value):
+        raise wrong("bad_value", f"{shown(value)} is not a method", "GET, POST, … or *")
+    return value.upper()
+
+
+Origin = Annotated[str, BeforeValidator(_origin)]
+Method = Annotated[str, BeforeValidator(_method)]
+
+
+class Options(Room):
+    """Who may call, how."""
+
+    origins: tuple[Origin, ...] = key(
+        doc="Origins that may call: exact, `https://*.example.com` (any subdomain), `http://localhost:*` (any port), "
+        "`*` (all), `null`.",
+        min_length=1,
+        max_length=1000,
+        example=["https://example.com"],
+    )
+    methods: tuple[Method, ...] = key(
+        ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"), "Methods they may use; `*` for all.", max_length=50
+    )
+    headers: tuple[HeaderName, ...] = key(
+        ("Content-Type", "Authorization"), "Request headers they may send; `*` for all.", max_length=200
+    )
+    expose: tuple[HeaderName, ...] = key(
+        (), "Response headers their scripts may read, beside the safelisted ones.", max_length=200,
+        example=["X-Request-ID"],
+    )  # fmt: skip
+    credentials: bool = key(False, "Cookies and HTTP authentication may be sent along.")
+    max_age: Duration = key(600.0, "How long a browser may remember a pre-flight.", ge=0, le=86400, example="10m")
+
+    @model_validator(mode="after")
+    def _safe(self) -> Options:
+        # Fetch standard 3.2.5: with credentials `*` means the literal "*"; reflecting every origin instead would
+        # hand the users' sessions to every page on the web
+        if self.credentials and "*" in self.origins:
+            raise wrong("conflict", "`credentials: true` with the origin `*`", "the origins by name")
+        if self.credentials and "null" in self.origins:
+            raise wrong("conflict", "`credentials: true` with the origin `null`, which any page can take on",
+                        "the origins by name")  # fmt: skip
+        return self
+
+
+class Cors(Policy):
+    """Answers pre-flights, and says on every answer which origin may read it.
+
+    Order: anywhere; pre-flights are answered before every other policy, as they carry no credentials. CORS headers
+    of the upstream are replaced. Failure: an origin that is not allowed gets no CORS headers (its pre-flight
+    403); a browser then refuses.
+    """
+
+    name = "cors"
+    Options = Options
+    preflight = True
+    options: Options
+
+    def hook(self) -> Hook:
+        options = self.options
+        return NativeCors(
+            [origin.encode() for origin in options.origins],
+            [method.encode() for method in options.methods],
+            [header.encode() for header in options.headers],
+            [header.encode() for header in options.expose],
+            options.credentials,
+            int(options.max_age),
+        )
