@@ -203,6 +203,8 @@ cdef int find_client(Exchange ex, Settings settings) except -1:
     h = head.find_id(H_X_FORWARDED_PROTO)
     if h != NULL:
         ex.secure = h.value_len == 5 and equals_lower(head.buf + h.value, b"https", 5)
+        if not ex.secure and not (h.value_len == 4 and equals_lower(head.buf + h.value, b"http", 4)):
+            head.remove_name(b"x-forwarded-proto", 17)     # not one of the two words: ours goes in its place
     return 0
 
 
@@ -219,7 +221,7 @@ cdef size_t forwarding_size(Exchange ex, Settings settings) noexcept:
 
 
 cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept:
-    """Writes X-Forwarded-*, Forwarded, traceparent and Via; drops the lines it replaces."""
+    """Writes X-Forwarded-*, Forwarded and traceparent; drops the lines it replaces."""
     cdef Head head = ex.request
     cdef int i
     cdef Header *h
@@ -261,13 +263,6 @@ cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept:
                     h.drop = 1
                     head.dropped += 1
             o = _put_forwarded(o, ex)
-    if settings.via is not None:
-        if head.minor == 0:
-            o = _put(o, b"Via: 1.0 ", 9)
-        else:
-            o = _put(o, b"Via: 1.1 ", 9)
-        o = _put(o, <const char*>settings.via, len(settings.via))
-        o = _put(o, b"\r\n", 2)
     if ex.trace_flags != 0xff:
         o = _put_trace(o, ex)
     return o

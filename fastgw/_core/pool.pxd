@@ -37,6 +37,7 @@ cdef class Endpoint(Timed):
     cdef Opener opener
     cdef list idle                        # PooledStream, last used last
     cdef object waiting                   # deque of Exchange
+    cdef set opening                      # streams on their way: nobody else holds them
     cdef readonly int connections, connecting, busy
     cdef readonly uint64_t connects, connect_errors, reuses
     cdef readonly bint retired

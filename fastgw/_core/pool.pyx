@@ -55,6 +55,7 @@ cdef class Endpoint(Timed):
         self.limits = limits
         self.idle = []
         self.waiting = deque()
+        self.opening = set()
         memset(&self.timer, 0, sizeof(Timer))
         self.timer.owner = <void*>self
 
@@ -116,7 +117,7 @@ cdef class Endpoint(Timed):
         self.connections += 1
         self.connecting += 1
         self.connects += 1
-        self.opener.open(self)
+        self.opening.add(self.opener.open(self))
         return 0
 
     cdef int _arm(self) except -1:
@@ -162,6 +163,7 @@ cdef class Endpoint(Timed):
 
     cdef int opened(self, PooledStream stream) except -1:
         self.connecting -= 1
+        self.opening.discard(stream)
         stream.reused = False
         return self._available(stream)
 
@@ -178,6 +180,7 @@ cdef class Endpoint(Timed):
         """One attempt failed: the waiter at the head pays for it, the others have attempts of their own."""
         cdef Exchange ex
         self.connecting -= 1
+        self.opening.discard(stream)
         self.connections -= 1
         self.connect_errors += 1
         if self.waiting:

@@ -107,6 +107,7 @@ cdef class H1Upstream(PooledStream):
 
     cdef int on_connected(self, int error) except -1:
         if error:
+            self.reactor.bury(self.channel)
             self.channel.kill(False)
             self.channel = None
             return self._connect()
@@ -120,6 +121,7 @@ cdef class H1Upstream(PooledStream):
         if self.phase == U_CLOSED:
             if self.connecting:
                 self.connecting = False
+                self.reactor.bury(self)
                 return self.endpoint.open_failed(self, "upstream_connect_failed")
         elif self.phase == U_CONNECTING:
             self.connecting = False
@@ -222,9 +224,16 @@ cdef class H1Upstream(PooledStream):
             o[0] = c"\r"
             o[1] = c"\n"
             o += 2
-        cdef char *forwarding = o
         o = put_forwarding(o, ex, settings)
         o = head.copy_lines(o)
+        if settings.via is not None:
+            # RFC 9110 7.6.3: after what proxies before us wrote
+            memcpy(o, b"Via: 1.0 " if head.minor == 0 else b"Via: 1.1 ", 9)
+            o += 9
+            memcpy(o, PyBytes_AS_STRING(settings.via), PyBytes_GET_SIZE(settings.via))
+            o += PyBytes_GET_SIZE(settings.via)
+            memcpy(o, b"\r\n", 2)
+            o += 2
         self.chunked_request = False
         if ex.has_body and (not head.has_length or ex.body_filtered):
             self.chunked_request = True
