@@ -46,7 +46,7 @@ def reseed():
 reseed()
 
 
-cdef inline uint64_t _random64() noexcept:
+cdef uint64_t random64() noexcept:
     """xoroshiro128+ (Blackman and Vigna)."""
     global _s0, _s1
     cdef uint64_t a = _s0, b = _s1, r = _s0 + _s1
@@ -57,8 +57,8 @@ cdef inline uint64_t _random64() noexcept:
 
 
 cdef void make_id(Exchange ex) noexcept:
-    ex.id_hi = _random64()
-    ex.id_lo = _random64()
+    ex.id_hi = random64()
+    ex.id_lo = random64()
 
 
 cdef int parse_address(const char *p, size_t n, unsigned char *out) noexcept:
@@ -366,11 +366,11 @@ cdef int begin_trace(Exchange ex, Settings settings) noexcept:
         state = head.find(b"tracestate", 10)
         if state != NULL:
             head.remove_name(b"tracestate", 10)
-        r = _random64()
+        r = random64()
         memcpy(ex.trace_id, &r, 8)
-        r = _random64()
+        r = random64()
         memcpy(ex.trace_id + 8, &r, 8)
-        ex.trace_flags = 1 if (_random64() >> 32) < settings.sample_below else 0
-    r = _random64() | 1
+        ex.trace_flags = 1 if (random64() >> 32) < settings.sample_below else 0
+    r = random64() | 1
     memcpy(ex.span_id, &r, 8)
     return 0

@@ -98,4 +98,5 @@ cdef bint equals_lower(const char *p, const char *lower, size_t n) noexcept nogi
 cdef int header_id(const char *name, size_t n) noexcept nogil
 cdef int method_id(const char *p, size_t n) noexcept nogil
 cdef bint valid_value(const char *p, size_t n) noexcept nogil
+cdef bint valid_host(const char *p, size_t n) noexcept nogil
 cdef bint valid_name(const char *p, size_t n) noexcept nogil

@@ -149,7 +149,7 @@ cdef int header_id(const char *name, size_t n) noexcept nogil:
     return H_OTHER
 
 
-cdef bint _valid_host(const char *p, size_t n) noexcept nogil:
+cdef bint valid_host(const char *p, size_t n) noexcept nogil:
     """RFC 9110 7.2: uri-host [ ":" port ]. User information and sub-delims are refused."""
     cdef size_t i, colon = n
     cdef bint in_brackets = False
@@ -323,7 +323,7 @@ cdef class Head:
                 if host == NULL:
                     if self.minor == 1 and need_host:
                         r = SCAN_HOST
-                elif not _valid_host(p + host.value, host.value_len):
+                elif not valid_host(p + host.value, host.value_len):
                     r = SCAN_HOST
         self.buf = mine
         return r

@@ -46,7 +46,7 @@ cdef enum:
 
 # After these the connection cannot carry another request: where the next one begins is not known.
 cdef frozenset CLOSING = frozenset((
-    "bad_request", "header_timeout", "body_timeout", "body_too_large", "uri_too_long", "headers_too_large",
+    "bad_request", "bad_target", "header_timeout", "body_timeout", "body_too_large", "uri_too_long", "headers_too_large",
     "unsupported_transfer_encoding", "version_not_supported", "method_not_implemented", "overloaded",
     "expectation_failed",
 ))
@@ -96,6 +96,12 @@ cdef class Relay(Driver):
                            &ex.query, &ex.query_len, &ex.has_query, &ex.authority, &ex.authority_len)
         if status < 0:
             return self.fail(ex, "bad_target", None)
+        if ex.path_len == 1 and ex.request.buf[ex.path] == c"*":
+            # RFC 9110 9.3.7: OPTIONS * asks about the server itself
+            ex.set_reply(204, b"", None)
+            ex.response.add("Allow", "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS")
+            self._answer(ex)
+            return 0
         return self._route(ex)
 
     cdef int _route(self, Exchange ex) except -1:

@@ -457,14 +457,14 @@ cdef class H1Upstream(PooledStream):
         else:
             used = n - k
             complete = False
-            last = True
         authority = self.opener.checks.whole
         if not complete and self.framing != F_NONE:
             authority = self.opener.checks.take()
+        if not complete and self.framing != F_NONE:
+            last = False                          # it goes on: its end decides
         if authority.check(p, k + used, complete, last) < 0:
             return -1
         if not complete and self.framing != F_NONE:
-            authority.stale = False
             self.authority = authority
         self.checked_ahead = used
         return 0
@@ -516,6 +516,7 @@ cdef class H1Upstream(PooledStream):
         ex.t_end_upstream = self.reactor.now
         ex.driver.response_end(ex)
         if self.authority is not None:
+            self.authority.stale = self.authority.stale or self.framing == F_CLOSE
             self.opener.checks.give(self.authority)
             self.authority = None
         if self.channel is not None and self.keep and clean and self.request_ended \
