@@ -11,6 +11,7 @@ ctypedef struct Level:
     int64_t remaining    # whole tokens left
     int64_t full_ns      # until the bucket is full again
     int64_t retry_ns     # until the next token is there; 0 when admitted
+    int64_t now          # the clock reading it was decided at
 
 
 cdef class BucketTable:

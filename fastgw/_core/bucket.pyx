@@ -266,12 +266,17 @@ cdef class BucketTable:
         cdef uint64_t lo, hi
         cdef int64_t tat, limit = now + burst * interval
         cdef int rounds
+        level.now = now
         for rounds in range(ROUNDS):
             slot = _find(group, key)
             if slot == NULL:
                 slot = _insert(group, key)
                 if slot == NULL:
                     return NO_ROOM
+                # a new bucket is full as of a later clock reading than `now`
+                if monotonic_ns() > now:
+                    level.now = now = monotonic_ns()
+                    limit = now + burst * interval
             if not _read(slot, &lo, &hi) or lo != key:
                 continue                       # it was reclaimed: look again
             tat = <int64_t>hi
@@ -296,7 +301,7 @@ cdef class BucketTable:
         return self.hash(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
 
     def try_take(self, uint64_t key, int64_t interval, int64_t burst, now=None):
-        """(admitted, remaining, full_ns, retry_ns); None when there is no room."""
+        """(admitted, remaining, full_ns, retry_ns, the clock reading it was decided at); None when there is no room."""
         cdef Level level
         cdef int64_t at = monotonic_ns() if now is None else now
         if key == 0 or interval < 1 or burst < 1:
@@ -304,7 +309,7 @@ cdef class BucketTable:
         cdef int taken = self.take(key, at, interval, burst, &level)
         if taken == NO_ROOM:
             return None
-        return (taken == TAKEN, level.remaining, level.full_ns, level.retry_ns)
+        return (taken == TAKEN, level.remaining, level.full_ns, level.retry_ns, level.now)
 
     def occupied(self):
         """How many slots hold a key that is not idle now."""
