@@ -149,6 +149,8 @@ cdef class Cors(Hook):
         cdef Head head = ex.response
         cdef Header *h
         cdef int i
+        if ex.request.method == OPTIONS and ex.request.find(b"access-control-request-method", 29) != NULL:
+            return CONTINUE                        # a pre-flight: `request` has said everything
         # what an upstream says of CORS would contradict this policy, or double its headers
         for i in range(head.count):
             h = &head.items[i]

@@ -50,14 +50,14 @@ cdef inline int64_t _seconds(int64_t ns) noexcept nogil:
 cdef class RateLimit(Hook):
     """`RateLimit(table, policy_key, interval_ns, burst, keys, label, window_s, quota, headers, open_when_full)`
 
-    `keys`: (kind, name) pairs, name as bytes, header names in lower case.
+    `keys`: (kind, name) pairs, name as bytes.
     """
     cdef BucketTable table
     cdef uint64_t identity
     cdef int64_t interval, burst
     cdef int kinds[MAX_PARTS]
     cdef int parts
-    cdef tuple names
+    cdef tuple names, lower
     cdef readonly str label
     cdef bint headers, open_when_full
     cdef bytes policy_value, limit_value, ratelimit_start
@@ -76,6 +76,7 @@ cdef class RateLimit(Hook):
         for i in range(self.parts):
             self.kinds[i] = KINDS[keys[i][0]]
         self.names = tuple([name for _, name in keys])
+        self.lower = tuple([name.lower() for name in self.names])
         self.label = label
         self.headers = headers
         self.open_when_full = open_when_full
@@ -136,6 +137,7 @@ cdef class RateLimit(Hook):
             elif kind == K_GLOBAL:
                 got = self._put(out + at, kind, b"", 0)
             elif kind == K_HEADER:
+                name = <bytes>self.lower[i]
                 h = ex.request.find(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
                 if h != NULL and h.value_len:
                     got = self._put(out + at, kind, ex.request.buf + h.value, h.value_len)

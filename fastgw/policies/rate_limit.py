@@ -102,7 +102,7 @@ class RateLimit(Policy):
         keys: list[Any] = []
         for by in options.by:
             kind, _, rest = by.partition(":")
-            keys.append((kind, (rest.lower() if kind == "header" else rest).encode("latin-1")))
+            keys.append((kind, rest.encode("latin-1")))
         return NativeRateLimit(
             self.context.bucket_table,
             self.context.policy_key.encode(),

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastgw._core.exchange import Exchange, Verdict
+from fastgw._core.exchange import Exchange, Phase, Verdict
 from fastgw._core.policy import PythonHook
 from fastgw._core.probe import Probe
 from fastgw.policies import BuildContext, Policy, resolve
@@ -88,11 +88,11 @@ class Trial:
         exchange = probe.exchange
         if prepare is not None:
             prepare(exchange)
-        passed = probe.request(self.hook) == Verdict.CONTINUE
+        passed = not self.hook.phases & Phase.PHASE_REQUEST or probe.request(self.hook) == Verdict.CONTINUE
         sent = exchange.request.pairs()
         if passed:
             probe.respond(response)
-        if probe.response(self.hook) == Verdict.REPLIED:
+        if self.hook.phases & Phase.PHASE_RESPONSE and probe.response(self.hook) == Verdict.REPLIED:
             passed = False
         return Outcome(
             exchange,
