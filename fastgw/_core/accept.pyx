@@ -574,10 +574,7 @@ cdef class H1Downstream(Downstream):
         self.phase = D_CLOSING
         self.stash_len = 0
         self.reactor.wheel.arm(&self.timer, self.reactor.now + LINGER_NS)
-        self.channel.shut()
-        if self.channel.fd < 0:
-            return self._close(False)
-        return 0
+        return self.channel.shut()
 
     cdef int on_closed(self) except -1:
         return self._close(False)

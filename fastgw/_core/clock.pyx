@@ -84,6 +84,7 @@ cdef class Wheel:
     cdef int run(self, int64_t now) except -1:
         """Runs everything that is due; one failing owner does not stop the others."""
         cdef object failure = None
+        cdef Timed owner
         cdef int64_t target = now >> TICK_SHIFT
         cdef Timer todo
         cdef Timer *timer
@@ -115,8 +116,9 @@ cdef class Wheel:
                     self.arm(timer, timer.due)
                     continue
                 timer.due = 0
+                owner = <Timed>timer.owner    # held: it may let go of itself
                 try:
-                    (<Timed>timer.owner).on_timer(timer)
+                    owner.on_timer(timer)
                 except Exception as error:
                     failure = error
         if failure is not None:
