@@ -10,6 +10,8 @@ the reactor, after the handler that ended the flight, as its own piece of work.
 A leader whose client leaves hands the flight on: the first of those who wait is dispatched, the rest wait for it.
 The bytes are those sent to the leader, so nothing is shared on routes where a policy changes response bodies.
 """
+import logging
+
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -27,6 +29,8 @@ from fastgw._core.respond cimport Relay
 
 from fastgw._core.codes import CODES
 from fastgw._core.exchange import Problem
+
+logger = logging.getLogger("fastgw.policy")
 
 cdef enum:
     GET = 0
@@ -69,7 +73,9 @@ cdef class Flight(Timed):
         self.timer.owner = <void*>self
 
     cdef int on_timer(self, Timer *timer) except -1:
-        return self.home.fail(self, "coalesce_timeout")
+        # the timer does not own the flight, and landing it lets its last owners go
+        cdef Flight alive = self
+        return alive.home.fail(alive, "coalesce_timeout")
 
 
 cdef class Release(Handler):
@@ -302,15 +308,23 @@ cdef class Coalesce(Hook):
             # the client may have left since, and the object may carry another request
             if ex.generation != generation or ex.state != S_AROUND:
                 continue
-            if verdict == REPLIED:
-                if code is not None:
-                    known = CODES.get(code)
-                    apply_problem(ex, Problem(known.status if known else 502, code,
-                                              "The request this one was joined with failed.",
-                                              side=known.side if known else 3))
-                else:
-                    ex.set_reply(flight.status, flight.body, None)
-                    ex.response.append_lines(PyBytes_AS_STRING(flight.lines), PyBytes_GET_SIZE(flight.lines), 0)
-                    (<Relay>ex.driver).stats.add(C_COALESCED, 1)
-            ex.driver.resume(ex, verdict)
+            try:
+                if verdict == REPLIED:
+                    self._reply(ex, flight, code)
+                ex.driver.resume(ex, verdict)
+            except Exception as error:
+                # one that fails must not keep the others waiting
+                logger.error("resuming %s failed", ex, exc_info=error)
+                ex.driver.fail(ex, "internal_error", None)
+        return 0
+
+    cdef int _reply(self, Exchange ex, Flight flight, str code) except -1:
+        if code is not None:
+            known = CODES.get(code)
+            return apply_problem(ex, Problem(known.status if known else 502, code,
+                                             "The request this one was joined with failed.",
+                                             side=known.side if known else 3))
+        ex.set_reply(flight.status, flight.body, None)
+        ex.response.append_lines(PyBytes_AS_STRING(flight.lines), PyBytes_GET_SIZE(flight.lines), 0)
+        (<Relay>ex.driver).stats.add(C_COALESCED, 1)
         return 0

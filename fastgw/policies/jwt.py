@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, model_validator
 
 from fastgw._core.exchange import Hook
 from fastgw._core.verified import TokenAuth
-from fastgw.config.fields import Duration, HeaderName, Secret, Size, wrong
+from fastgw.config.fields import Duration, HeaderName, Size, wrong
 from fastgw.config.schema.base import Room, key
 from fastgw.policies.base import BuildContext, Policy, PolicyError
-from fastgw.policies.parts import listed
+from fastgw.policies.parts import PolicySecret, listed
 from fastgw.policies.tokens import Rules, SigningKey, Verifier, load_key
 
 Algorithm = Literal[
@@ -34,8 +34,8 @@ class Key(Room):
     kid: str | None = key(None, "The key id a token names. Without it the key is for tokens that name none.",
                           max_length=256)  # fmt: skip
     algorithm: Algorithm = key(doc="The only algorithm this key is used with.", example="RS256")
-    secret: Secret | None = key(None, "The shared secret, for HS256, HS384 and HS512.", example="${JWT_SECRET}")
-    public_key: Secret | None = key(None, "The public key in PEM, for the others.", example="file:issuer.pem")
+    secret: PolicySecret | None = key(None, "The shared secret, for HS256, HS384 and HS512.", example="${JWT_SECRET}")
+    public_key: PolicySecret | None = key(None, "The public key in PEM, for the others.", example="file:issuer.pem")
 
     @model_validator(mode="after")
     def _fits(self) -> Key:
@@ -56,8 +56,8 @@ class Cache(Room):
 class Options(Room):
     """Which tokens are accepted, and what is made of them."""
 
-    secret: Secret | None = key(None, "Shorthand for one HS key.", example="${JWT_SECRET}")
-    public_key: Secret | None = key(None, "Shorthand for one public key in PEM.", example="file:issuer.pem")
+    secret: PolicySecret | None = key(None, "Shorthand for one HS key.", example="${JWT_SECRET}")
+    public_key: PolicySecret | None = key(None, "Shorthand for one public key in PEM.", example="file:issuer.pem")
     algorithm: Algorithm | None = key(
         None, "The algorithm of the shorthand. Left out: HS256 for `secret`, and what fits the `public_key`.",
         example="RS256",
