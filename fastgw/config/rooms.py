@@ -1,0 +1,383 @@
+"""Raw data → `Config` and every finding. Each room, service, consumer and route is validated by itself, so
+that one mistake hides no other; what is right in a broken mapping is still checked against the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from fastgw.config.env import Expanded
+from fastgw.config.errors import Finding, Path, did_you_mean
+from fastgw.config.findings import field_names, fields_of, from_validation, models_in, unknown_key
+from fastgw.config.registry import PolicySpec, Resolver
+from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
+from fastgw.config.schema.base import is_later
+from fastgw.config.schema.routes import LATER_POLICIES, PolicyUse
+from fastgw.config.schema.services import BALANCERS_NOW, Consumer, Service
+from fastgw.config.text import MAX_FINDINGS, Seq
+
+LATER = "is part of the format, but not available in this version"
+MAX_SERVICES = 100_000
+MAX_ROUTES = 1_000_000
+MAX_POLICIES = 100
+
+
+def not_implemented(path: Path, what: str = "") -> Finding:
+    return Finding(
+        "not_implemented",
+        path,
+        f"{what or repr(str(path[-1]))} {LATER}",
+        hint="take it out, or wait for a version that has it",
+        at_key=True,
+    )
+
+
+class Check:
+    """The state of one check. `run()` gives the Config (to be used only when there is no error)."""
+
+    def __init__(self, data: Any, file: str, base: str | None, resolver: Resolver) -> None:
+        self.data = data
+        self.resolver = resolver
+        self.findings: list[Finding] = []
+        self.context: dict[str, Any] = {"base": base, "templates": []}
+        self.config = Config(file=file)
+        self.service_names: set[str] = set()
+        self.used_services: set[str] = set()
+        self.specs: dict[str, PolicySpec | None] = {}
+
+    def run(self) -> Config:
+        from fastgw.config.routes import check_routes
+
+        data = self.data
+        if not isinstance(data, dict):
+            what = "is empty" if data is None else "is not a mapping"
+            self.report(
+                Finding(
+                    "syntax" if data is None else "wrong_type",
+                    (),
+                    f"the configuration {what}",
+                    "a mapping with `services:` and `routes:`",
+                )
+            )
+            return self.config
+        for name in data:
+            if name not in ROOMS:
+                self.report(unknown_key((name,), ROOMS))
+        for name, model in SINGLE_ROOMS.items():
+            if data.get(name) is not None:
+                room = self.validate(model, data[name], (name,))
+                if room is not None:
+                    setattr(self.config, name, room)
+                    self.later(room, (name,))
+        self.services(data.get("services"))
+        self.consumers(data.get("consumers"))
+        self.config.policies = self.policies(data.get("policies"), ("policies",))
+        check_routes(self, data.get("routes"))
+        self.cross()
+        return self.config
+
+    def report(self, finding: Finding) -> None:
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(finding)
+
+    # -------------------------------------------------------------------------------------- one mapping
+
+    def validate(self, model: Any, raw: Any, path: Path) -> Any:
+        """The validated object; after errors, what is left of it without the wrong keys, or None."""
+        try:
+            return validator(model).validate_python(raw, context=self.context)
+        except ValidationError as error:
+            for finding in from_validation(error, raw, path, model):
+                self.report(finding)
+            if not isinstance(raw, dict):
+                return None
+            bad = {
+                item["loc"][0] for item in error.errors(include_url=False, include_input=False) if item["loc"]
+            }
+            rest = {name: value for name, value in raw.items() if name not in bad}
+            try:
+                return validator(model).validate_python(rest, context=self.context)
+            except ValidationError:
+                return None
+
+    def later(self, room: BaseModel, path: Path) -> None:
+        """Reports the keys of later versions that the file gives."""
+        fields = fields_of(type(room))
+        for name in room.model_fields_set:
+            value = getattr(room, name, None)
+            if name not in fields or value is None:
+                continue
+            if is_later(fields[name]):
+                self.report(not_implemented((*path, name)))
+            elif isinstance(value, BaseModel):
+                self.later(value, (*path, name))
+            elif isinstance(value, tuple) and models_in(fields[name].annotation):
+                for number, item in enumerate(value):
+                    if isinstance(item, BaseModel):
+                        self.later(item, (*path, name, number))
+
+    def items(self, raw: Any, path: Path, most: int) -> list[Any]:
+        """A list of the file, or nothing after a finding."""
+        if raw is None:
+            return []
+        if not isinstance(raw, list):
+            self.report(Finding("wrong_type", path, "is not a list", "a list ('- ' before each item)"))
+            return []
+        if len(raw) > most:
+            self.report(Finding("out_of_range", path, f"has {len(raw)} items", f"at most {most}"))
+        return raw[:most]
+
+    # -------------------------------------------------------------------------------------- rooms
+
+    def services(self, raw: Any) -> None:
+        if raw is None:
+            return
+        if not isinstance(raw, dict):
+            self.report(
+                Finding("wrong_type", ("services",), "is not a mapping", "NAME: URL, or NAME: {endpoints: …}")
+            )
+            return
+        if len(raw) > MAX_SERVICES:
+            self.report(
+                Finding("out_of_range", ("services",), "too many services", f"at most {MAX_SERVICES}")
+            )
+            return
+        self.service_names = set(raw)
+        for name, value in raw.items():
+            path: Path = ("services", name)
+            self.name(name, path)
+            service = self.validate(Service, value, path)
+            if service is None:
+                continue
+            self.config.services[name] = service
+            self.later(service, path)
+            if service.load_balancer not in BALANCERS_NOW:
+                self.report(not_implemented((*path, "load_balancer"), repr(service.load_balancer)))
+            listed = isinstance(value, dict) and isinstance(value.get("endpoints"), list)
+            for number, endpoint in enumerate(service.endpoints):
+                if endpoint.url.scheme == "https":
+                    at = (*path, "endpoints", number) if listed else path
+                    self.report(not_implemented(at, "https to a service"))
+            if not service.endpoints and service.discovery is None and not self.reported(path):
+                self.report(
+                    Finding(
+                        "missing_key", path, "the service has no endpoints", "endpoints: [http://host:port]"
+                    )
+                )
+            if not any(endpoint.weight for endpoint in service.endpoints) and service.endpoints:
+                self.report(
+                    Finding("out_of_range", path, "no endpoint has a weight", "a weight of at least 1")
+                )
+
+    def reported(self, path: Path) -> bool:
+        return any(finding.path[: len(path)] == path for finding in self.findings)
+
+    def name(self, name: str, path: Path) -> None:
+        from fastgw.config.fields import NAME
+
+        if not NAME.match(name):
+            self.report(
+                Finding(
+                    "bad_value",
+                    path,
+                    f"{name[:60]!r} is not a name",
+                    "letters, digits and any of _ . : @ / -",
+                    at_key=True,
+                )
+            )
+
+    def consumers(self, raw: Any) -> None:
+        names: dict[str, int] = {}
+        keys: dict[str, Path] = {}
+        consumers: list[Consumer] = []
+        for number, value in enumerate(self.items(raw, ("consumers",), 1_000_000)):
+            consumer = self.validate(Consumer, value, ("consumers", number))
+            if consumer is None:
+                continue
+            if consumer.name in names:
+                self.report(
+                    Finding(
+                        "duplicate_name",
+                        ("consumers", number, "name"),
+                        f"a consumer {consumer.name!r} is already at consumers[{names[consumer.name]}]",
+                    )
+                )
+            names.setdefault(consumer.name, number)
+            for place, digest in enumerate(consumer.keys):
+                path: Path = ("consumers", number, "keys", place)
+                if digest in keys:
+                    first = keys[digest]
+                    self.report(
+                        Finding(
+                            "duplicate_credential",
+                            path,
+                            f"the same key is already at consumers[{first[1]}].keys[{first[3]}]",
+                            "each key once, or nobody knows who is asking",
+                        )
+                    )
+                keys.setdefault(digest, path)
+            consumers.append(consumer)
+        self.config.consumers = tuple(consumers)
+
+    # -------------------------------------------------------------------------------------- policies
+
+    def spec(self, name: str) -> PolicySpec | None:
+        if name not in self.specs:
+            self.specs[name] = self.resolver(name)
+        return self.specs[name]
+
+    def policies(self, raw: Any, path: Path) -> tuple[PolicyUse, ...]:
+        """A list of bare names and `{name: options}`."""
+        uses: list[PolicyUse] = []
+        marks = raw.marks if isinstance(raw, Seq) else None
+        for number, item in enumerate(self.items(raw, path, MAX_POLICIES)):
+            where = (*path, number)
+            line, col = marks[number] if marks else (0, 0)
+            if isinstance(item, str):
+                use = self.policy(str(item), None, where, where)
+            elif isinstance(item, dict) and len(item) == 1:
+                name, options = next(iter(item.items()))
+                use = self.policy(name, options, where, (*where, name))
+            else:
+                hint = ""
+                if isinstance(item, dict) and len(item) > 1:
+                    hint = "indent the options below the name; each policy begins with its own '- '"
+                self.report(
+                    Finding("wrong_type", where, "is not a policy", "NAME, or one NAME: {options}", hint)
+                )
+                continue
+            if use is not None:
+                use.line, use.col = line, col
+                uses.append(use)
+        return tuple(uses)
+
+    def policy(self, name: str, options: Any, where: Path, at: Path) -> PolicyUse | None:
+        try:
+            spec = self.spec(name)
+        except Exception as error:
+            self.report(
+                Finding(
+                    "unknown_policy",
+                    at,
+                    f"the policy {name[:100]!r} can not be loaded: {error}",
+                    "package.module:Class that can be imported",
+                    at_key=True,
+                )
+            )
+            return None
+        if spec is None:
+            if name in LATER_POLICIES:
+                self.validate(LATER_POLICIES[name], options, at)
+                self.report(not_implemented(at, f"the policy {name!r}"))
+                return None
+            known = sorted(self.resolver.names())
+            hint = did_you_mean(name, known)
+            self.report(
+                Finding(
+                    "unknown_policy",
+                    at,
+                    f"there is no policy {name[:100]!r}",
+                    "" if hint else "one of " + ", ".join(known),
+                    hint,
+                    at_key=True,
+                )
+            )
+            return None
+        context = self.context["templates"] = []
+        raw = {} if options is None else options
+        model = spec.options
+        try:
+            checked = model.model_validate(raw, context=self.context)
+        except ValidationError as error:
+            for finding in from_validation(error, raw, at, model):
+                self.report(finding)
+            return None
+        except Exception as error:  # a validator of someone else's policy: say so, go on
+            self.report(Finding("bad_value", at, f"the policy's own check failed: {type(error).__name__}"))
+            return None
+        self.later(checked, at)
+        return PolicyUse(name, spec, checked, where, templates=tuple(context))
+
+    # -------------------------------------------------------------------------------------- across rooms
+
+    def cross(self) -> None:
+        config = self.config
+        for name in self.service_names - self.used_services:
+            self.report(
+                Finding(
+                    "unused",
+                    ("services", name),
+                    f"no route uses the service {name!r}",
+                    at_key=True,
+                    severity="warning",
+                )
+            )
+        seen: dict[Any, int] = {}
+        for number, listener in enumerate(config.server.listeners):
+            path: Path = ("server", "listeners", number, "bind")
+            if listener.bind in seen and (listener.bind.port or listener.bind.unix):
+                self.report(
+                    Finding(
+                        "conflict",
+                        path,
+                        f"{listener.bind} is already at listeners[{seen[listener.bind]}]",
+                        "each address once",
+                    )
+                )
+            seen.setdefault(listener.bind, number)
+        admin = config.admin
+        if admin.enabled and admin.bind in seen and admin.bind.port:
+            self.report(
+                Finding(
+                    "conflict", ("admin", "bind"), f"{admin.bind} is a public listener too", "another port"
+                )
+            )
+        if admin.enabled and not admin.bind.loopback and not admin.token:
+            self.report(
+                Finding(
+                    "exposed",
+                    ("admin", "bind"),
+                    f"{admin.bind} can be reached from outside, and there is no `admin.token`",
+                    "a token, or a loopback address such as 127.0.0.1:9901",
+                )
+            )
+        places: dict[str, int] = {}
+        for number, public in enumerate(config.server.public_endpoints):
+            if public.path in places:
+                self.report(
+                    Finding(
+                        "conflict",
+                        ("server", "public_endpoints", number),
+                        f"the path {public.path!r} is already at [{places[public.path]}]",
+                    )
+                )
+            places.setdefault(public.path, number)
+
+    def unread_templates(self, templates: list[tuple[Expanded, Path]]) -> None:
+        """A request template in a value that takes none would be plain text by accident: an error."""
+        broken = {finding.path for finding in self.findings}
+        for value, path in templates:
+            if value.used or any(path[:n] in broken for n in range(1, len(path) + 1)):
+                continue
+            self.report(
+                Finding(
+                    "bad_reference",
+                    path,
+                    "holds a request template (${…}), and this value takes none",
+                    "${UPPER_SNAKE} for the environment, or '$${' for the text",
+                )
+            )
+
+
+VALIDATORS: dict[Any, Any] = {}
+
+
+def validator(model: Any) -> Any:
+    found = VALIDATORS.get(model)
+    if found is None:
+        found = VALIDATORS[model] = TypeAdapter(model).validator
+    return found
+
+
+__all__ = ["Check", "field_names", "not_implemented", "validator"]

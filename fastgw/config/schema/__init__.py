@@ -1,0 +1,64 @@
+"""The format of the configuration, one file per room. `Config` is the checked whole.
+
+    Config
+      .file        str                     where it came from
+      .server      Server                  listeners, limits, timeouts, … (server.py)
+      .admin       Admin                   the operators' listener
+      .stores      Stores
+      .services    dict[str, Service]      by name (services.py)
+      .consumers   tuple[Consumer, ...]
+      .observability Observability         access_log, metrics, tracing, logging (observe.py)
+      .policies    tuple[PolicyUse, ...]   for every route, in order (routes.py)
+      .routes      tuple[Route, ...]       in file order; match keys are flat on the route
+
+Durations are seconds (float), sizes bytes (int), address ranges `ipaddress` networks, secrets `Secret`,
+templates `Template`; a shorthand of the file is always its long form here. Nothing is None that has a
+default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastgw.config.errors import Path
+from fastgw.config.schema.observe import Observability
+from fastgw.config.schema.routes import PolicyUse, Route
+from fastgw.config.schema.server import Admin, Server, Stores
+from fastgw.config.schema.services import Consumer, Service
+
+SINGLE_ROOMS: dict[str, Any] = {
+    "server": Server,
+    "admin": Admin,
+    "stores": Stores,
+    "observability": Observability,
+}
+ROOMS = ("server", "admin", "stores", "services", "consumers", "observability", "policies", "routes")
+
+
+@dataclass(slots=True, eq=False)
+class Config:
+    """The checked configuration. To be read only."""
+
+    file: str = "<text>"
+    server: Server = field(default_factory=Server)
+    admin: Admin = field(default_factory=Admin)
+    stores: Stores = field(default_factory=Stores)
+    services: dict[str, Service] = field(default_factory=dict)
+    consumers: tuple[Consumer, ...] = ()
+    observability: Observability = field(default_factory=Observability)
+    policies: tuple[PolicyUse, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+    def chain(self, route: Route) -> tuple[PolicyUse, ...]:
+        """The policies of a route in order: those for every route but `without`, then its own."""
+        shared = self.policies
+        if route.without:
+            shared = tuple(use for use in shared if use.name not in route.without)
+        return (*shared, *route.policies) if route.policies else shared
+
+    def __repr__(self) -> str:
+        return f"<Config {self.file}: {len(self.routes)} routes, {len(self.services)} services>"
+
+
+__all__ = ["ROOMS", "SINGLE_ROOMS", "Config", "Path"]

@@ -1,0 +1,84 @@
+"""The room `observability`: what is recorded of each request."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from fastgw.config.fields import Ratio
+from fastgw.config.schema.base import Later, Room, key
+
+LogField = Literal[
+    "time", "method", "host", "path", "protocol", "client", "request_id", "trace_id", "route", "service", "endpoint",
+    "consumer", "status", "code", "side", "bytes_in", "bytes_out", "total_ms", "upstream_ms", "gateway_ms",
+    "user_agent", "referer",
+]  # fmt: skip
+LOG_FIELDS: tuple[str, ...] = LogField.__args__  # type: ignore[attr-defined]
+
+
+class AccessLog(Room):
+    """One line per request."""
+
+    enabled: bool = key(True, "Whether it is written.")
+    format: Literal["json", "combined"] = key("json", "`json`, or the `combined` format of Apache and nginx.")
+    path: str = key(
+        "stdout",
+        "`stdout`, or a file, which is opened again on SIGUSR1.",
+        min_length=1,
+        max_length=4096,
+        example="stdout",
+    )
+    fields: tuple[LogField, ...] | None = key(
+        None,
+        "Which fields a JSON line has, in this order; `null` is all of them.",
+        example=["time", "method", "path", "status", "total_ms"],
+    )
+
+
+class Metrics(Room):
+    """Prometheus metrics over all workers."""
+
+    enabled: bool = key(True, "Whether they are counted.")
+    endpoint: str = key(
+        "/metrics", "Their path on the admin listener.", pattern=r"^/[^?#\s]*$", max_length=200
+    )
+    max_label_values: int = key(
+        1000, "Distinct values a label may have; further ones are counted as `other`.", ge=1, le=100000
+    )
+
+
+class Exporter(Later):
+    type: Literal["otlp", "jaeger", "zipkin", "console"] = key(doc="Where traces are sent.")
+    endpoint: str | None = key(None, "Its URL.", example="http://127.0.0.1:4318")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
+
+class Tracing(Room):
+    """W3C trace context: a valid `traceparent` is continued, else one begins, and it is passed on."""
+
+    enabled: bool = key(True, "Whether that is done.")
+    sample_rate: Ratio = key(0.1, "Share of the traces begun here that are marked as sampled.")
+    exporter: Exporter | None = key(None, "Where spans are sent.", later=True)
+
+
+class Logging(Room):
+    """The gateway's own messages, to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = key(
+        "info", "The least important ones that are written."
+    )
+    format: Literal["text", "json"] = key("text", "How they look.")
+
+
+class Observability(Room):
+    """What is recorded of each request."""
+
+    access_log: AccessLog = key(AccessLog(), "One line per request.")
+    metrics: Metrics = key(Metrics(), "Prometheus metrics over all workers.")
+    tracing: Tracing = key(Tracing(), "W3C trace context.")
+    logging: Logging = key(Logging(), "The gateway's own messages.")

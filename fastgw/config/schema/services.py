@@ -1,0 +1,182 @@
+"""The rooms `services` and `consumers`: who is asked, and who asks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
+
+from fastgw.config.fields import Duration, Name, Ratio, Secret, shown, wrong
+from fastgw.config.schema.address import HOST_NAME, OriginUrl
+from fastgw.config.schema.base import Later, Room, key
+
+
+class Endpoint(Room):
+    """One address of a service. A bare URL is the short form of `{url: URL}`."""
+
+    url: OriginUrl = key(
+        doc="`http://host:port` or `unix:/path`. A name is resolved again in the background.",
+        example="http://127.0.0.1:9001",
+    )
+    weight: int = key(1, "Its share of the requests among the endpoints.", ge=1, le=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+
+class Pool(Room):
+    """The connections of one worker to one endpoint."""
+
+    max_connections: int = key(256, "Open connections at most.", ge=1, le=100000)
+    max_idle: int = key(64, "Idle connections that are kept.", ge=0, le=100000)
+    idle_timeout: Duration = key(55.0, "How long an idle connection is kept.", ge=0.1, le=86400)
+    queue_size: int = key(
+        1024, "Requests that may wait for a connection; more are refused with 503.", ge=0, le=1000000
+    )
+    queue_timeout: Duration = key(5.0, "How long one may wait; then 503.", ge=0.001, le=3600)
+
+
+class ServiceTimeouts(Room):
+    """How long the gateway waits for an upstream."""
+
+    connect: Duration = key(5.0, "Until a connection is made; then 504.", ge=0.001, le=3600)
+    response: Duration = key(
+        30.0, "From the request to the first byte of the answer; then 504.", ge=0.001, le=86400
+    )
+    idle: Duration = key(
+        60.0, "Between two pieces of the answer's body; then it is cut off.", ge=0.001, le=86400
+    )
+
+
+class Dns(Room):
+    """How the names of endpoints are looked up."""
+
+    refresh: Duration = key(
+        30.0, "How often a name is resolved again; the last good answer is kept.", ge=1, le=86400
+    )
+
+
+class HealthCheck(Later):
+    path: str = key("/health", "What is asked for.", pattern=r"^/")
+    interval: Duration = key(5.0, "How often.", ge=0.1, le=3600)
+    timeout: Duration = key(2.0, "How long an answer may take.", ge=0.01, le=600)
+    healthy_threshold: int = key(2, "Good answers in a row that bring an endpoint back.", ge=1, le=100)
+    unhealthy_threshold: int = key(3, "Bad answers in a row that take it out.", ge=1, le=100)
+    statuses: tuple[int, ...] = key((200,), "Statuses that are good.")
+
+
+class CircuitBreaker(Later):
+    failure_threshold: int = key(5, "Failures in a row that open it.", ge=1, le=100000)
+    failure_rate: Ratio = key(0.5, "Or this share of the requests.")
+    timeout: Duration = key(60.0, "How long it stays open.", ge=0.1, le=86400)
+    half_open_requests: int = key(3, "Requests let through to probe.", ge=1, le=1000)
+
+
+class Retry(Later):
+    attempts: int = key(3, "Tries altogether.", ge=1, le=10)
+    methods: tuple[str, ...] = key(
+        ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"), "Methods that may be repeated."
+    )
+    on: tuple[str, ...] = key(("connect", "502", "503", "504"), "What is repeated.")
+    backoff: Duration = key(0.025, "Wait before the second try; doubles from there.", ge=0, le=60)
+    max_backoff: Duration = key(1.0, "The longest wait.", ge=0, le=600)
+
+
+class Discovery(Later):
+    type: Literal["consul", "etcd", "kubernetes", "dns", "file"] = key(doc="Who knows the endpoints.")
+    address: str | None = key(None, "Where it is asked.", example="consul:8500")
+    service: str | None = key(None, "The service's name there; by default its name here.")
+    refresh: Duration = key(30.0, "How often.", ge=0.1, le=86400)
+    token: Secret | None = key(None, "What is sent to be let in.")
+
+
+class UpstreamTls(Later):
+    verify: bool = key(True, "Whether the upstream's certificate is checked.")
+    ca: str | None = key(None, "File with the authorities that are trusted, PEM.")
+    server_name: str | None = key(None, "The name that is asked for and checked.")
+
+
+Balancer = Literal[
+    "round_robin", "least_requests", "least_connections", "random", "power_of_two", "consistent_hash", "ip_hash",
+    "ewma",
+]  # fmt: skip
+BALANCERS_NOW = frozenset({"round_robin"})
+
+
+def parse_host_header(value: object) -> str:
+    text = str(value) if isinstance(value, str) else ""
+    name, _, port = text.partition(":")
+    if not HOST_NAME.match(name) or (port and not (port.isascii() and port.isdigit())) or text.endswith(":"):
+        raise wrong("bad_value", f"{shown(value)} is not a host", "a host name, with :port when it is needed")
+    return text
+
+
+HostHeader = Annotated[str, BeforeValidator(parse_host_header), WithJsonSchema({"type": "string"})]
+
+
+class Service(Room):
+    """Something that answers requests. A bare URL is the short form of `{endpoints: [URL]}`."""
+
+    endpoints: tuple[Endpoint, ...] = key(
+        (), "Its addresses.", max_length=10000, example=["http://127.0.0.1:9001"]
+    )
+    host: HostHeader | None = key(
+        None, "`Host` sent to it; by default the client's.", example="users.internal"
+    )
+    load_balancer: Balancer = key(
+        "round_robin", "How one of the endpoints is chosen: `round_robin` by turns, by weight."
+    )
+    pool: Pool = key(Pool(), "The connections of one worker to one endpoint.")
+    timeouts: ServiceTimeouts = key(ServiceTimeouts(), "How long the gateway waits for it.")
+    dns: Dns = key(Dns(), "How the names of its endpoints are looked up.")
+    health_check: HealthCheck | None = key(None, "Asks each endpoint how it is.", later=True)
+    circuit_breaker: CircuitBreaker | None = key(None, "Stops asking a service that fails.", later=True)
+    retry: Retry | None = key(None, "Repeats failed requests.", later=True)
+    discovery: Discovery | None = key(None, "Where its endpoints are learnt from.", later=True)
+    tls: UpstreamTls | None = key(None, "How https endpoints are checked.", later=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"endpoints": [value]}
+        if isinstance(value, dict) and isinstance(value.get("endpoints"), str):
+            return {**value, "endpoints": [value["endpoints"]]}
+        return value
+
+
+def parse_key_hash(value: object) -> str:
+    """`sha256:` and 64 hex digits → the digits, lower case. The value is never shown."""
+    text = str(value).strip() if isinstance(value, str) else ""
+    digest = text[7:].lower()
+    if not text.startswith("sha256:"):
+        raise wrong(
+            "bad_value",
+            "the key is not hashed",
+            "sha256: and 64 hex digits; printf %s KEY | sha256sum makes them",
+        )
+    if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
+        raise wrong("bad_value", "the hash does not have 64 hex digits", "sha256: and 64 hex digits")
+    return digest
+
+
+KeyHash = Annotated[
+    str,
+    BeforeValidator(parse_key_hash),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*sha256:[0-9a-fA-F]{64}\s*$|\$\{"}),
+]
+
+
+class Consumer(Room):
+    """Someone who asks: a name for access logs, limits and groups."""
+
+    name: Name = key(doc="Its name.", example="mobile-app")
+    groups: tuple[Name, ...] = key((), "Groups it is in.", max_length=1000, example=["partners"])
+    keys: tuple[KeyHash, ...] = key(
+        (),
+        "SHA-256 of its API keys, `sha256:` and 64 hex digits. Given to the program as the digits alone.",
+        max_length=1000,
+    )
+    metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)
