@@ -55,19 +55,6 @@ cdef set directives(Head head, bytes lower):
 
 
 cdef class Flight(Timed):
-    cdef Coalesce home
-    cdef bytes key
-    cdef Exchange leader
-    cdef dict waiters                  # exchange → its generation, in order of arrival
-    cdef Timer timer
-    cdef Wheel wheel
-    cdef bint sharing                  # the head is here and may be shared
-    cdef bint over
-    cdef int status
-    cdef bytes lines, body
-    cdef list chunks
-    cdef int64_t size
-
     def __cinit__(self):
         memset(&self.timer, 0, sizeof(Timer))
         self.timer.owner = <void*>self
@@ -80,23 +67,12 @@ cdef class Flight(Timed):
 
 cdef class Release(Handler):
     """Resumes those who waited, outside of the call that ended their flight."""
-    cdef Coalesce home
-
     cdef int on_ready(self) except -1:
         return self.home.run_released()
 
 
 cdef class Coalesce(Hook):
     """`Coalesce(headers in lower case, across_identities, max_body, max_waiters, timeout_ns, fail)`"""
-    cdef tuple headers
-    cdef frozenset key_headers
-    cdef bint across, failing
-    cdef int64_t max_body, timeout
-    cdef int max_waiters
-    cdef dict flights                  # key → Flight
-    cdef dict flying                   # exchange → Flight, of leaders and of those who wait
-    cdef list released                 # (exchange, generation, verdict, flight or None, code or None)
-    cdef Release release
 
     def __init__(self, headers, bint across, int64_t max_body, int max_waiters, int64_t timeout, bint failing):
         self.name = "coalesce"

@@ -16,8 +16,6 @@ cdef enum:
 
 cdef class OriginPattern:
     """`scheme://host`, `scheme://*.host`, either with `:port` or `:*`. All in lower case."""
-    cdef bytes scheme, host, port
-    cdef bint subdomains, any_port
 
     def __init__(self, bytes text):
         scheme, _, rest = text.partition(b"://")
@@ -60,14 +58,6 @@ cdef class OriginPattern:
 
 cdef class Cors(Hook):
     """`Cors(origins, methods, headers, expose, credentials, max_age)`, lists of bytes; `*` in them means all."""
-    cdef frozenset exact
-    cdef bytes first                   # the only exact origin, when there is one
-    cdef tuple patterns
-    cdef bint any_origin, credentials, reflect_headers
-    cdef bytes extra                   # ready lines after Allow-Origin
-    cdef int extra_count
-    cdef bytes preflight_lines
-    cdef bint any_method
 
     def __init__(self, origins, methods, headers, expose, bint credentials, int max_age):
         self.name = "cors"

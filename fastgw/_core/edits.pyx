@@ -8,10 +8,6 @@ from fastgw._core.template cimport ESCAPE_HEADER, Compiled
 
 cdef class Edit:
     """Drops every header `lower` (when it is not None), then appends `name: value`, or ready `lines`."""
-    cdef bytes lower, name, lines
-    cdef int count
-    cdef Compiled value
-
     cdef int apply(self, Head head, Exchange ex) except -1:
         if self.lower is not None:
             head.remove_name(PyBytes_AS_STRING(self.lower), PyBytes_GET_SIZE(self.lower))
@@ -49,7 +45,6 @@ cdef tuple compiled(operations):
 
 cdef class HeaderEdits(Hook):
     """`HeaderEdits(request, response)`: lists of ("remove" | "set" | "add", name, parts)."""
-    cdef tuple on_request, on_response
 
     def __init__(self, request, response):
         self.name = "headers"

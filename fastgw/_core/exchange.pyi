@@ -1,7 +1,31 @@
 from collections.abc import Awaitable, Iterable, Mapping
+from enum import IntEnum
 from typing import Any
 
 from fastgw._core.headers import Head
+
+class Verdict(IntEnum):
+    CONTINUE = 0
+    REPLIED = 1
+    WAIT = 2
+
+class Phase(IntEnum):
+    PHASE_REQUEST = 1
+    PHASE_AROUND = 2
+    PHASE_RESPONSE = 4
+    PHASE_REQUEST_BODY = 8
+    PHASE_RESPONSE_BODY = 16
+    PHASE_RECORD = 32
+    PHASE_TAP = 64
+
+class Hook:
+    """One policy in a chain, native or wrapped. Made by a policy's `hook()`."""
+
+    name: str
+    phases: int
+    preflight: bool
+    buffer_request: int
+    buffer_response: int
 
 class Consumer:
     name: str

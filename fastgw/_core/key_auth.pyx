@@ -22,10 +22,6 @@ cdef enum:
 
 cdef class KeyAuth(Hook):
     """`KeyAuth(consumers by digest, header, query, forward)`; header and query may be None."""
-    cdef dict consumers
-    cdef bytes header, query
-    cdef bint forward
-    cdef str challenge
 
     def __init__(self, dict consumers, bytes header, bytes query, bint forward):
         self.name = "key_auth"

@@ -18,7 +18,6 @@ cdef enum:
     K_CLIENT, K_ROUTE, K_GLOBAL, K_HEADER, K_CLAIM, K_COOKIE, K_QUERY
     KEY_SPACE = 2048
     PART_SPACE = 200           # a longer value counts by its hash
-    MAX_PARTS = 8
 
 cdef dict KINDS = {
     "consumer": K_CONSUMER, "client_ip": K_CLIENT, "route": K_ROUTE, "global": K_GLOBAL, "header": K_HEADER,
@@ -52,15 +51,6 @@ cdef class RateLimit(Hook):
 
     `keys`: (kind, name) pairs, name as bytes.
     """
-    cdef BucketTable table
-    cdef uint64_t identity
-    cdef int64_t interval, burst
-    cdef int kinds[MAX_PARTS]
-    cdef int parts
-    cdef tuple names, lower
-    cdef readonly str label
-    cdef bint headers, open_when_full
-    cdef bytes policy_value, limit_value, ratelimit_start
 
     def __init__(self, BucketTable table, bytes policy_key, int64_t interval, int64_t burst, keys, str label,
                  int64_t window, int64_t quota, bint headers, bint open_when_full):

@@ -12,7 +12,6 @@ import ipaddress
 
 cdef class Probe:
     """One exchange, as the relay would hand it to a hook."""
-    cdef readonly Exchange exchange
 
     def __init__(self, bytes raw, str client_ip="127.0.0.1", bint secure=False, str route="probe", captures=None,
                  settings=None, bint trusted=False):
@@ -78,11 +77,6 @@ cdef class Probe:
     def response(self, Hook hook):
         """The verdict of its response hook."""
         return hook.response(self.exchange)
-
-    @property
-    def sent_query(self):
-        return self.exchange.query if self.exchange.has_query else None
-
 
 def measure(hooks, bytes request, bytes response, int rounds, client_ip="127.0.0.1", captures=None):
     """ns per exchange for the request hooks and the response hooks together, without scanning and copying.

@@ -26,9 +26,6 @@ cdef bint _acceptable(const char *p, size_t n, size_t limit) noexcept nogil:
 
 cdef class RequestId(Hook):
     """`RequestId(header, accept, response, max_length)`"""
-    cdef bytes header, lower
-    cdef bint accept, tell
-    cdef size_t limit
 
     def __init__(self, bytes header, bint accept, bint response, size_t limit):
         self.name = "request_id"

@@ -7,9 +7,6 @@ from fastgw._core.template cimport ESCAPE_HEADER, ESCAPE_URL, Compiled
 
 cdef class StaticReply(Hook):
     """`StaticReply(status, body, content_type, headers)`; headers are (name, parts) pairs."""
-    cdef int status, count
-    cdef bytes body, content_type, lines
-    cdef tuple filled
 
     def __init__(self, int status, bytes body, bytes content_type, headers):
         cdef Compiled value
@@ -49,9 +46,6 @@ cdef class StaticReply(Hook):
 
 cdef class Redirect(Hook):
     """`Redirect(status, location, keep_path, keep_query)`; location is a template's parts."""
-    cdef int status
-    cdef Compiled location
-    cdef bint keep_path, keep_query
 
     def __init__(self, int status, location, bint keep_path, bint keep_query):
         self.name = "redirect"

@@ -1,5 +1,5 @@
 """Verified tokens, remembered until they expire."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from fastgw._core.exchange cimport Consumer, Exchange, Hook
 
@@ -18,3 +18,14 @@ cdef class TokenCache:
     cdef int half
     cdef Verified find(self, bytes token, int64_t now)
     cdef int keep(self, bytes token, Verified verified) except -1
+
+
+cdef class TokenAuth(Hook):
+    cdef object verify
+    cdef readonly TokenCache cache
+    cdef uint32_t max_size
+    cdef bytes user, scopes
+    cdef bint forward
+    cdef tuple excluded
+    cdef bint _is_excluded(self, Exchange ex) noexcept
+    cdef int _refuse(self, Exchange ex, str code, str detail) except -1

@@ -77,12 +77,6 @@ cdef class TokenAuth(Hook):
 
     `verify(token)` gives a Verified or a Problem. `excluded`: paths, exact or ending in `/*`.
     """
-    cdef object verify
-    cdef readonly TokenCache cache
-    cdef uint32_t max_size
-    cdef bytes user, scopes
-    cdef bint forward
-    cdef tuple excluded
 
     def __init__(self, verify, int cache_size, int max_size, bytes user_header, bytes scopes_header, bint forward,
                  excluded):

@@ -39,7 +39,8 @@ class Shared:
         self._things: dict[object, Any] = {}
 
     def get_or_create(self, key: object, factory: Callable[[], T]) -> T:
-        """The thing under `key`; made by `factory` the first time. `key` should begin with the policy's name."""
+        """The thing under `key`; made by `factory` the first time. `key` should begin with the policy's
+        name."""
         if key not in self._things:
             self._things[key] = factory()
         found: T = self._things[key]
@@ -109,7 +110,8 @@ class Policy:
         """A native hook that stands in the place of the methods below; None to use the methods."""
         return None
 
-    # What follows is the contract. The base versions are never called: the compiler looks which are overridden.
+    # What follows is the contract. The base versions are never called: the compiler looks which are
+    # overridden.
 
     def request(self, exchange: Exchange) -> Answer | Awaitable[Answer]:
         """The request's head is here. A Reply or Problem answers in the place of the upstream."""

@@ -11,42 +11,45 @@ from fastgw.config.schema.base import Room, key
 from fastgw.policies.base import Policy
 
 
-class Options(Room):
+class CoalesceOptions(Room):
     """What is identical, and how long and how much is shared."""
 
     headers: tuple[HeaderName, ...] = key(
         ("Accept", "Accept-Encoding", "Accept-Language", "Range"),
-        "Request headers that belong to the key, beside method, scheme, host, path and query.",
+        "Request headers that belong to the key, beside scheme, host, path and query.",
         max_length=50,
     )
     across_identities: bool = key(
         False,
-        "Callers that are not the same may share. Left false, the consumer and the headers Authorization and Cookie "
+        "Callers that are not the same may share. Left false, the consumer and the headers Authorization "
+        "and Cookie "
         "belong to the key. True only for what is the same for everybody.",
     )
     max_body: Size = key(
-        1024 * 1024, "A larger answer is not shared: those who wait ask for themselves.", ge=1, le=64 * 1024 * 1024,
+        1024 * 1024, "A larger answer is not shared: those who wait ask for themselves.", ge=1, le=67108864,
         example="1MiB",
     )  # fmt: skip
     max_waiters: int = key(1000, "So many may wait for one; more ask for themselves.", ge=1, le=100_000)
     timeout: Duration = key(10.0, "So long may one wait.", ge=0.05, le=3600, example="10s")
     on_failure: Literal["dispatch", "fail"] = key(
         "dispatch",
-        "When the one request failed, timed out or may not be shared: `dispatch`, each of those who waited asks for "
+        "When the one request failed, timed out or may not be shared: `dispatch`, each of those who waited "
+        "asks for "
         "itself; `fail`, after a failure (not for an answer that is private) they get the same refusal.",
     )
 
 
 class Coalesce(Policy):
-    """The first of several identical GETs or HEADs of one worker goes upstream, the others get its answer.
+    """The first of several identical GETs of one worker goes upstream, the others get its answer.
 
-    An answer that sets a cookie, or says `private`, `no-store` or `Vary: *`, is never shared, nor are requests
-    with a body or `Cache-Control: no-store`. Order: after authentication and limits. Failure: see `on_failure`.
+    An answer that sets a cookie, or says `private`, `no-store` or `Vary: *`, is never shared, nor are
+    requests with a body or `Cache-Control: no-store`. Order: after authentication and limits. Failure: see
+    `on_failure`.
     """
 
     name = "coalesce"
-    Options = Options
-    options: Options
+    Options = CoalesceOptions
+    options: CoalesceOptions
 
     def hook(self) -> Hook:
         options = self.options

@@ -17,7 +17,8 @@ ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_*.-]+)(:[0-
 
 
 def _origin(value: object) -> str:
-    """RFC 6454: scheme "://" host [":" port], in lower case; `*.` may stand for any subdomain, `:*` for any port."""
+    """RFC 6454: scheme "://" host [":" port], in lower case; `*.` may stand for any subdomain, `:*` for any
+    port."""
     if not isinstance(value, str):
         raise wrong("wrong_type", f"{shown(value)} is not an origin", "https://example.com")
     text = value.lower()
@@ -30,7 +31,9 @@ def _origin(value: object) -> str:
     if "*" in (host.removeprefix("*.") if host.startswith("*.") else host):
         raise wrong("bad_value", f"{shown(value)} has a `*` in the wrong place", "https://*.example.com")
     if host.startswith("*.") and "." not in host[2:]:
-        raise wrong("bad_value", f"{shown(value)} would allow a whole top-level domain", "https://*.example.com")
+        raise wrong(
+            "bad_value", f"{shown(value)} would allow a whole top-level domain", "https://*.example.com"
+        )
     return text
 
 
@@ -44,11 +47,12 @@ Origin = Annotated[str, BeforeValidator(_origin)]
 Method = Annotated[str, BeforeValidator(_method)]
 
 
-class Options(Room):
+class CorsOptions(Room):
     """Who may call, how."""
 
     origins: tuple[Origin, ...] = key(
-        doc="Origins that may call: exact, `https://*.example.com` (any subdomain), `http://localhost:*` (any port), "
+        doc="Origins that may call: exact, `https://*.example.com` (any subdomain), `http://localhost:*` "
+        "(any port), "
         "`*` (all), `null`.",
         min_length=1,
         max_length=1000,
@@ -65,12 +69,14 @@ class Options(Room):
         example=["X-Request-ID"],
     )  # fmt: skip
     credentials: bool = key(False, "Cookies and HTTP authentication may be sent along.")
-    max_age: Duration = key(600.0, "How long a browser may remember a pre-flight.", ge=0, le=86400, example="10m")
+    max_age: Duration = key(
+        600.0, "How long a browser may remember a pre-flight.", ge=0, le=86400, example="10m"
+    )
 
     @model_validator(mode="after")
-    def _safe(self) -> Options:
-        # Fetch standard 3.2.5: with credentials `*` means the literal "*"; reflecting every origin instead would
-        # hand the users' sessions to every page on the web
+    def _safe(self) -> CorsOptions:
+        # Fetch standard 3.2.5: with credentials `*` means the literal "*"; reflecting every origin instead
+        # would hand the users' sessions to every page on the web
         if self.credentials and "*" in self.origins:
             raise wrong("conflict", "`credentials: true` with the origin `*`", "the origins by name")
         if self.credentials and "null" in self.origins:
@@ -82,15 +88,16 @@ class Options(Room):
 class Cors(Policy):
     """Answers pre-flights, and says on every answer which origin may read it.
 
-    Order: anywhere; pre-flights are answered before every other policy, as they carry no credentials. CORS headers
-    of the upstream are replaced. Failure: an origin that is not allowed gets no CORS headers (its pre-flight
+    Order: anywhere; pre-flights are answered before every other policy, as they carry no credentials. CORS
+    headers of the upstream are replaced. Failure: an origin that is not allowed gets no CORS headers (its
+    pre-flight
     403); a browser then refuses.
     """
 
     name = "cors"
-    Options = Options
+    Options = CorsOptions
     preflight = True
-    options: Options
+    options: CorsOptions
 
     def hook(self) -> Hook:
         options = self.options

@@ -34,7 +34,7 @@ class Edits(Room):
     )
 
 
-class Options(Room):
+class HeadersOptions(Room):
     """Edits of both heads."""
 
     request: Edits = key(Edits(), "What the upstream gets to see.")
@@ -44,23 +44,20 @@ class Options(Room):
 class Headers(Policy):
     """Edits headers. Values without `${…}` are made ready once; the others are filled in for each request.
 
-    Order: after authentication when a value names the consumer or a claim. Failure: cannot fail; a `${…}` that
-    has no value in a request is empty, and bytes no header can hold stay percent-encoded.
+    Order: after authentication when a value names the consumer or a claim. Failure: cannot fail; a `${…}`
+    that has no value in a request is empty, and bytes no header can hold stay percent-encoded.
     """
 
     name = "headers"
-    Options = Options
-    options: Options
+    Options = HeadersOptions
+    options: HeadersOptions
 
     @classmethod
-    def needs_identity(cls, options: Options) -> bool:
-        templates = [
-            template
-            for edits in (options.request, options.response)
-            for values in ((value,) if isinstance(value, Template) else value
-                           for value in (*edits.set.values(), *edits.add.values()))
-            for template in values
-        ]  # fmt: skip
+    def needs_identity(cls, options: HeadersOptions) -> bool:
+        templates: list[Template] = []
+        for edits in (options.request, options.response):
+            templates += edits.set.values()
+            templates += (value for values in edits.add.values() for value in values)
         return any(
             variable.kind.partition(".")[0] in ("consumer", "claims")
             for template in templates

@@ -34,8 +34,12 @@ class Key(Room):
     kid: str | None = key(None, "The key id a token names. Without it the key is for tokens that name none.",
                           max_length=256)  # fmt: skip
     algorithm: Algorithm = key(doc="The only algorithm this key is used with.", example="RS256")
-    secret: PolicySecret | None = key(None, "The shared secret, for HS256, HS384 and HS512.", example="${JWT_SECRET}")
-    public_key: PolicySecret | None = key(None, "The public key in PEM, for the others.", example="file:issuer.pem")
+    secret: PolicySecret | None = key(
+        None, "The shared secret, for HS256, HS384 and HS512.", example="${JWT_SECRET}"
+    )
+    public_key: PolicySecret | None = key(
+        None, "The public key in PEM, for the others.", example="file:issuer.pem"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Key:
@@ -53,11 +57,13 @@ class Cache(Room):
     size: int = key(10_000, "How many per worker; 0 verifies every token every time.", ge=0, le=10_000_000)
 
 
-class Options(Room):
+class JwtOptions(Room):
     """Which tokens are accepted, and what is made of them."""
 
     secret: PolicySecret | None = key(None, "Shorthand for one HS key.", example="${JWT_SECRET}")
-    public_key: PolicySecret | None = key(None, "Shorthand for one public key in PEM.", example="file:issuer.pem")
+    public_key: PolicySecret | None = key(
+        None, "Shorthand for one public key in PEM.", example="file:issuer.pem"
+    )
     algorithm: Algorithm | None = key(
         None, "The algorithm of the shorthand. Left out: HS256 for `secret`, and what fits the `public_key`.",
         example="RS256",
@@ -70,7 +76,8 @@ class Options(Room):
     leeway: Duration = key(0.0, "How far clocks may differ for `exp` and `nbf`.", ge=0, le=600, example="30s")
     required_claims: Annotated[dict[str, Scalar | tuple[Scalar, ...] | None], BeforeValidator(_claims)] = key(
         {},
-        "Claims a token must have: a list of names, or names with the accepted value or values (403 otherwise).",
+        "Claims a token must have: a list of names, or names with the accepted value or values (403 "
+        "otherwise).",
         max_length=100,
         example={"tenant": ["acme", "globex"]},
     )  # fmt: skip
@@ -80,8 +87,12 @@ class Options(Room):
         None, "The claim with the scopes, text or list. Left out, the first of `scope`, `scopes` and `scp`.",
         max_length=200,
     )  # fmt: skip
-    user_claim: str = key("sub", "The claim that names the caller: the consumer, and X-User-Id.", max_length=200)
-    user_header: HeaderName = key("X-User-Id", "Tells the upstream who calls. What the client sends is removed.")
+    user_claim: str = key(
+        "sub", "The claim that names the caller: the consumer, and X-User-Id.", max_length=200
+    )
+    user_header: HeaderName = key(
+        "X-User-Id", "Tells the upstream who calls. What the client sends is removed."
+    )
     scopes_header: HeaderName = key(
         "X-User-Scopes", "Tells the upstream the scopes, with spaces. What the client sends is removed."
     )
@@ -94,7 +105,7 @@ class Options(Room):
     cache: Cache = key(Cache(), "Remembered tokens.")
 
     @model_validator(mode="after")
-    def _has_key(self) -> Options:
+    def _has_key(self) -> JwtOptions:
         given = (self.secret is not None) + (self.public_key is not None) + bool(self.keys)
         if given != 1:
             what = "more than one of" if given else "none of"
@@ -109,7 +120,9 @@ class Options(Room):
             raise wrong("conflict", f"{self.algorithm} does not fit a `public_key`", "RS…, PS…, ES… or EdDSA")
         kids = [each.kid for each in self.keys]
         if len(set(kids)) != len(kids):
-            raise wrong("duplicate_name", "two keys have the same `kid`, or both have none", "each `kid` once")
+            raise wrong(
+                "duplicate_name", "two keys have the same `kid`, or both have none", "each `kid` once"
+            )
         for path in self.excluded_paths:
             if not path.startswith("/") or "*" in path.removesuffix("/*"):
                 raise wrong("bad_value", f"{path!r} is not a path to exclude", "/exact or /prefix/*")
@@ -126,21 +139,19 @@ class Options(Room):
 class Jwt(Policy):
     """Verifies `Authorization: Bearer …` and tells the rest of the chain and the upstream who calls.
 
-    401 when there is no good token (unauthorized, invalid_token, token_expired), 403 when it lacks a claim or scope
-    (forbidden, insufficient_scope). Order: before everything that asks who calls. Failure: closed.
+    401 when there is no good token (unauthorized, invalid_token, token_expired), 403 when it lacks a claim
+    or scope (forbidden, insufficient_scope). Order: before everything that asks who calls. Failure: closed.
     """
 
     name = "jwt"
-    Options = Options
+    Options = JwtOptions
     identifies = True
-    options: Options
+    options: JwtOptions
 
-    def __init__(self, options: Options, context: BuildContext) -> None:
+    def __init__(self, options: JwtOptions, context: BuildContext) -> None:
         super().__init__(options, context)
         keys = [
-            SigningKey(
-                getattr(each, "kid", None), *load_key(each.algorithm, each.secret, each.public_key)
-            )
+            SigningKey(getattr(each, "kid", None), *load_key(each.algorithm, each.secret, each.public_key))
             for each in (options.keys or (options,))
         ]
         self.verifier = Verifier(

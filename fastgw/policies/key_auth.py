@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from fastgw._core.exchange import Consumer, Hook
 from fastgw._core.key_auth import KeyAuth as NativeKeyAuth
 from fastgw.config.fields import HeaderName, wrong
 from fastgw.config.schema.base import Room, key
 from fastgw.policies.base import Policy
-from pydantic import model_validator
 
 
-class Options(Room):
+class KeyAuthOptions(Room):
     """Where the key is looked for."""
 
     header: HeaderName | None = key(
@@ -25,7 +26,7 @@ class Options(Room):
     forward_key: bool = key(False, "Let the upstream see the key.")
 
     @model_validator(mode="after")
-    def _somewhere(self) -> Options:
+    def _somewhere(self) -> KeyAuthOptions:
         if self.header is None and self.query is None:
             raise wrong("missing_key", "there is no place to look for a key", "`header:` or `query:`")
         return self
@@ -34,15 +35,15 @@ class Options(Room):
 class KeyAuth(Policy):
     """Finds the consumer whose key came with the request; without one it answers 401.
 
-    The file holds `sha256:` and the hex digits of each key's hash, never a key. The look-up is by that hash in
-    a table, see `_core/key_auth.pyx` for why its timing tells nothing. Order: before everything that asks who calls.
-    Failure: closed.
+    The file holds `sha256:` and the hex digits of each key's hash, never a key. The look-up is by that hash
+    in a table, see `_core/key_auth.pyx` for why its timing tells nothing. Order: before everything that asks
+    who calls. Failure: closed.
     """
 
     name = "key_auth"
-    Options = Options
+    Options = KeyAuthOptions
     identifies = True
-    options: Options
+    options: KeyAuthOptions
 
     def hook(self) -> Hook:
         table: dict[bytes, Consumer] = {}

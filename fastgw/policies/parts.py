@@ -1,4 +1,5 @@
-"""What schemas of several policies share: header names that may be edited, and templates on their way to _core."""
+"""What schemas of several policies share: header names that may be edited, and templates on their way to
+_core."""
 
 from __future__ import annotations
 
@@ -10,7 +11,18 @@ from fastgw.config.fields import HeaderName, Secret, wrong
 from fastgw.config.templating import Template
 
 MADE_BY_GATEWAY = frozenset(
-    "connection content-length host http2-settings keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
+    [
+        "connection",
+        "content-length",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ]
 )
 """RFC 9110 §7.6.1 and RFC 9112 §6: they say what this hop is and how its message is framed."""
 
@@ -55,8 +67,8 @@ def listed(value: object) -> object:
 class PolicySecret(Secret):
     """A Secret among the options of a policy.
 
-    Options reach the workers as a pickle, over a pipe between processes of the gateway; what is secret has to come
-    along. In all else it shows as little as any Secret.
+    Options reach the workers as a pickle, over a pipe between processes of the gateway; what is secret has
+    to come along. In all else it shows as little as any Secret.
     """
 
     __slots__ = ()

@@ -40,7 +40,7 @@ def _label(value: object) -> object:
 By = Annotated[str, BeforeValidator(_by)]
 
 
-class Options(Room):
+class RateLimitOptions(Room):
     """One limit. Several limits are several `rate_limit` policies."""
 
     requests: int = key(doc="So many requests …", ge=1, le=1_000_000_000, example=60)
@@ -54,7 +54,8 @@ class Options(Room):
     )
     by: Annotated[tuple[By, ...], BeforeValidator(listed)] = key(
         ("client_ip",),
-        f"Whose requests are counted together: {EXPECTED}, or a list of them. A request without the key counts "
+        f"Whose requests are counted together: {EXPECTED}, or a list of them. A request without the key "
+        "counts "
         "by client_ip.",
         min_length=1,
         max_length=8,
@@ -66,32 +67,38 @@ class Options(Room):
     headers: bool = key(True, "Send X-RateLimit-*, RateLimit and RateLimit-Policy with every answer.")
     when_full: Literal["refuse", "allow"] = key(
         "refuse",
-        "When the host's table of buckets has no room for one more key: `refuse` (503 limiter_full) or `allow`.",
+        "When the host's table of buckets has no room for one more key: `refuse` (503 limiter_full) or "
+        "`allow`.",
     )
 
     @model_validator(mode="after")
-    def _sane(self) -> Options:
+    def _sane(self) -> RateLimitOptions:
         interval = self.per * 1e9 / self.requests
         if interval < 10:
-            raise wrong("out_of_range", f"{self.requests} in {self.per:g} s", "at most 100 million per second")
+            raise wrong(
+                "out_of_range", f"{self.requests} in {self.per:g} s", "at most 100 million per second"
+            )
         if interval * (self.burst or self.requests) > 4e18:
-            raise wrong("out_of_range", "the burst would take more than a century to fill again", "a smaller burst")
+            raise wrong(
+                "out_of_range", "the burst would take more than a century to fill again", "a smaller burst"
+            )
         return self
 
 
 class RateLimit(Policy):
-    """A token bucket per key, in memory that all workers of the host share: together they admit what one would.
+    """A token bucket per key, in memory that all workers of the host share: together they admit what one
+    would.
 
     Order: after authentication when it counts by consumer or claim; before it when it is to protect the
     authentication. Failure: closed (see `when_full`). Levels survive a reload.
     """
 
     name = "rate_limit"
-    Options = Options
-    options: Options
+    Options = RateLimitOptions
+    options: RateLimitOptions
 
     @classmethod
-    def needs_identity(cls, options: Options) -> bool:
+    def needs_identity(cls, options: RateLimitOptions) -> bool:
         return any(by == "consumer" or by.startswith("claim:") for by in options.by)
 
     def hook(self) -> Hook:

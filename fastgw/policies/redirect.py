@@ -26,7 +26,9 @@ def _safe(template: Template) -> Template:
     parts = template.parts
     for part in parts:
         if isinstance(part, str) and not LITERAL.match(part):
-            raise wrong("bad_value", "the location holds characters that no URL may hold", "percent-encoded text")
+            raise wrong(
+                "bad_value", "the location holds characters that no URL may hold", "percent-encoded text"
+            )
     first = parts[0] if parts else ""
     if isinstance(first, Variable):
         if first.kind == "request.path":
@@ -40,7 +42,9 @@ def _safe(template: Template) -> Template:
     if first in ("http://", "https://"):
         host = parts[1] if len(parts) > 1 else ""
         if not isinstance(host, Variable) or host.kind != "request.host":
-            raise wrong("bad_value", "the caller could choose the site", "https://${request.host}/… or https://host/…")
+            raise wrong(
+                "bad_value", "the caller could choose the site", "https://${request.host}/… or https://host/…"
+            )
         return _after_authority(template, parts[2:])
     match = ABSOLUTE.match(first)
     if match is None:
@@ -54,19 +58,23 @@ def _after_authority(template: Template, rest: tuple[str | Variable, ...]) -> Te
         first = rest[0]
         ends = first.kind == "request.path" if isinstance(first, Variable) else first[0] in "/?#"
         if not ends and not (isinstance(first, str) and re.match(r":[0-9]{1,5}(?:[/?#]|\Z)", first)):
-            raise wrong("bad_value", "what follows the host could become a part of it", "a '/' after the host")
+            raise wrong(
+                "bad_value", "what follows the host could become a part of it", "a '/' after the host"
+            )
         if isinstance(first, str) and re.match(r":[0-9]{1,5}\Z", first) and len(rest) > 1 \
                 and not (isinstance(rest[1], Variable) and rest[1].kind == "request.path"):  # fmt: skip
-            raise wrong("bad_value", "what follows the port could become a part of it", "a '/' after the port")
+            raise wrong(
+                "bad_value", "what follows the port could become a part of it", "a '/' after the port"
+            )
     return template
 
 
-class Options(Room):
+class RedirectOptions(Room):
     """Where to."""
 
     location: Annotated[Template, AfterValidator(_safe)] = key(
-        doc="A path, an absolute URL, or a template such as `https://${request.host}${request.path}`. Values that "
-        "come from the request are percent-encoded, and cannot become a host.",
+        doc="A path, an absolute URL, or a template such as `https://${request.host}${request.path}`. Values "
+        "that come from the request are percent-encoded, and cannot become a host.",
         example="/new/${route.params.id}",
     )
     status: Literal[301, 302, 303, 307, 308] = key(302, "301 and 308 are remembered by browsers.")
@@ -81,9 +89,9 @@ class Redirect(Policy):
     """
 
     name = "redirect"
-    Options = Options
+    Options = RedirectOptions
     terminal = True
-    options: Options
+    options: RedirectOptions
 
     def hook(self) -> Hook:
         options = self.options

@@ -11,13 +11,14 @@ from fastgw.policies.base import Policy
 MAX_ID = 128
 
 
-class Options(Room):
+class RequestIdOptions(Room):
     """How the id travels."""
 
     header: HeaderName = key("X-Request-ID", "The header that carries the id.", example="X-Correlation-ID")
     accept: bool = key(
         False,
-        "Keep the id that any client sends. Without it, only a trusted proxy's id is kept. In both cases an id "
+        "Keep the id that any client sends. Without it, only a trusted proxy's id is kept. In both cases "
+        "an id "
         f"is 1 to {MAX_ID} letters, digits and any of . _ - : + / = @, or a new one is made.",
     )
     response: bool = key(True, "Tell the client the id in the same header of the response.")
@@ -30,8 +31,8 @@ class RequestId(Policy):
     """
 
     name = "request_id"
-    Options = Options
-    options: Options
+    Options = RequestIdOptions
+    options: RequestIdOptions
 
     def hook(self) -> Hook:
         options = self.options

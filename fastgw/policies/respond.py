@@ -18,12 +18,15 @@ from fastgw.policies.parts import EditableName, checked_value, parts_of
 MAX_BODY = 1024 * 1024
 
 
-class Options(Room):
+class RespondOptions(Room):
     """The answer."""
 
     status: int = key(200, "The status.", ge=200, le=599)
     headers: dict[EditableName, Annotated[Template, checked_value]] = key(
-        {}, "Headers; a value may hold `${…}` of the request.", max_length=100, example={"Cache-Control": "no-store"}
+        {},
+        "Headers; a value may hold `${…}` of the request.",
+        max_length=100,
+        example={"Cache-Control": "no-store"},
     )
     body: str | None = key(None, "The body as text.", max_length=MAX_BODY, example="hello\n")
     json_body: Any = key(None, "The body as JSON, instead of `body`.", example={"ok": True}, alias="json")
@@ -35,7 +38,7 @@ class Options(Room):
     )
 
     @model_validator(mode="after")
-    def _one_body(self) -> Options:
+    def _one_body(self) -> RespondOptions:
         if self.body is not None and self.json_body is not None:
             raise wrong("conflict", "`body` and `json` are both there", "one of them")
         # RFC 9110 §15.3.5, §15.4.5: these carry no content
@@ -48,9 +51,9 @@ class Respond(Policy):
     """Answers every request that comes to it. A route with it needs no service. Failure: cannot fail."""
 
     name = "respond"
-    Options = Options
+    Options = RespondOptions
     terminal = True
-    options: Options
+    options: RespondOptions
 
     def hook(self) -> Hook:
         options = self.options

@@ -1,7 +1,7 @@
 """Verifies JSON Web Tokens; PyJWT and cryptography do the cryptography.
 
-RFC 8725 (JWT best practice) is what the order of the checks follows: the algorithm belongs to the key, never to the
-token (3.1); `none` does not exist; a `kid` only chooses among the keys of the file (3.10).
+RFC 8725 (JWT best practice) is what the order of the checks follows: the algorithm belongs to the key,
+never to the token (3.1); `none` does not exist; a `kid` only chooses among the keys of the file (3.10).
 """
 
 from __future__ import annotations
@@ -225,4 +225,6 @@ def same(found: Any, wanted: Any) -> bool:
 
 def header_safe(text: str) -> bool:
     """It goes into a header line of the upstream's request: printable, no line break, and bounded."""
-    return 0 < len(text) <= MAX_IDENTITY and all(" " <= c <= "\xff" and not "\x7f" <= c <= "\x9f" for c in text)
+    return 0 < len(text) <= MAX_IDENTITY and all(
+        " " <= c <= "\xff" and not "\x7f" <= c <= "\x9f" for c in text
+    )

@@ -4,7 +4,8 @@
     assert trial.ask("GET /orders").passed
     assert trial.ask("GET /orders").code == "rate_limited"
 
-Native and Python policies alike, as long as they do not wait: what suspends needs a gateway (`fastgw.testing.process`).
+Native and Python policies alike, as long as they do not wait: what suspends needs a gateway
+(`fastgw.testing.process`).
 """
 
 from __future__ import annotations

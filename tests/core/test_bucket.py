@@ -86,7 +86,9 @@ def test_a_million_keys_fit_the_size_that_is_told():
     table = BucketTable.private(20_000)
     now = time.monotonic_ns()
     keys = random.Random(1)
-    refused = sum(table.try_take(keys.getrandbits(64) | 1, 3600 * SECOND, 1, now) is None for _ in range(20_000))
+    refused = sum(
+        table.try_take(keys.getrandbits(64) | 1, 3600 * SECOND, 1, now) is None for _ in range(20_000)
+    )
     assert refused <= 2
     assert BucketTable.size(1_000_000) <= 70 * 2**20
 
@@ -135,7 +137,8 @@ def test_four_processes_admit_exactly_what_one_would():
 
 
 def churn(sender, number, fd, seconds):
-    """Many keys in one group, short intervals: buckets are claimed, become idle and are taken over all the time."""
+    """Many keys in one group, short intervals: buckets are claimed, become idle and are taken over all the
+    time."""
     table = BucketTable(mmap.mmap(fd, 0))
     keys = random.Random(number)
     taken: list[tuple[int, int]] = []

@@ -18,7 +18,8 @@ routes:
       - jwt: {{secret: "{secret}", required_scopes: ["read:orders"]}}
       - rate_limit: {{requests: 3, per: 1h, by: consumer}}
       - cors: {{origins: ["https://app.example.com"], credentials: true}}
-      - headers: {{request: {{set: {{X-Order: "${{route.params.id}}", X-Who: "${{consumer.name}}"}}, remove: [Origin]}}}}
+      - headers:
+          request: {{set: {{X-Order: "${{route.params.id}}", X-Who: "${{consumer.name}}"}}, remove: [Origin]}}
   - path: /static
     policies: [{{respond: {{json: {{ok: true}}}}}}]
   - path: /old/*

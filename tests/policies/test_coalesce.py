@@ -6,7 +6,7 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from fastgw.policies.coalesce import Options
+from fastgw.policies.coalesce import CoalesceOptions
 from fastgw.testing import FakeUpstream, answer
 
 REQUEST = b"GET /things?a=1 HTTP/1.1\r\nHost: example.com\r\n%s\r\n"
@@ -24,7 +24,9 @@ routes:
 class Gate:
     """An upstream that answers when it is told to; afterwards at once."""
 
-    def __init__(self, reply: bytes = b"HTTP/1.1 200 OK\r\nX-From: up\r\nContent-Length: 5\r\n\r\nhello") -> None:
+    def __init__(
+        self, reply: bytes = b"HTTP/1.1 200 OK\r\nX-From: up\r\nContent-Length: 5\r\n\r\nhello"
+    ) -> None:
         self.open = threading.Event()
         self.reply = reply
 
@@ -170,7 +172,9 @@ def test_one_that_waits_may_leave(gateway):
         assert [client.response().status for client in (first, second)] == [200, 200]
 
 
-@pytest.mark.parametrize("options, statuses, requests", [("{}", [200, 200], 3), ("{on_failure: fail}", [502, 502], 1)])
+@pytest.mark.parametrize(
+    "options, statuses, requests", [("{}", [200, 200], 3), ("{on_failure: fail}", [502, 502], 1)]
+)
 def test_a_leader_that_fails(gateway, options, statuses, requests):
     gate = threading.Event()
 
@@ -194,7 +198,9 @@ def test_a_leader_that_fails(gateway, options, statuses, requests):
         assert len(upstream.requests) == requests
 
 
-@pytest.mark.parametrize("options, status", [("{timeout: 50ms, on_failure: fail}", 504), ("{timeout: 50ms}", 200)])
+@pytest.mark.parametrize(
+    "options, status", [("{timeout: 50ms, on_failure: fail}", 504), ("{timeout: 50ms}", 200)]
+)
 def test_a_wait_has_an_end(gateway, options, status):
     gate = Gate()
     upstream, running = start(gateway, gate, options)
@@ -220,7 +226,8 @@ def test_consumers_do_not_share(gateway):
     with FakeUpstream(gate) as upstream:
         running = gateway(
             f"services: {{things: '{upstream.url}'}}\n"
-            f"consumers: [{{name: a, keys: ['sha256:{digests[0]}']}}, {{name: b, keys: ['sha256:{digests[1]}']}}]\n"
+            f"consumers: [{{name: a, keys: ['sha256:{digests[0]}']}}, {{name: b, keys: "
+            f"['sha256:{digests[1]}']}}]\n"
             "routes:\n  - {path: /*, service: things, policies: [key_auth, coalesce]}\n"
         )
         clients = ask(running, 4, (b"X-API-Key: k1\r\n", b"X-API-Key: k2\r\n"))
@@ -235,4 +242,4 @@ def test_consumers_do_not_share(gateway):
 def test_bounds_are_checked():
     for options in ({"max_body": 0}, {"max_waiters": 0}, {"timeout": 0}, {"on_failure": "ignore"}):
         with pytest.raises(ValidationError):
-            Options.model_validate(options)
+            CoalesceOptions.model_validate(options)

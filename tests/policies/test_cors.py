@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from fastgw.policies.cors import Options
+from fastgw.policies.cors import CorsOptions
 from fastgw.testing.policy import Trial
 
 APP = "https://app.example.com"
@@ -12,7 +12,11 @@ APP = "https://app.example.com"
 def preflight(trial, origin=APP, method="POST", headers="content-type"):
     return trial.ask(
         "OPTIONS /orders",
-        {"Origin": origin, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers},
+        {
+            "Origin": origin,
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": headers,
+        },
     )
 
 
@@ -49,7 +53,8 @@ def test_star_reflects_what_was_asked_for():
 
 
 UPSTREAM = (
-    b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\naccess-control-expose-headers: X\r\nVary: Accept\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\n"
+    b"access-control-expose-headers: X\r\nVary: Accept\r\n\r\n"
 )
 
 
@@ -68,11 +73,15 @@ def test_answers_say_who_may_read_them():
         assert ("Vary", "Origin") in outcome.got, "a cache must not give this answer to the allowed origin"
 
 
-@pytest.mark.parametrize("vary, more", [("Origin", 0), ("Accept, origin", 0), ("*", 0), ("X-Origin", 1), ("Accept", 1)])
+@pytest.mark.parametrize(
+    "vary, more", [("Origin", 0), ("Accept, origin", 0), ("*", 0), ("X-Origin", 1), ("Accept", 1)]
+)
 def test_vary_is_said_once(vary, more):
     response = f"HTTP/1.1 200 OK\r\nVary: {vary}\r\n\r\n".encode()
     outcome = Trial("cors", {"origins": [APP]}).ask("GET /", {"Origin": APP}, response=response)
-    assert sum(name == "Vary" and value == "Origin" for name, value in outcome.got) == more + (vary == "Origin")
+    assert sum(name == "Vary" and value == "Origin" for name, value in outcome.got) == more + (
+        vary == "Origin"
+    )
 
 
 def test_any_origin_needs_no_vary():
@@ -126,4 +135,4 @@ def test_origin_patterns(pattern, origin, allowed):
 )
 def test_options_that_are_unsafe_or_wrong(options):
     with pytest.raises(ValidationError):
-        Options.model_validate(options)
+        CorsOptions.model_validate(options)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
-from fastgw.policies.jwt import Options
+from fastgw.policies.jwt import JwtOptions
 from fastgw.testing.policy import Trial
 
 SECRET = "a-secret-of-thirty-two-characters!"
@@ -121,7 +121,11 @@ def test_bad_tokens(options, text, code):
 
 def test_no_token():
     outcome = Trial("jwt", HS).ask("GET /")
-    assert (outcome.status, outcome.code, outcome.header("WWW-Authenticate")) == (401, "unauthorized", "Bearer")
+    assert (outcome.status, outcome.code, outcome.header("WWW-Authenticate")) == (
+        401,
+        "unauthorized",
+        "Bearer",
+    )
     assert Trial("jwt", HS).ask("GET /", {"Authorization": "Basic eDp5"}).code == "unauthorized"
     twice = [("Authorization", f"Bearer {token()}"), ("Authorization", f"Bearer {token()}")]
     assert Trial("jwt", HS).ask("GET /", twice).code == "invalid_token"
@@ -147,16 +151,24 @@ def test_keys_are_chosen_by_kid_and_keep_their_algorithm():
     }
     assert ask(options, token(headers={"kid": "old"})).passed
     assert ask(options, token(key=RSA, algorithm="RS256", headers={"kid": "new"})).passed
-    assert not ask(options, token(headers={"kid": "new"})).passed, "the secret of one key does not do for another"
+    assert not ask(options, token(headers={"kid": "new"})).passed, (
+        "the secret of one key does not do for another"
+    )
     assert not ask(options, token()).passed
     assert not ask(options, token(headers={"kid": "../../etc"})).passed
 
 
 def test_scopes_and_claims_are_403():
-    options = {**HS, "required_scopes": ["read:orders", "write:orders"], "required_claims": {"tenant": ["a", "b"]}}
+    options = {
+        **HS,
+        "required_scopes": ["read:orders", "write:orders"],
+        "required_claims": {"tenant": ["a", "b"]},
+    }
     outcome = ask(options, token(scope="read:orders", tenant="a"))
     assert (outcome.status, outcome.code) == (403, "insufficient_scope")
-    assert "write:orders" in outcome.problem["detail"] and 'scope="read:orders' in outcome.header("WWW-Authenticate")
+    assert "write:orders" in outcome.problem["detail"] and 'scope="read:orders' in outcome.header(
+        "WWW-Authenticate"
+    )
     outcome = ask(options, token(scope="read:orders write:orders", tenant="c"))
     assert (outcome.status, outcome.code) == (403, "forbidden")
     assert ask(options, token(scp=["read:orders", "write:orders"], tenant=["x", "b"])).passed
@@ -234,14 +246,14 @@ def test_without_cache_every_token_is_verified():
 )
 def test_options_that_cannot_protect_are_refused(options, words):
     with pytest.raises(ValidationError) as caught:
-        Options.model_validate(options)
+        JwtOptions.model_validate(options)
     assert words in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
 def test_a_secret_is_never_shown(caplog):
     caplog.set_level(logging.DEBUG)
-    options = Options.model_validate({"keys": [{"kid": "k", "algorithm": "HS256", "secret": SECRET}]})
+    options = JwtOptions.model_validate({"keys": [{"kid": "k", "algorithm": "HS256", "secret": SECRET}]})
     trial = Trial("jwt", options.model_dump())
     outcome = trial.ask("GET /", bearer("x.y.z"))
     seen = [repr(options), str(options), options.model_dump_json(), repr(trial.policy.verifier),

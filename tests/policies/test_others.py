@@ -4,10 +4,10 @@ import hashlib
 from types import SimpleNamespace
 
 import pytest
+from fastgw._core.settings import Settings
 from pydantic import ValidationError
 
 from fastgw._core.exchange import Consumer
-from fastgw._core.settings import Settings
 from fastgw.policies import BuildContext, resolve
 from fastgw.testing.policy import Trial
 
@@ -19,7 +19,12 @@ MADE = "0123456789abcdeffedcba9876543210"
 
 def test_an_id_is_made_and_told_to_both_sides():
     outcome = Trial("request_id").ask(headers={"X-Request-ID": "forged"})
-    assert outcome.upstream_header("X-Request-ID") == MADE == outcome.header("X-Request-ID") == outcome.exchange.id
+    assert (
+        outcome.upstream_header("X-Request-ID")
+        == MADE
+        == outcome.header("X-Request-ID")
+        == outcome.exchange.id
+    )
     assert sum(name.lower() == "x-request-id" for name, _ in outcome.sent) == 1
     assert Trial("request_id", {"response": False}).ask().header("X-Request-ID") is None
 
@@ -28,7 +33,9 @@ def test_an_id_is_kept_from_those_who_are_believed():
     given = {"x-correlation-id": "abc-123"}
     options = {"header": "X-Correlation-ID"}
     assert Trial("request_id", {**options, "accept": True}).ask(headers=given).exchange.id == "abc-123"
-    assert Trial("request_id", options).ask(headers=given, trusted=True).header("X-Correlation-ID") == "abc-123"
+    assert (
+        Trial("request_id", options).ask(headers=given, trusted=True).header("X-Correlation-ID") == "abc-123"
+    )
     proxies = Settings(trusted_proxies=("127.0.0.0/8",))
     assert Trial("request_id", options).ask(headers=given, settings=proxies).exchange.id == "abc-123"
     elsewhere = Settings(trusted_proxies=("10.0.0.0/8",))
@@ -48,7 +55,11 @@ def test_edits_of_both_heads():
     trial = Trial(
         "headers",
         {
-            "request": {"remove": ["X-Debug"], "set": {"X-Env": "prod"}, "add": {"X-Tag": ["a", "b"], "X-More": "c"}},
+            "request": {
+                "remove": ["X-Debug"],
+                "set": {"X-Env": "prod"},
+                "add": {"X-Tag": ["a", "b"], "X-More": "c"},
+            },
             "response": {"remove": ["Server"], "set": {"X-Env": "r"}},
         },
     )
@@ -122,7 +133,9 @@ def keyed(**options):
         return hashlib.sha256(key.encode()).hexdigest()
 
     consumers = [
-        SimpleNamespace(name="ada", groups=("staff",), keys=(digest("key-1"), digest("key-2")), metadata={"plan": "x"}),
+        SimpleNamespace(
+            name="ada", groups=("staff",), keys=(digest("key-1"), digest("key-2")), metadata={"plan": "x"}
+        ),
         SimpleNamespace(name="bob", groups=(), keys=(digest("kéy/3 "),), metadata={}),
     ]
     return Trial("key_auth", options, BuildContext(consumers=consumers))
@@ -180,7 +193,11 @@ def test_static_answers():
     assert outcome.header("Content-Type") == "text/plain; charset=utf-8"
     assert (outcome.header("X-A"), outcome.header("X-Id")) == ("1", MADE)
     outcome = Trial("respond", {"status": 503, "json": {"ok": False}}).ask()
-    assert (outcome.status, outcome.body, outcome.header("Content-Type")) == (503, b'{"ok":false}', "application/json")
+    assert (outcome.status, outcome.body, outcome.header("Content-Type")) == (
+        503,
+        b'{"ok":false}',
+        "application/json",
+    )
     outcome = Trial("respond", {"body": "<p>", "headers": {"Content-Type": "text/html"}}).ask()
     assert [value for name, value in outcome.got if name == "Content-Type"] == ["text/html"]
     assert Trial("respond", {"status": 204}).ask().got == []
@@ -188,7 +205,12 @@ def test_static_answers():
 
 @pytest.mark.parametrize(
     "options",
-    [{"body": "a", "json": 1}, {"status": 204, "body": "a"}, {"status": 100}, {"headers": {"Content-Length": "1"}}],
+    [
+        {"body": "a", "json": 1},
+        {"status": 204, "body": "a"},
+        {"status": 100},
+        {"headers": {"Content-Length": "1"}},
+    ],
 )
 def test_answers_that_cannot_be(options):
     with pytest.raises(ValidationError):
@@ -206,13 +228,25 @@ def test_answers_that_cannot_be(options):
         ({"location": "/new?b=2"}, "GET /old?a=1", "/new?b=2&a=1"),
         ({"location": "/new#top"}, "GET /old?a=1", "/new?a=1#top"),
         ({"location": "/v2", "keep_path": True}, "GET /old/x", "/v2/old/x"),
-        ({"location": "https://${request.host}${request.path}"}, "GET /a/b?c=d", "https://example.com/a/b?c=d"),
-        ({"location": "https://other.example/x/${route.params.id}"}, "GET /i/1%26a", "https://other.example/x/1%26a"),
+        (
+            {"location": "https://${request.host}${request.path}"},
+            "GET /a/b?c=d",
+            "https://example.com/a/b?c=d",
+        ),
+        (
+            {"location": "https://other.example/x/${route.params.id}"},
+            "GET /i/1%26a",
+            "https://other.example/x/1%26a",
+        ),
         ({"location": "/s?q=${route.params.id}"}, "GET /i/1&admin=1", "/s?q=1%26admin%3D1"),
         ({"location": "/${route.params.id}"}, "GET /i/..%2F..%2Fx", "/..%2F..%2Fx"),
         ({"location": "${request.path}"}, "GET //evil.example/x", "/evil.example/x"),
         ({"location": "/", "keep_path": True}, "GET //evil.example", "/evil.example"),
-        ({"location": "/${request.query.to}", "keep_query": False}, "GET /?to=/evil.example", "/%2Fevil.example"),
+        (
+            {"location": "/${request.query.to}", "keep_query": False},
+            "GET /?to=/evil.example",
+            "/%2Fevil.example",
+        ),
         ({"location": "/${request.query.to}", "keep_query": False}, "GET /?to=%5Cevil", "/%5Cevil"),
     ],
 )

@@ -1,0 +1,29 @@
+from collections.abc import Sequence
+from typing import Any
+
+from fastgw._core.exchange import Exchange, Hook
+
+class Probe:
+    exchange: Exchange
+    def __init__(
+        self,
+        raw: bytes,
+        client_ip: str = ...,
+        secure: bool = ...,
+        route: str = ...,
+        captures: dict[str, str] | None = ...,
+        settings: Any = ...,
+        trusted: bool = ...,
+    ) -> None: ...
+    def request(self, hook: Hook) -> int: ...
+    def respond(self, raw: bytes) -> None: ...
+    def response(self, hook: Hook) -> int: ...
+
+def measure(
+    hooks: Sequence[Hook],
+    request: bytes,
+    response: bytes,
+    rounds: int,
+    client_ip: str = ...,
+    captures: dict[str, str] | None = ...,
+) -> float: ...
