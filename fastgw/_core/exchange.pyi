@@ -46,6 +46,24 @@ class Route:
     slot: int
     param_names: tuple[str, ...]
     spec: Any
+    def __init__(
+        self,
+        name: str,
+        index: int = ...,
+        slot: int = ...,
+        param_names: tuple[str, ...] = ...,
+        chain: tuple[Any, ...] = ...,
+        service: Any = ...,
+        split: Any = ...,
+        rewrite: Any = ...,
+        host_rewrite: bytes | None = ...,
+        total_ns: int = ...,
+        response_ns: int = ...,
+        idle_ns: int = ...,
+        connect_ns: int = ...,
+        body_limit: int = ...,
+        spec: Any = ...,
+    ) -> None: ...
 
 class Reply:
     """A local answer: what a policy returns in the place of dispatching."""
@@ -61,6 +79,13 @@ class Reply:
 class Problem:
     """A refusal with a stable code; answered as problem+json (or text/html by Accept)."""
 
+    status: int
+    code: str
+    detail: str | None
+    side: int
+    members: dict[str, Any]
+    headers: list[tuple[str, str]]
+
     def __init__(
         self,
         status: int,
@@ -75,6 +100,7 @@ class Exchange:
     request: Head
     response: Head
     route: Route | None
+    plan: Any
     consumer: Consumer | None
     claims: Mapping[str, Any] | None
     code: str | None

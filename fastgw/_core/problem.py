@@ -41,7 +41,7 @@ def render(problem: Problem, exchange: Exchange) -> tuple[str, bytes]:
     known = CODES.get(problem.code)
     title = known.title if known else TITLES.get(problem.status, "Error")
     request_id = exchange.id
-    if prefers_html(exchange.request.get("accept", "")):
+    if prefers_html(exchange.request.get("accept") or ""):
         text = _HTML.format(
             status=problem.status,
             title=html.escape(TITLES.get(problem.status, title)),

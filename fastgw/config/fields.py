@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import re2  # type: ignore[import-untyped]
+import re2
 from pydantic import (
     BeforeValidator,
     GetCoreSchemaHandler,

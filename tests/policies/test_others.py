@@ -4,10 +4,10 @@ import hashlib
 from types import SimpleNamespace
 
 import pytest
-from fastgw._core.settings import Settings
 from pydantic import ValidationError
 
 from fastgw._core.exchange import Consumer
+from fastgw._core.settings import Settings
 from fastgw.policies import BuildContext, resolve
 from fastgw.testing.policy import Trial
 

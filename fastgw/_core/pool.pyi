@@ -1,0 +1,54 @@
+from collections.abc import Sequence
+
+Address = tuple[int, bytes]
+
+class Limits:
+    max_connections: int
+    max_idle: int
+    queue_size: int
+    queue_ns: int
+    idle_ns: int
+    connect_ns: int
+    def __init__(
+        self,
+        max_connections: int = ...,
+        max_idle: int = ...,
+        queue_size: int = ...,
+        queue_ns: int = ...,
+        idle_ns: int = ...,
+        connect_ns: int = ...,
+    ) -> None: ...
+
+class Endpoint:
+    name: str
+    url: str
+    host: bytes
+    addresses: tuple[Address, ...]
+    limits: Limits
+    connections: int
+    connecting: int
+    busy: int
+    connects: int
+    connect_errors: int
+    reuses: int
+    retired: bool
+    @property
+    def idle_count(self) -> int: ...
+    @property
+    def waiting_count(self) -> int: ...
+    def set_addresses(self, addresses: tuple[Address, ...]) -> None: ...
+
+class Service:
+    name: str
+    slot: int
+    endpoints: tuple[Endpoint, ...]
+    def __init__(
+        self,
+        name: str,
+        endpoints: tuple[Endpoint, ...],
+        weights: Sequence[int] | None = ...,
+        slot: int = ...,
+        host_header: bytes | None = ...,
+        response_ns: int = ...,
+        idle_ns: int = ...,
+    ) -> None: ...

@@ -1,0 +1,1 @@
+"""The operators' listener: health, metrics, state, reload. Loopback by default."""

@@ -1,0 +1,261 @@
+"""The admin API: a small HTTP/1.1 server, bounded, not on anybody's hot path.
+
+    GET  /                              the list of what there is
+    GET  /health                        200 while the process lives
+    GET  /ready                         200 when every worker serves, 503 before that and while draining
+    GET  /metrics                       Prometheus
+    GET  /services                      services and their endpoints' pools
+    GET  /services/{name}/endpoints     the endpoints of one
+    GET  /routes                        routes in the order of the file
+    GET  /config                        the configuration in force, secrets masked
+    POST /config/reload                 200 with the new generation, 400 with every problem
+    POST /drain                         stops the gateway gracefully
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import httptools
+import orjson
+
+logger = logging.getLogger("fastgw.admin")
+
+MAX_HEAD = 16 * 1024
+MAX_BODY = 1024 * 1024
+MAX_CONNECTIONS = 100
+TIMEOUT = 30.0
+
+
+class Backend(Protocol):
+    """What the API shows; the server side implements it."""
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]: ...
+    async def metrics(self) -> tuple[str, bytes]: ...
+    async def services(self) -> list[dict[str, Any]]: ...
+    async def routes(self) -> list[dict[str, Any]]: ...
+    async def config(self) -> dict[str, Any]: ...
+    async def reload(self) -> tuple[bool, dict[str, Any]]: ...
+    async def drain(self) -> None: ...
+
+
+Answer = tuple[int, str, bytes]
+
+INDEX = {
+    "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/config"],
+    "POST": ["/config/reload", "/drain"],
+}
+REASONS = {
+    200: "OK", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed",
+    413: "Content Too Large", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
+    503: "Service Unavailable",
+}  # fmt: skip
+
+
+def json(status: int, value: Any) -> Answer:
+    return status, "application/json", orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS) + b"\n"
+
+
+def problem(status: int, code: str, detail: str = "", **members: Any) -> Answer:
+    value = {"type": "about:blank", "title": REASONS.get(status, "Error"), "status": status, "code": code}
+    if detail:
+        value["detail"] = detail
+    return status, "application/problem+json", orjson.dumps({**value, **members}) + b"\n"
+
+
+class Api:
+    """The answers, apart from the transport. `token` None or empty: none is asked for."""
+
+    def __init__(self, backend: Backend, token: str | None = None, metrics_path: str = "/metrics") -> None:
+        self.backend = backend
+        self.token = (token or "").encode()
+        self.metrics_path = metrics_path
+
+    def allowed(self, path: str, authorization: bytes) -> bool:
+        """/health and /ready are open: probes carry no tokens."""
+        if not self.token or path in ("/health", "/ready"):
+            return True
+        scheme, _, given = authorization.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token)
+
+    async def answer(self, method: str, path: str, authorization: bytes = b"") -> Answer:
+        if not self.allowed(path, authorization):
+            return problem(401, "unauthorized", "Send the admin token as `Authorization: Bearer …`.")
+        handlers: dict[str, tuple[str, Any]] = {
+            "/": ("GET", self.index),
+            "/health": ("GET", self.health),
+            "/ready": ("GET", self.ready),
+            self.metrics_path: ("GET", self.metrics),
+            "/services": ("GET", self.services),
+            "/routes": ("GET", self.routes),
+            "/config": ("GET", self.config),
+            "/config/reload": ("POST", self.reload),
+            "/drain": ("POST", self.drain),
+        }
+        if path.startswith("/services/") and path.endswith("/endpoints"):
+            name = unquote(path[len("/services/") : -len("/endpoints")])
+            handlers[path] = ("GET", lambda: self.endpoints(name))
+        if path not in handlers:
+            return problem(404, "not_found", "GET / lists what there is.")
+        wanted, handler = handlers[path]
+        if method != wanted and not (method == "HEAD" and wanted == "GET"):
+            return problem(405, "method_not_allowed", f"Use {wanted}.")
+        found: Answer = await handler()
+        return found
+
+    async def index(self) -> Answer:
+        return json(200, INDEX)
+
+    async def health(self) -> Answer:
+        return json(200, {"status": "ok"})
+
+    async def ready(self) -> Answer:
+        ready, facts = await self.backend.ready()
+        return json(200 if ready else 503, {"status": "ready" if ready else "not ready", **facts})
+
+    async def metrics(self) -> Answer:
+        content_type, body = await self.backend.metrics()
+        return 200, content_type, body
+
+    async def services(self) -> Answer:
+        return json(200, await self.backend.services())
+
+    async def endpoints(self, name: str) -> Answer:
+        for service in await self.backend.services():
+            if service["name"] == name:
+                return json(200, service["endpoints"])
+        return problem(404, "unknown_service", f"There is no service {name!r}.")
+
+    async def routes(self) -> Answer:
+        return json(200, await self.backend.routes())
+
+    async def config(self) -> Answer:
+        return json(200, await self.backend.config())
+
+    async def reload(self) -> Answer:
+        done, facts = await self.backend.reload()
+        return json(200, facts) if done else problem(400, "bad_config", "Nothing was changed.", **facts)
+
+    async def drain(self) -> Answer:
+        await self.backend.drain()
+        return json(202, {"status": "draining"})
+
+
+class AdminServer:
+    """Listens for the API: `await start(sock=…)`, `await close()`."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, sock: Any) -> None:
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        if sock.family.name == "AF_UNIX":
+            self._server = await loop.create_unix_server(lambda: Connection(self), sock=sock)
+        else:
+            self._server = await loop.create_server(lambda: Connection(self), sock=sock)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.drop()
+
+
+class Connection(asyncio.Protocol):
+    """One request, one answer, then it closes: simple to bound, and probes do not mind."""
+
+    def __init__(self, server: AdminServer) -> None:
+        self.server = server
+        self.parser = httptools.HttpRequestParser(self)
+        self.transport: asyncio.Transport | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.target = b""
+        self.authorization = b""
+        self.head = 0
+        self.body = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if len(self.server.connections) >= MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self.server.connections.add(self)
+        self.timer = asyncio.get_running_loop().call_later(TIMEOUT, self.drop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.task is not None:
+            self.task.cancel()
+
+    def drop(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.task is not None:
+            return
+        self.head += len(data)
+        if self.head > MAX_HEAD + MAX_BODY:
+            self.send(problem(431, "headers_too_large"))
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.send(problem(400, "bad_request"))
+        except httptools.HttpParserError:
+            self.send(problem(400, "bad_request"))
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            self.authorization = value
+
+    def on_headers_complete(self) -> None:
+        if self.head > MAX_HEAD + len(self.target):
+            self.send(problem(431, "headers_too_large"))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += len(body)
+        if self.body > MAX_BODY:
+            self.send(problem(413, "body_too_large"))
+
+    def on_message_complete(self) -> None:
+        if self.transport is not None and not self.transport.is_closing() and self.task is None:
+            method = self.parser.get_method().decode()
+            path = self.target.partition(b"?")[0].decode("latin-1")
+            self.task = asyncio.get_running_loop().create_task(self.answer(method, path))
+
+    async def answer(self, method: str, path: str) -> None:
+        try:
+            found = await self.server.api.answer(method, path, self.authorization)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            logger.exception("the admin API failed on %s %s", method, path)
+            found = problem(500, "internal_error")
+        self.send(found, head_only=method == "HEAD")
+
+    def send(self, answer: Answer, head_only: bool = False) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        status, content_type, body = answer
+        extra = "WWW-Authenticate: Bearer\r\n" if status == 401 else ""
+        head = (
+            f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\nContent-Type: {content_type}\r\n{extra}"
+            f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + (b"" if head_only else body))
+        self.transport.close()

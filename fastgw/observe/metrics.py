@@ -1,0 +1,194 @@
+"""Prometheus metrics over all workers, rendered outside them.
+
+Workers count into shared memory (`_core/record.pyx`); here the blocks of all workers are added up and given to
+prometheus-client, whose exposition format this is. Labels are bounded: what has no slot of its own is `other`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from fastgw._core.record import BOUNDS, STATUS_CLASSES, Stats
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (
+    ("fastgw_request_seconds", "From the request's head to the end of its answer."),
+    ("fastgw_upstream_seconds", "From the dispatch to the end of the upstream's answer."),
+    ("fastgw_gateway_seconds", "The gateway's own share: total less upstream."),
+)
+CONNECTIONS = (
+    ("accepted", "Client connections accepted."),
+    ("closed", "Client connections closed."),
+    ("refused", "Client connections refused because there were too many."),
+)
+POOL_STATES = ("busy", "idle", "connecting")
+
+
+@dataclass(slots=True)
+class View:
+    """What is known at one moment, over all workers.
+
+    stats        the blocks of the workers, also of dead ones: what they counted stays counted
+    routes       slot → route name; slot 0 is `other`
+    services     slot → service name
+    snapshots    Engine.snapshot() of each worker that answered
+    """
+
+    stats: Sequence[Stats] = ()
+    routes: Mapping[int, str] = field(default_factory=dict)
+    services: Mapping[int, str] = field(default_factory=dict)
+    snapshots: Sequence[Mapping[str, Any]] = ()
+    generation: int = 0
+    workers: int = 0
+    restarts: int = 0
+    reloads: Mapping[str, int] = field(default_factory=dict)
+    dropped_lines: int = 0
+    version: str = ""
+
+
+class Collector:
+    """A collector of prometheus-client over one View."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self.requests()
+        yield from self.errors()
+        yield from self.connections()
+        yield from self.pools()
+        yield from self.process()
+
+    def requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily("fastgw_requests", "Requests answered.", labels=("route", "status"))
+        traffic = CounterMetricFamily("fastgw_body_bytes", "Bytes of bodies.", labels=("route", "direction"))
+        times = [HistogramMetricFamily(name, text, labels=("route",)) for name, text in SECONDS]
+        slots = sorted({0, *self.view.routes})
+        for slot in slots:
+            blocks = [block for stats in self.view.stats if slot < stats.slots and (block := stats.read_route(slot))]
+            if not blocks:
+                continue
+            route = self.view.routes.get(slot, "other")
+            for index, status in enumerate(STATUS_CLASSES):
+                count = sum(block[0][index] for block in blocks)
+                if count:
+                    requests.add_metric((route, status), count)
+            traffic.add_metric((route, "in"), sum(block[1] for block in blocks))
+            traffic.add_metric((route, "out"), sum(block[2] for block in blocks))
+            for index, family in enumerate(times):
+                add_histogram(family, route, [block[3][index] for block in blocks])
+        yield requests
+        yield traffic
+        yield from times
+
+    def errors(self) -> Iterator[Metric]:
+        errors = CounterMetricFamily("fastgw_errors", "Failed requests by code.", labels=("code",))
+        total: dict[str, int] = {}
+        for stats in self.view.stats:
+            for code, count in stats.read_codes().items():
+                total[code] = total.get(code, 0) + count
+        for code in sorted(total):
+            errors.add_metric((code,), total[code])
+        yield errors
+        yield CounterMetricFamily(
+            "fastgw_rate_limited", "Requests refused by a rate limit.", value=total.get("rate_limited", 0)
+        )
+
+    def connections(self) -> Iterator[Metric]:
+        counters = [stats.read_counters() for stats in self.view.stats]
+        for name, text in CONNECTIONS:
+            yield CounterMetricFamily(f"fastgw_connections_{name}", text, value=sum(c[name] for c in counters))
+        yield GaugeMetricFamily(
+            "fastgw_connections_active", "Client connections open.", value=sum(c["active"] for c in counters)
+        )
+        yield CounterMetricFamily(
+            "fastgw_coalesced",
+            "Requests that shared another one's answer.",
+            value=sum(c["coalesced"] for c in counters),
+        )
+
+    def pools(self) -> Iterator[Metric]:
+        labels = ("service", "endpoint")
+        connections = GaugeMetricFamily(
+            "fastgw_pool_connections", "Upstream connections.", labels=(*labels, "state")
+        )
+        waiting = GaugeMetricFamily("fastgw_pool_waiting", "Requests waiting for a connection.", labels=labels)
+        connects = CounterMetricFamily("fastgw_pool_connects", "Upstream connections begun.", labels=labels)
+        errors = CounterMetricFamily("fastgw_pool_connect_errors", "Upstream connections that failed.", labels=labels)
+        reuses = CounterMetricFamily("fastgw_pool_reuses", "Requests on a kept connection.", labels=labels)
+        retries = CounterMetricFamily("fastgw_silent_retries", "Requests sent again.", labels=("service",))
+        total: dict[tuple[str, str], dict[str, int]] = {}
+        for pool in (pool for snapshot in self.view.snapshots for pool in snapshot["pools"]):
+            into = total.setdefault((pool["service"], pool["endpoint"]), {})
+            for name in (*POOL_STATES, "waiting", "connects", "connect_errors", "reuses"):
+                into[name] = into.get(name, 0) + pool[name]
+        for key in sorted(total):
+            values = total[key]
+            for state in POOL_STATES:
+                connections.add_metric((*key, state), values[state])
+            waiting.add_metric(key, values["waiting"])
+            connects.add_metric(key, values["connects"])
+            errors.add_metric(key, values["connect_errors"])
+            reuses.add_metric(key, values["reuses"])
+        for slot in sorted({0, *self.view.services}):
+            count = sum(stats.read_service(slot) for stats in self.view.stats if slot < stats.services)
+            if count:
+                retries.add_metric((self.view.services.get(slot, "other"),), count)
+        yield from (connections, waiting, connects, errors, reuses, retries)
+
+    def process(self) -> Iterator[Metric]:
+        view = self.view
+        yield GaugeMetricFamily("fastgw_plan_generation", "The configuration in force.", value=view.generation)
+        yield GaugeMetricFamily("fastgw_workers", "Worker processes that serve.", value=view.workers)
+        yield CounterMetricFamily("fastgw_worker_restarts", "Workers that were replaced.", value=view.restarts)
+        yield CounterMetricFamily(
+            "fastgw_access_log_dropped", "Access log lines that were dropped.", value=view.dropped_lines
+        )
+        reloads = CounterMetricFamily("fastgw_reloads", "Configurations that were to be adopted.", labels=("result",))
+        for result in ("ok", "failed"):
+            reloads.add_metric((result,), view.reloads.get(result, 0))
+        yield reloads
+        info = GaugeMetricFamily("fastgw_build_info", "The version that runs.", labels=("version",))
+        info.add_metric((view.version,), 1)
+        yield info
+        resident = GaugeMetricFamily("fastgw_resident_bytes", "Resident memory.", labels=("pid",))
+        for snapshot in view.snapshots:
+            pid = snapshot.get("pid")
+            if pid is not None and (size := resident_bytes(pid)) is not None:
+                resident.add_metric((str(pid),), size)
+        yield resident
+
+
+def add_histogram(family: HistogramMetricFamily, route: str, parts: Iterable[tuple[Sequence[int], int, int]]) -> None:
+    """Adds the workers' histograms up; buckets become cumulative, as the format wants them."""
+    parts = list(parts)
+    if not any(count for _, _, count in parts):
+        return
+    seen = 0
+    buckets = []
+    for index, bound in enumerate((*map(str, BOUNDS), "+Inf")):
+        seen += sum(part[0][index] for part in parts)
+        buckets.append((bound, float(seen)))
+    family.add_metric((route,), buckets, sum(part[1] for part in parts) / 1e9)
+
+
+def resident_bytes(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def render(view: View) -> bytes:
+    """The exposition of one View."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(view))
+    return generate_latest(registry)
