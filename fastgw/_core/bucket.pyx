@@ -168,7 +168,7 @@ cdef void _finish(fgw_pair *group, uint64_t key, uint64_t ticket) noexcept nogil
 cdef fgw_pair* _insert(fgw_pair *group, uint64_t key) noexcept nogil:
     """The slot of a key that was not there; NULL when the group is full."""
     cdef fgw_pair *slot
-    cdef uint64_t lo, hi, ticket, opened, now, version
+    cdef uint64_t lo, hi, ticket, opened, now, version, oldest
     cdef int i, free, rounds
     for rounds in range(ROUNDS):
         if not _read(&group[0], &opened, &ticket):
@@ -181,16 +181,23 @@ cdef fgw_pair* _insert(fgw_pair *group, uint64_t key) noexcept nogil:
             return slot
         free = 0
         now = <uint64_t>monotonic_ns()
+        # a free slot, else the one that has been idle for longest
+        oldest = now
         for i in range(1, PAIRS):
-            if not _read(&group[i], &lo, &hi) or (lo != 0 and hi >= now):
+            if not _read(&group[i], &lo, &hi) or (lo != 0 and hi >= oldest):
                 continue
-            version = (hi if hi > ticket >> 4 else ticket >> 4) + 1
-            if _swap(&group[i], lo, hi, 0, version):
-                free = i
+            free = i
+            if lo == 0:
                 break
+            oldest = hi
         if free == 0:
             if fgw_load(&group[0].hi) == ticket:
                 return NULL
+            continue
+        if not _read(&group[free], &lo, &hi) or (lo != 0 and hi >= now):
+            continue
+        version = (hi if hi > ticket >> 4 else ticket >> 4) + 1
+        if not _swap(&group[free], lo, hi, 0, version):
             continue
         if _swap(&group[0], 0, ticket, key, version << 4 | <uint64_t>free):
             _finish(group, key, version << 4 | <uint64_t>free)

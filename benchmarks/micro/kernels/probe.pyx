@@ -1,0 +1,57 @@
+"""probe: what the built-in policies cost an exchange, their request and response hooks together."""
+import time
+
+import jwt
+
+from fastgw._core.probe import measure
+from fastgw.policies import BuildContext, resolve
+
+SECRET = "0123456789abcdef0123456789abcdef"
+TOKEN = jwt.encode(
+    {"sub": "user-0001", "scope": "read:orders write:orders", "exp": int(time.time()) + 3600}, SECRET, "HS256"
+)
+REQUEST = (
+    b"GET /api/svc0042/item-7?page=2 HTTP/1.1\r\n"
+    b"Host: api.example.com\r\n"
+    b"Accept: application/json, text/plain, */*\r\n"
+    b"Accept-Language: en-GB,en;q=0.9,de;q=0.7\r\n"
+    b"Accept-Encoding: gzip, deflate, br\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\n"
+    b"Origin: https://app.example.com\r\n"
+    b"Referer: https://app.example.com/orders\r\n"
+    b"X-Api-Key: client-0001\r\n"
+    b"Authorization: Bearer " + TOKEN.encode() + b"\r\n\r\n"
+)
+RESPONSE = (
+    b"HTTP/1.1 200 OK\r\nServer: backend\r\nDate: Fri, 20 Nov 2026 12:00:00 GMT\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 154\r\nX-Powered-By: bench\r\n\r\n"
+)
+OPTIONS = {
+    "request_id": {},
+    "cors": {"origins": ["https://app.example.com"]},
+    "jwt": {"secret": SECRET, "required_scopes": ["read:orders"]},
+    "rate_limit": {"requests": 100_000_000, "per": "1s", "by": "header:X-Api-Key"},
+    "headers": {
+        "request": {"set": {"X-Gateway": "fastgw", "X-Client": "${client.ip}"}, "remove": ["X-Debug"]},
+        "response": {"set": {"X-Served-By": "fastgw"}, "remove": ["Server", "X-Powered-By"]},
+    },
+}
+
+
+def hook(name, **changes):
+    policy = resolve(name)
+    return policy(policy.Options.model_validate({**OPTIONS[name], **changes}), BuildContext(policy_key=name)).hook()
+
+
+def case(*hooks):
+    def run(n):
+        measure(hooks, REQUEST, RESPONSE, n)
+
+    return run
+
+
+CASES = [(name, case(hook(name))) for name in OPTIONS]
+CASES += [
+    ("jwt, token cache off", case(hook("jwt", cache={"size": 0}))),
+    ("cors, jwt, rate_limit, headers", case(*[hook(name) for name in ("cors", "jwt", "rate_limit", "headers")])),
+]
