@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from fastgw.config.fields import Secret
+
 if TYPE_CHECKING:
     from fastgw._core.bucket import BucketTable
     from fastgw._core.exchange import Exchange, Hook, Problem, Reply
@@ -24,6 +26,19 @@ T = TypeVar("T")
 
 class PolicyError(ValueError):
     """A policy can not be built from its options. Its route refuses every request, the others serve."""
+
+
+class PolicySecret(Secret):
+    """A Secret among the options of a policy.
+
+    Options reach the workers as a pickle, over a pipe between processes of the gateway; what is secret has
+    to come along. In all else it shows as little as any Secret.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return (type(self), (self.reveal(),))
 
 
 class NoOptions(BaseModel):

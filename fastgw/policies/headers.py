@@ -10,8 +10,8 @@ from fastgw._core.edits import HeaderEdits
 from fastgw._core.exchange import Hook
 from fastgw.config.schema.base import Room, key
 from fastgw.config.templating import Template
+from fastgw.policies._parts import EditableName, checked_value, listed, parts_of
 from fastgw.policies.base import Policy
-from fastgw.policies.parts import EditableName, checked_value, listed, parts_of
 
 Value = Annotated[Template, checked_value]
 Values = Annotated[tuple[Value, ...], BeforeValidator(listed)]

@@ -10,9 +10,9 @@ from fastgw._core.exchange import Hook
 from fastgw._core.verified import TokenAuth
 from fastgw.config.fields import Duration, HeaderName, Size, wrong
 from fastgw.config.schema.base import Room, key
-from fastgw.policies.base import BuildContext, Policy, PolicyError
-from fastgw.policies.parts import PolicySecret, listed
-from fastgw.policies.tokens import Rules, SigningKey, Verifier, load_key
+from fastgw.policies._parts import listed
+from fastgw.policies._tokens import Rules, SigningKey, Verifier, load_key
+from fastgw.policies.base import BuildContext, Policy, PolicyError, PolicySecret
 
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",

@@ -12,8 +12,8 @@ from fastgw._core.exchange import Hook
 from fastgw._core.limit import RateLimit as NativeRateLimit
 from fastgw.config.fields import TOKEN, Duration, format_duration, shown, wrong
 from fastgw.config.schema.base import Room, key
+from fastgw.policies._parts import listed
 from fastgw.policies.base import Policy
-from fastgw.policies.parts import listed
 
 PLAIN = ("consumer", "client_ip", "route", "global")
 NAMED = ("header", "claim", "cookie", "query")

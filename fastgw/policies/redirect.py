@@ -12,8 +12,8 @@ from fastgw._core.static_reply import Redirect as NativeRedirect
 from fastgw.config.fields import wrong
 from fastgw.config.schema.base import Room, key
 from fastgw.config.templating import Template, Variable
+from fastgw.policies._parts import parts_of
 from fastgw.policies.base import Policy
-from fastgw.policies.parts import parts_of
 
 HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)"
 LITERAL = re.compile(r"[!$&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~%#]*\Z")

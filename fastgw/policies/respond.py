@@ -12,8 +12,8 @@ from fastgw._core.static_reply import StaticReply
 from fastgw.config.fields import wrong
 from fastgw.config.schema.base import Room, key
 from fastgw.config.templating import Template
+from fastgw.policies._parts import EditableName, checked_value, parts_of
 from fastgw.policies.base import Policy
-from fastgw.policies.parts import EditableName, checked_value, parts_of
 
 MAX_BODY = 1024 * 1024
 

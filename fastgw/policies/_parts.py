@@ -3,11 +3,11 @@ _core."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from fastgw.config.fields import HeaderName, Secret, wrong
+from fastgw.config.fields import HeaderName, wrong
 from fastgw.config.templating import Template
 
 MADE_BY_GATEWAY = frozenset(
@@ -62,16 +62,3 @@ checked_value = AfterValidator(_check)
 def listed(value: object) -> object:
     """One value stands for a list of one."""
     return value if isinstance(value, (list, tuple)) else (value,)
-
-
-class PolicySecret(Secret):
-    """A Secret among the options of a policy.
-
-    Options reach the workers as a pickle, over a pipe between processes of the gateway; what is secret has
-    to come along. In all else it shows as little as any Secret.
-    """
-
-    __slots__ = ()
-
-    def __reduce__(self) -> Any:
-        return (type(self), (self.reveal(),))
