@@ -9,6 +9,8 @@ from fastgw._core.exchange cimport CONTINUE, PHASE_REQUEST, PHASE_RESPONSE, Exch
 from fastgw._core.headers cimport Head, Header
 from fastgw._core.note cimport leave_note, read_note
 from fastgw._core.policy cimport apply_problem
+from fastgw._core.record cimport C_RATE_LIMITED
+from fastgw._core.respond cimport Relay
 from fastgw._core.template cimport claim_of, decode, find_cookie, find_query
 
 from fastgw._core.exchange import Problem
@@ -197,6 +199,8 @@ cdef class RateLimit(Hook):
 
     cdef int _refuse(self, Exchange ex, int fallbacks, int64_t retry) except -1:
         by = self._names_of(fallbacks)
+        if isinstance(ex.driver, Relay):
+            (<Relay>ex.driver).stats.add(C_RATE_LIMITED, 1)
         return apply_problem(ex, Problem(
             429, "rate_limited", f"The limit {self.label} by {by} is exhausted; try again in {retry} s.",
             headers=(("Retry-After", str(retry)),), members={"limit": self.label, "key": by, "retry_after": retry},

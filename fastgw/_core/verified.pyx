@@ -143,7 +143,8 @@ cdef class TokenAuth(Hook):
             self.cache.keep(token, found)
         if found.refusal is not None:
             return apply_problem(ex, found.refusal)
-        ex.consumer = found.consumer
+        if found.consumer is not None:
+            ex.consumer = found.consumer
         ex.claims = found.claims
         if not self.forward:
             h = head.find_id(H_AUTHORIZATION)

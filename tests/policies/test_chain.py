@@ -53,6 +53,7 @@ def test_the_chain(gateway, upstream):
         assert refused.get("Retry-After") and refused.get("X-RateLimit-Remaining") == "0"
         assert refused.get("X-Gateway") == "fastgw", "local replies pass the response hooks too"
         assert len(upstream.requests) == 3
+        assert running.stats.read_counters()["rate_limited"] == 2
 
         refused = get(client)
         assert refused.status == 401 and refused.get("X-Request-ID")
