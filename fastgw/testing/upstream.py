@@ -28,6 +28,7 @@ class UpstreamConnection:
         self.sock = sock
         self.owner = owner
         self.number = number
+        """0 for the first connection of a script, and so on."""
         self.reader = WireReader(sock, owner.timeout)
         self.requests: list[Request] = []
         self.ended = threading.Event()
@@ -210,6 +211,7 @@ class FakeUpstream:
         """What handlers raised beyond the peer's leaving; `stop` raises the first."""
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self._next = 0
         if path is not None:
             self.address: tuple[str, int] | str = os.fspath(path)
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -233,6 +235,13 @@ class FakeUpstream:
             return f"unix:{self.address}"
         host, port = self.address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def script(self, *play: Handler) -> None:
+        """Replaces the handlers: the next connection plays the first. Forgets what was recorded before."""
+        with self._changed:
+            self.play = play
+            self._next = 0
+        self.forget()
 
     def wait_for(self, condition: Callable[[], bool], what: str = "", timeout: float | None = None) -> None:
         """Waits until `condition()` holds; it is looked at whenever something arrives."""
@@ -295,24 +304,26 @@ class FakeUpstream:
             self._changed.notify_all()
 
     def _accept(self) -> None:
-        for number in itertools.count():
+        while True:
             try:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = UpstreamConnection(sock, self, number)
-            thread = threading.Thread(target=self._run, args=(connection,), daemon=True)
             with self._changed:
+                connection = UpstreamConnection(sock, self, self._next)
+                play = self.play[min(self._next, len(self.play) - 1)]
+                self._next += 1
+                thread = threading.Thread(target=self._run, args=(connection, play), daemon=True)
                 self.connections.append(connection)
                 self._threads.append(thread)
                 self._changed.notify_all()
             thread.start()
 
-    def _run(self, connection: UpstreamConnection) -> None:
+    def _run(self, connection: UpstreamConnection, play: Handler) -> None:
         try:
-            self.play[min(connection.number, len(self.play) - 1)](connection)
+            play(connection)
         except (Incomplete, Stopped, OSError):
             pass  # the peer left, or the test is over: the script ends where it stands
         except BaseException as error:
