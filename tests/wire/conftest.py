@@ -8,8 +8,8 @@ from fastgw.testing import FakeUpstream, GatewayProcess
 
 GATEWAYS = {
     "normalize": {},
-    "strict": {"server": {"paths": {"mode": "strict"}}},
-    "raw": {"server": {"paths": {"mode": "raw"}}},
+    "strict": {"server": {"path_normalization": "strict"}},
+    "raw": {"server": {"path_normalization": "raw"}},
     "small": {
         "server": {
             "limits": {"body_size": 1000},
