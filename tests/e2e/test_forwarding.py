@@ -7,7 +7,7 @@ from fastgw.testing import FakeUpstream, GatewayProcess
 
 @pytest.fixture(scope="module")
 def trusting():
-    """A gateway that believes some proxies; which upstream `/who` reaches tells who it thinks the client is."""
+    """A gateway that believes some proxies; the upstream that `/who` reaches tells who the client is."""
     with FakeUpstream() as up, FakeUpstream() as known:
         config = {
             "server": {
