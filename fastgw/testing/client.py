@@ -56,9 +56,7 @@ class RawClient:
     200
     """
 
-    def __init__(
-        self, address: Address, timeout: float = DEFAULT_TIMEOUT, *, receive_buffer: int = 0
-    ) -> None:
+    def __init__(self, address: Address, timeout: float = DEFAULT_TIMEOUT, *, receive_buffer: int = 0) -> None:
         self.sock = connect(address, timeout, receive_buffer)
         self.reader = WireReader(self.sock, timeout)
         self.timeout = timeout

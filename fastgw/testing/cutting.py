@@ -36,9 +36,7 @@ class CuttingProxy:
     >>> proxy.stop()
     """
 
-    def __init__(
-        self, target: Address, *, to_client: Rule | None = None, to_server: Rule | None = None
-    ) -> None:
+    def __init__(self, target: Address, *, to_client: Rule | None = None, to_server: Rule | None = None) -> None:
         self.target = target
         self.to_client = to_client or Rule()
         self.to_server = to_server or Rule()
