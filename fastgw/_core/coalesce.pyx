@@ -191,7 +191,7 @@ cdef class Coalesce(Hook):
         if not PRIVATE.isdisjoint(directives(head, b"cache-control")):
             return False
         for name in directives(head, b"vary"):
-            if name and name not in self.key_headers and name != b"origin":
+            if name and name not in self.key_headers:
                 return False
         return True
 

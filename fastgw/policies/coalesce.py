@@ -15,7 +15,7 @@ class CoalesceOptions(Room):
     """What is identical, and how long and how much is shared."""
 
     headers: tuple[HeaderName, ...] = key(
-        ("Accept", "Accept-Encoding", "Accept-Language", "Range"),
+        ("Accept", "Accept-Encoding", "Accept-Language", "Origin", "Range"),
         "Request headers that belong to the key, beside scheme, host, path and query.",
         max_length=50,
     )
@@ -42,9 +42,10 @@ class CoalesceOptions(Room):
 class Coalesce(Policy):
     """The first of several identical GETs of one worker goes upstream, the others get its answer.
 
-    An answer that sets a cookie, or says `private`, `no-store` or `Vary: *`, is never shared, nor are
-    requests with a body or `Cache-Control: no-store`. Order: after authentication and limits. Failure: see
-    `on_failure`.
+    An answer that sets a cookie, says `private` or `no-store`, or whose `Vary` names a header that is not
+    part of the key, is never shared; a request with a body or `Cache-Control: no-store` goes alone. A route on
+    which a policy changes response bodies shares nothing. Order: after authentication and limits.
+    Failure: see `on_failure`.
     """
 
     name = "coalesce"

@@ -89,6 +89,7 @@ def test_one_request_answers_all(gateway):
         ("{across_identities: true}", (b"Cookie: s=1\r\n", b"Cookie: s=2\r\n"), 1),
         ("{}", (b"Accept: a\r\n", b"Accept: b\r\n"), 2),
         ("{headers: []}", (b"Accept: a\r\n", b"Accept: b\r\n"), 1),
+        ("{}", (b"Origin: https://a\r\n", b"Origin: https://b\r\n"), 2),
         ("{}", (b"Cache-Control: no-store\r\n",), 4),
         ("{max_waiters: 1}", (b"",), 3),
     ],
