@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastgw._core.exchange import Exchange, Problem, Reply
+    from fastgw.config import check, load
+    from fastgw.gateway import Gateway
     from fastgw.policies.base import BuildContext, Policy, PolicyError
 
 __version__ = "0.1.0"
@@ -15,13 +17,27 @@ __version__ = "0.1.0"
 _PLACES = {
     "BuildContext": "fastgw.policies.base",
     "Exchange": "fastgw._core.exchange",
+    "Gateway": "fastgw.gateway",
     "Policy": "fastgw.policies.base",
     "PolicyError": "fastgw.policies.base",
     "Problem": "fastgw._core.exchange",
     "Reply": "fastgw._core.exchange",
+    "check": "fastgw.config",
+    "load": "fastgw.config",
 }
 
-__all__ = ["BuildContext", "Exchange", "Policy", "PolicyError", "Problem", "Reply", "__version__"]
+__all__ = [
+    "BuildContext",
+    "Exchange",
+    "Gateway",
+    "Policy",
+    "PolicyError",
+    "Problem",
+    "Reply",
+    "__version__",
+    "check",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

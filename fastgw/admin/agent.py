@@ -1,0 +1,372 @@
+"""The agent: what is done once per host. It can die and be replaced without a request noticing.
+
+It answers the admin listener, renders metrics, resolves the names of endpoints, and takes a new configuration to all
+workers in two phases: every worker prepares it, and only when all have is it adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastgw import __version__
+from fastgw.admin.api import AdminServer, Api
+from fastgw.config import ConfigError
+from fastgw.config.errors import Problem
+from fastgw.observe import logging as process_log
+from fastgw.observe.metrics import CONTENT_TYPE, View, render
+from fastgw.server import control
+from fastgw.server.compiled import Compiled, compile_config
+from fastgw.server.names import Resolver
+from fastgw.server.start import AgentStart
+from fastgw.server.views import config_view, routes_view, services_view
+
+logger = logging.getLogger("fastgw.agent")
+
+PREPARE_SECONDS = 30.0
+ANSWER_SECONDS = 5.0
+
+
+class Link:
+    """The channel to one worker."""
+
+    def __init__(self, slot: int, sock: socket.socket) -> None:
+        self.slot = slot
+        self.sock = sock
+        self.pid = 0
+        self.generation = 0
+        self.waiting: dict[int, asyncio.Future[Any]] = {}
+        self.next_id = 0
+
+    @property
+    def serves(self) -> bool:
+        return self.pid != 0
+
+    async def ask(self, message: control.Message, fds: Sequence[int] = (), timeout: float = ANSWER_SECONDS) -> Any:
+        """The worker's answer. RuntimeError when it failed or does not answer."""
+        self.next_id += 1
+        number = self.next_id
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.waiting[number] = future
+        try:
+            if not control.send(self.sock, {**message, "id": number}, fds):
+                raise RuntimeError(f"worker {self.slot} is not there")
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise RuntimeError(f"worker {self.slot} did not answer in {timeout:g} s") from None
+        finally:
+            self.waiting.pop(number, None)
+
+
+class Agent:
+    def __init__(self, start: AgentStart) -> None:
+        self.current = start.compiled
+        self.source = start.source
+        self.supervisor = start.supervisor
+        self.memory = start.memory
+        self.restarts = start.restarts
+        self.links = {slot: Link(slot, sock) for slot, sock in start.links.items()}
+        for slot, pid in start.pids.items():
+            self.links[slot].pid = pid               # they were serving before this agent was born
+        self.admin_socket = start.admin
+        self.draining = False
+        self.reloads = {"ok": 0, "failed": 0}
+        self.loop = asyncio.get_running_loop()
+        self.lock = asyncio.Lock()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.opened: asyncio.Future[list[int]] | None = None
+        self.names = Resolver(self.publish_addresses, start.addresses)
+        self.stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        for link in self.links.values():
+            self.watch(link)
+        self.loop.add_reader(self.supervisor, self.on_supervisor)
+        self.loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
+        config = self.current.config
+        token = config.admin.token
+        api = Api(self, token.reveal() if token is not None else None, config.observability.metrics.endpoint)
+        server = AdminServer(api)
+        if self.admin_socket is not None:
+            await server.start(self.admin_socket)
+        await self.names.follow(self.current.config)
+        await self.stopped.wait()
+        await server.close()
+
+    def spawn(self, coroutine: Any) -> None:
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # ------------------------------------------------------------------ workers
+
+    def watch(self, link: Link) -> None:
+        self.loop.add_reader(link.sock, self.on_worker, link)
+
+    def on_worker(self, link: Link) -> None:
+        while True:
+            try:
+                received = control.receive(link.sock)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = None
+            if received is None:
+                self.loop.remove_reader(link.sock)
+                link.pid = 0
+                return
+            message, fds = received
+            for fd in fds:
+                os.close(fd)
+            if message["op"] == "answer":
+                self.answered(link, message)
+            elif message["op"] == "hello":
+                self.spawn(self.greet(link, message))
+            elif message["op"] == "public":
+                self.spawn(self.public(link, message))
+
+    def answered(self, link: Link, message: control.Message) -> None:
+        future = link.waiting.get(message["id"])
+        if future is not None and not future.done():
+            if message["error"] is None:
+                future.set_result(message["value"])
+            else:
+                future.set_exception(RuntimeError(f"worker {link.slot}: {message['error']}"))
+
+    async def greet(self, link: Link, message: control.Message) -> None:
+        """A worker is there. One that was forked just before a reload catches up."""
+        control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
+        async with self.lock:
+            if message["generation"] != self.current.spec.generation:
+                fd = control.memory_file(control.dumps(self.current.spec))
+                try:
+                    await link.ask({"op": "prepare"}, [fd], PREPARE_SECONDS)
+                    await link.ask(self.adoption((), ()))
+                finally:
+                    os.close(fd)
+            link.generation = self.current.spec.generation
+            link.pid = message["pid"]
+
+    async def public(self, link: Link, message: control.Message) -> None:
+        if message["kind"] == "metrics":
+            content_type, body = await self.metrics()
+            value = (200, content_type, body)
+        else:
+            ready, _ = await self.ready()
+            body = b'{"status":"ready"}\n' if ready else b'{"status":"not ready"}\n'
+            value = (200 if ready else 503, "application/json", body)
+        control.send(link.sock, {"op": "answer", "question": message["question"], "value": value})
+
+    def publish_addresses(self, addresses: Mapping[str, Any]) -> None:
+        for link in self.links.values():
+            control.send(link.sock, {"op": "addresses", "addresses": dict(addresses)})
+        control.send(self.supervisor, {"op": "addresses", "addresses": dict(addresses)})
+
+    async def snapshots(self) -> list[dict[str, Any]]:
+        answers = await asyncio.gather(
+            *(link.ask({"op": "snapshot"}, timeout=1.0) for link in self.links.values() if link.serves),
+            return_exceptions=True,
+        )
+        return [answer for answer in answers if isinstance(answer, dict)]
+
+    # ------------------------------------------------------------------ the supervisor
+
+    def on_supervisor(self) -> None:
+        while True:
+            try:
+                received = control.receive(self.supervisor)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = None
+            if received is None:
+                self.stopped.set()
+                return
+            message, fds = received
+            if message["op"] == "worker":
+                self.replaced(message, fds)
+            elif message["op"] == "opened":
+                self.on_opened(message, fds)
+            elif message["op"] == "reload":
+                self.spawn(self.reload())
+            elif message["op"] == "draining":
+                self.draining = True
+
+    def replaced(self, message: control.Message, fds: list[int]) -> None:
+        slot = message["slot"]
+        old = self.links[slot]
+        self.loop.remove_reader(old.sock)
+        old.sock.close()
+        for future in old.waiting.values():
+            if not future.done():
+                future.set_exception(RuntimeError(f"worker {slot} died"))
+        self.restarts += 1
+        link = self.links[slot] = Link(slot, socket.socket(fileno=fds[0]))
+        link.sock.setblocking(False)
+        self.watch(link)
+
+    def on_opened(self, message: control.Message, fds: list[int]) -> None:
+        if self.opened is not None and not self.opened.done():
+            if message["error"]:
+                self.opened.set_exception(RuntimeError(message["error"]))
+            else:
+                self.opened.set_result(fds)
+
+    # ------------------------------------------------------------------ a new configuration
+
+    async def reload(self) -> tuple[bool, dict[str, Any]]:
+        """All workers adopt the file as it is now, or none does. (done, facts for the caller)"""
+        async with self.lock:
+            try:
+                new = await self.loop.run_in_executor(None, self.compile)
+                facts = await self.take_over(new)
+            except ConfigError as error:
+                self.reloads["failed"] += 1
+                for problem in error.problems:
+                    logger.error("%s", problem)
+                return False, {"problems": [problem_view(problem) for problem in error.problems]}
+            except Exception as failure:
+                self.reloads["failed"] += 1
+                logger.error("the new configuration was not adopted: %s", failure)
+                return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
+            self.reloads["ok"] += 1
+            logger.info("configuration %d is in force", new.spec.generation)
+            return True, facts
+
+    def compile(self) -> Compiled:
+        generation = self.current.spec.generation + 1
+        return compile_config(self.source, generation, self.memory.route_slots, self.memory.service_slots)
+
+    async def take_over(self, new: Compiled) -> dict[str, Any]:
+        await self.names.follow(new.config)
+        before = {str(listener.bind) for listener in self.current.config.server.listeners}
+        after = {str(listener.bind): listener.bind for listener in new.config.server.listeners}
+        added = [after[name] for name in after if name not in before]
+        removed = sorted(before - after.keys())
+        links = [link for link in self.links.values() if link.serves]
+        data = control.dumps(new.spec)
+        fd = control.memory_file(data)
+        fds: list[int] = []
+        try:
+            fds = await self.open(added) if added else []
+            await self.all(links, lambda link: link.ask({"op": "prepare"}, [fd], PREPARE_SECONDS))
+            names = [str(bind) for bind in added]
+            per_worker = {
+                slot: [fds[i * len(self.links) + number] for i in range(len(added))]
+                for number, slot in enumerate(sorted(self.links))
+            }
+            await self.all(links, lambda link: link.ask(self.adoption(names, removed, new), per_worker[link.slot]))
+        except BaseException:
+            for link in links:
+                control.send(link.sock, {"op": "forget"})
+            control.send(self.supervisor, {"op": "rollback"})
+            raise
+        finally:
+            os.close(fd)
+            for opened in fds:
+                os.close(opened)
+        keys = self.current.restart_needed(new)
+        if keys:
+            logger.warning("these keys take effect at the next start: %s", ", ".join(keys))
+        self.current = new
+        for link in links:
+            link.generation = new.spec.generation
+        plan = control.memory_file(data)
+        state = control.memory_file(control.dumps(new))
+        control.send(self.supervisor, {"op": "commit", "removed": removed}, [plan, state])
+        os.close(plan)
+        os.close(state)
+        process_log.configure(new.config.observability.logging.level, new.config.observability.logging.format)
+        warnings = [problem_view(problem) for problem in new.warnings]
+        return {"generation": new.spec.generation, "warnings": warnings, "restart_needed": keys}
+
+    async def all(self, links: list[Link], ask: Callable[[Link], Any]) -> None:
+        results = await asyncio.gather(*(ask(link) for link in links), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def open(self, binds: list[Any]) -> list[int]:
+        """New listening sockets from the supervisor: for each bind one per worker."""
+        self.opened = self.loop.create_future()
+        control.send(self.supervisor, {"op": "open", "binds": binds})
+        try:
+            return await asyncio.wait_for(self.opened, ANSWER_SECONDS)
+        finally:
+            self.opened = None
+
+    def adoption(self, listen: Sequence[str], unlisten: Sequence[str], new: Compiled | None = None) -> control.Message:
+        config = (new or self.current).config
+        log = config.observability.logging
+        return {
+            "op": "adopt",
+            "listen": list(listen),
+            "unlisten": list(unlisten),
+            "access_log": config.observability.access_log,
+            "drain": config.server.timeouts.drain,
+            "logging": (log.level, log.format),
+        }
+
+    # ------------------------------------------------------------------ what the admin API shows
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]:
+        serving = sum(link.serves for link in self.links.values())
+        facts = {
+            "workers": serving,
+            "of": len(self.links),
+            "draining": self.draining,
+            "generation": self.current.spec.generation,
+        }
+        return serving == len(self.links) and not self.draining and self.names.tried, facts
+
+    async def metrics(self) -> tuple[str, bytes]:
+        snapshots = await self.snapshots()
+        view = View(
+            stats=self.memory.stats,
+            routes=self.memory.route_slots.by_slot(),
+            services=self.memory.service_slots.by_slot(),
+            snapshots=snapshots,
+            generation=self.current.spec.generation,
+            workers=sum(link.serves for link in self.links.values()),
+            restarts=self.restarts,
+            reloads=self.reloads,
+            dropped_lines=sum(snapshot["dropped_lines"] for snapshot in snapshots),
+            version=__version__,
+        )
+        return CONTENT_TYPE, render(view)
+
+    async def services(self) -> list[dict[str, Any]]:
+        return services_view(self.current.config, await self.snapshots())
+
+    async def routes(self) -> list[dict[str, Any]]:
+        return routes_view(self.current.config)
+
+    async def config(self) -> dict[str, Any]:
+        return config_view(self.current.config)
+
+    async def drain(self) -> None:
+        self.draining = True
+        control.send(self.supervisor, {"op": "stop"})
+
+
+def problem_view(problem: Problem) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in problem.__slots__}
+
+
+def agent_main(start: AgentStart) -> int:
+    """The life of the agent process; its exit code."""
+
+    async def live() -> None:
+        await Agent(start).run()
+
+    try:
+        asyncio.run(live())
+    except Exception:
+        logger.exception("the agent cannot go on")
+        return 1
+    return 0

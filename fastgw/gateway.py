@@ -1,0 +1,185 @@
+"""The gateway inside somebody else's asyncio program, and the single-process mode of `fastgw run`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+from fastgw import __version__
+from fastgw.admin.api import AdminServer, Api
+from fastgw.config import ConfigError
+from fastgw.observe.metrics import CONTENT_TYPE, View, render
+from fastgw.server.compiled import Compiled, compile_config
+from fastgw.server.dataplane import DataPlane
+from fastgw.server.names import Resolver
+from fastgw.server.shared import SharedMemory
+from fastgw.server.sockets import open_listener, open_tcp, open_unix
+from fastgw.server.views import config_view, routes_view, services_view
+
+logger = logging.getLogger("fastgw.gateway")
+
+
+class Gateway:
+    """`async with Gateway("gateway.yaml") as gateway: …`
+
+    `source` is the path of a file, YAML text, or a mapping. Any asyncio loop with `add_reader` will do; uvloop is
+    not required. `gateway.ports` are the ports of the TCP listeners, in the order of the file (port 0 takes a free
+    one). `admin=True` also opens the admin listener. ConfigError has every problem; ListenError names the address.
+    """
+
+    def __init__(self, source: Any, *, admin: bool = False) -> None:
+        self.source = source
+        self.with_admin = admin
+        self.compiled: Compiled | None = None
+        self.plane: DataPlane | None = None
+        self.ports: list[int] = []
+        self.admin_port = 0
+        self._sockets: dict[str, socket.socket] = {}
+        self._memory: SharedMemory | None = None
+        self._names: Resolver | None = None
+        self._admin: AdminServer | None = None
+        self._draining = False
+        self._reloads = {"ok": 0, "failed": 0}
+
+    async def __aenter__(self) -> Gateway:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        first = compile_config(self.source, 1, None, None)
+        labels = first.config.observability.metrics.max_label_values
+        memory = self._memory = SharedMemory(1, labels)
+        compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
+        loop = asyncio.get_running_loop()
+        plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public)
+        self.compiled = compiled
+        try:
+            self._open(compiled)
+            plane.adopt_now(compiled.spec)
+            plane.configure_log(compiled.config.observability.access_log)
+            self._names = Resolver(self._publish)
+            await self._names.follow(compiled.config)
+            for name, sock in self._sockets.items():
+                plane.listen(name, sock)
+            if self.with_admin and compiled.config.admin.enabled:
+                await self._open_admin(compiled)
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    def _open(self, compiled: Compiled) -> None:
+        for listener in compiled.config.server.listeners:
+            name = str(listener.bind)
+            if name not in self._sockets:
+                self._sockets[name] = open_listener(listener.bind, 1)[0]
+        self.ports = [sock.getsockname()[1] for sock in self._sockets.values() if sock.family != socket.AF_UNIX]
+
+    async def _open_admin(self, compiled: Compiled) -> None:
+        admin = compiled.config.admin
+        sock = open_unix(admin.bind) if admin.bind.unix else open_tcp(admin.bind, False)
+        self.admin_port = 0 if admin.bind.unix else sock.getsockname()[1]
+        token = admin.token.reveal() if admin.token is not None else None
+        self._admin = AdminServer(Api(self, token, compiled.config.observability.metrics.endpoint))
+        await self._admin.start(sock)
+
+    async def stop(self, drain: float | None = None) -> None:
+        """Drains for the configured time (or `drain` seconds), then closes everything."""
+        self._draining = True
+        if self.plane is not None:
+            seconds = self.compiled.config.server.timeouts.drain if drain is None and self.compiled else drain or 0.0
+            await self.plane.drain(seconds)
+        if self._names is not None:
+            self._names.stop()
+        if self._admin is not None:
+            await self._admin.close()
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
+
+    def _publish(self, addresses: Any) -> None:
+        assert self.plane is not None
+        for url, found in addresses.items():
+            self.plane.engine.set_addresses(url, found)
+
+    async def _public(self, kind: str) -> tuple[int, str, bytes]:
+        if kind == "metrics":
+            content_type, body = await self.metrics()
+            return 200, content_type, body
+        ready, _ = await self.ready()
+        if kind == "health" or ready:
+            return 200, "application/json", b'{"status":"ok"}\n'
+        return 503, "application/json", b'{"status":"not ready"}\n'
+
+    # ------------------------------------------------------------------ what the admin API shows
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]:
+        generation = self.compiled.spec.generation if self.compiled else 0
+        facts = {"workers": 1, "of": 1, "draining": self._draining, "generation": generation}
+        return self.compiled is not None and not self._draining, facts
+
+    async def metrics(self) -> tuple[str, bytes]:
+        assert self.plane is not None and self._memory is not None and self.compiled is not None
+        snapshot = self.plane.snapshot()
+        view = View(
+            stats=self._memory.stats,
+            routes=self._memory.route_slots.by_slot(),
+            services=self._memory.service_slots.by_slot(),
+            snapshots=[snapshot],
+            generation=self.compiled.spec.generation,
+            workers=1,
+            reloads=self._reloads,
+            dropped_lines=snapshot["dropped_lines"],
+            version=__version__,
+        )
+        return CONTENT_TYPE, render(view)
+
+    async def services(self) -> list[dict[str, Any]]:
+        assert self.plane is not None and self.compiled is not None
+        return services_view(self.compiled.config, [self.plane.snapshot()])
+
+    async def routes(self) -> list[dict[str, Any]]:
+        assert self.compiled is not None
+        return routes_view(self.compiled.config)
+
+    async def config(self) -> dict[str, Any]:
+        assert self.compiled is not None
+        return config_view(self.compiled.config)
+
+    async def reload(self, source: Any = None) -> tuple[bool, dict[str, Any]]:
+        """Takes the source as it is now (or another one) into use, or nothing: (done, facts)."""
+        assert self.plane is not None and self._memory is not None and self.compiled is not None
+        wanted = self.source if source is None else source
+        generation = self.compiled.spec.generation + 1
+        try:
+            new = compile_config(wanted, generation, self._memory.route_slots, self._memory.service_slots)
+        except ConfigError as error:
+            self._reloads["failed"] += 1
+            return False, {"problems": [{n: getattr(p, n) for n in p.__slots__} for p in error.problems]}
+        before = set(self._sockets)
+        self._open(new)
+        if self._names is not None:
+            await self._names.follow(new.config)
+        await self.plane.prepare(new.spec)
+        self.plane.adopt()
+        self.plane.configure_log(new.config.observability.access_log)
+        after = {str(listener.bind) for listener in new.config.server.listeners}
+        for name in after - before:
+            self.plane.listen(name, self._sockets[name])
+        for name in before - after:
+            self.plane.unlisten(name)
+            self._sockets.pop(name).close()
+        keys = self.compiled.restart_needed(new)
+        self.compiled = new
+        self.source = wanted
+        self._reloads["ok"] += 1
+        return True, {"generation": generation, "restart_needed": keys}
+
+    async def drain(self) -> None:
+        self._draining = True
+        if self.plane is not None:
+            self.plane.engine.drain()

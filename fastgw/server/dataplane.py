@@ -1,0 +1,128 @@
+"""What serves in one process: the engine, its plan, its listeners, its access log. Used by workers and `Gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+from fastgw._core.engine import Engine
+from fastgw._core.exchange import Exchange, Reply
+from fastgw._core.plan import Plan
+from fastgw._core.record import Stats
+from fastgw.config.schema.observe import AccessLog as AccessLogConfig
+from fastgw.observe.access_log import INTERVAL, AccessLog
+from fastgw.plan import Host, PlanSpec, build, build_now
+
+logger = logging.getLogger("fastgw.server")
+
+PAUSE = 0.0005
+"""Between two slices of a build: the loop serves meanwhile."""
+PublicSource = Callable[[str], Awaitable[tuple[int, str, bytes]]]
+
+
+class DataPlane:
+    """`public(kind)` gives status, content type and body of a public endpoint (health, ready, metrics)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, stats: Stats, buckets: Any, public: PublicSource) -> None:
+        self.loop = loop
+        self.engine = Engine(loop, stats)
+        self.public = public
+        self.host = Host(bucket_table=buckets, public=self.answer_public)
+        self.log: AccessLog | None = None
+        self.log_settings: AccessLogConfig | None = None
+        self.flusher: asyncio.TimerHandle | None = None
+        self.prepared: Plan | None = None
+        self.listeners: dict[str, int] = {}
+
+    async def answer_public(self, kind: str, exchange: Exchange) -> Reply:
+        status, content_type, body = await self.public(kind)
+        return Reply(status, body, {"Cache-Control": "no-store"}, content_type)
+
+    # ------------------------------------------------------------------ plans
+
+    def adopt_now(self, spec: PlanSpec) -> None:
+        self.engine.adopt(build_now(spec, self.engine, self.host))
+
+    async def prepare(self, spec: PlanSpec) -> None:
+        """Builds a plan in slices, between requests; `adopt` then takes it into use."""
+        steps: Generator[None, None, Plan] = build(spec, self.engine, self.host)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                self.prepared = stop.value
+                return
+            await asyncio.sleep(PAUSE)
+
+    def adopt(self) -> None:
+        if self.prepared is None:
+            raise RuntimeError("no plan was prepared")
+        self.engine.adopt(self.prepared)
+        self.prepared = None
+
+    def forget(self) -> None:
+        self.prepared = None
+
+    # ------------------------------------------------------------------ listeners
+
+    def listen(self, name: str, sock: socket.socket) -> None:
+        if name not in self.listeners:
+            self.listeners[name] = self.engine.listen(sock, name)
+
+    def unlisten(self, name: str) -> None:
+        lid = self.listeners.pop(name, None)
+        if lid is not None:
+            self.engine.unlisten(lid)
+
+    # ------------------------------------------------------------------ the access log
+
+    def configure_log(self, settings: AccessLogConfig) -> None:
+        """The same settings again change nothing; other ones take over with the next request."""
+        if settings == self.log_settings:
+            return
+        old = self.log
+        self.log = AccessLog(settings.path, settings.format, settings.fields) if settings.enabled else None
+        self.log_settings = settings
+        self.engine.set_access_log(self.log)
+        if old is not None:
+            old.close()
+        if self.log is not None and self.flusher is None:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.log is None:
+            self.flusher = None
+            return
+        self.log.flush()
+        self.flusher = self.loop.call_later(INTERVAL, self.flush)
+
+    def reopen_log(self) -> None:
+        if self.log is not None:
+            self.log.reopen()
+
+    # ------------------------------------------------------------------ life
+
+    def snapshot(self) -> dict[str, Any]:
+        dropped = self.log.dropped if self.log is not None else 0
+        return {**self.engine.snapshot(), "pid": os.getpid(), "dropped_lines": dropped}
+
+    async def drain(self, seconds: float) -> None:
+        """Lets what is in flight come to its end; what is not done in time is cut."""
+        self.engine.drain()
+        end = self.loop.time() + seconds
+        while self.engine.connections and self.loop.time() < end:
+            await asyncio.sleep(0.02)
+        if self.engine.connections:
+            logger.warning("%d connections did not end in time and are cut", self.engine.connections)
+        self.close()
+
+    def close(self) -> None:
+        self.engine.close()
+        if self.flusher is not None:
+            self.flusher.cancel()
+        if self.log is not None:
+            self.log.close()

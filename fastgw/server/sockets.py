@@ -1,0 +1,76 @@
+"""Listening sockets: opened by the supervisor, used by the workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+from fastgw.config.schema.address import Bind
+
+BACKLOG = 4096
+
+
+class ListenError(Exception):
+    """An address that cannot be listened at; the message says which and why."""
+
+
+def open_tcp(bind: Bind, reuse_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((bind.host, bind.port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ListenError(f"cannot listen at {bind}: {error.strerror}") from None
+    return sock
+
+
+def open_unix(bind: Bind) -> socket.socket:
+    """A socket file that nobody answers at is replaced; one that is in use, or no socket, is left alone."""
+    path = bind.unix
+    try:
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            probe = socket.socket(socket.AF_UNIX)
+            try:
+                probe.settimeout(1)
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            else:
+                raise ListenError(f"cannot listen at {bind}: somebody else does")
+            finally:
+                probe.close()
+    except FileNotFoundError:
+        pass
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ListenError(f"cannot listen at {bind}: {error.strerror}") from None
+    return sock
+
+
+def open_listener(bind: Bind, workers: int) -> list[socket.socket]:
+    """One socket per worker that share a port; a unix socket is one that all workers share.
+
+    With SO_REUSEPORT another program of the same user could listen at the port too: the first socket is tried
+    without it, so that an address that is taken is an error and not a surprise.
+    """
+    if bind.unix:
+        return [open_unix(bind)] * workers
+    if bind.port:
+        open_tcp(bind, False).close()
+    first = open_tcp(bind, True)
+    there = Bind(bind.host, first.getsockname()[1])
+    return [first, *(open_tcp(there, True) for _ in range(workers - 1))]

@@ -1,0 +1,42 @@
+"""What the children of the supervisor are born with."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastgw._core.record import Stats
+from fastgw.config.schema.observe import AccessLog as AccessLogConfig
+from fastgw.server.compiled import Compiled
+from fastgw.server.shared import SharedMemory
+
+
+@dataclass(slots=True)
+class WorkerStart:
+    """What a worker is born with."""
+
+    slot: int
+    plan: bytes
+    sockets: Mapping[str, socket.socket]
+    agent: socket.socket
+    stats: Stats
+    buckets: Any
+    access_log: AccessLogConfig
+    drain: float
+
+
+@dataclass(slots=True)
+class AgentStart:
+    """What an agent is born with."""
+
+    compiled: Compiled
+    source: Any
+    links: Mapping[int, socket.socket]
+    pids: Mapping[int, int]
+    supervisor: socket.socket
+    admin: socket.socket | None
+    memory: SharedMemory
+    restarts: int = 0
+    addresses: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,353 @@
+"""The supervisor: owns the listening sockets and the shared memory, forks, waits, and passes descriptors.
+
+It does nothing that can fail for a configuration's sake: those failures belong to the agent. A child that dies is
+replaced, with a pause that grows while it keeps dying; what waits in its accept queue is served by its successor,
+because the sockets are ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import pickle
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastgw.config.schema.address import Bind
+from fastgw.observe import logging as process_log
+from fastgw.server import control
+from fastgw.server.compiled import Compiled
+from fastgw.server.process import become_child
+from fastgw.server.shared import SharedMemory
+from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix
+from fastgw.server.start import AgentStart, WorkerStart
+from fastgw.server.worker import worker_main
+
+logger = logging.getLogger("fastgw.supervisor")
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 10.0
+STABLE = 10.0
+"""A child that lived so long, in seconds, died for a new reason: the pause starts over."""
+GRACE = 5.0
+
+
+class Child:
+    """One place in the process tree, and who holds it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pid = 0
+        self.born = 0.0
+        self.pause = FIRST_PAUSE
+        self.due = 0.0
+
+
+class Supervisor:
+    """`agent_main(start)` is the life of the agent process (admin.agent; this room does not know that one)."""
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        source: Any,
+        workers: int,
+        memory: SharedMemory,
+        agent_main: Callable[[AgentStart], int],
+    ) -> None:
+        self.agent_main = agent_main
+        self.compiled = compiled
+        self.source = source
+        self.count = workers
+        self.memory = memory
+        self.plan = control.dumps(compiled.spec)
+        self.sockets: dict[str, list[socket.socket]] = {}
+        self.pending: dict[str, list[socket.socket]] = {}
+        self.admin: socket.socket | None = None
+        self.workers = [Child(f"fastgw-{slot}") for slot in range(workers)]
+        self.agent = Child("fastgw-agent")
+        self.links: dict[int, tuple[socket.socket, socket.socket]] = {}
+        self.channel: tuple[socket.socket, socket.socket] | None = None
+        self.addresses: dict[str, Any] = {}
+        self.restarts = 0
+        self.stopping = 0
+        self.deadline = 0.0
+        self.parent = os.getpid()
+
+    # ------------------------------------------------------------------ start
+
+    def open(self) -> None:
+        """Raises ListenError; nothing was forked yet."""
+        for listener in self.compiled.config.server.listeners:
+            self.sockets[str(listener.bind)] = open_listener(listener.bind, self.count)
+        admin = self.compiled.config.admin
+        if admin.enabled:
+            self.admin = open_unix(admin.bind) if admin.bind.unix else open_tcp(admin.bind, False)
+
+    def run(self) -> int:
+        """Until the end; the exit code."""
+        self.open()
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        selector = selectors.DefaultSelector()
+        selector.register(reader, selectors.EVENT_READ)
+        self.selector = selector
+        gc.collect()
+        gc.freeze()                                  # children share these pages; the collector must not touch them
+        for slot in range(self.count):
+            self.links[slot] = control.channel()
+        self.fork_agent()
+        for slot in range(self.count):
+            self.fork_worker(slot)
+        while True:
+            timeout = self.next_timeout()
+            for key, _ in selector.select(timeout):
+                if key.fd == reader:
+                    self.on_signals(os.read(reader, 512))
+                else:
+                    self.on_agent()
+            self.reap()
+            if self.stopping:
+                if self.finished():
+                    return 0
+            else:
+                self.refork()
+
+    def next_timeout(self) -> float | None:
+        dates = [child.due for child in (*self.workers, self.agent) if child.pid == 0 and child.due]
+        if self.stopping:
+            dates.append(self.deadline)
+        return max(0.0, min(dates) - time.monotonic()) if dates else None
+
+    # ------------------------------------------------------------------ children
+
+    def fork(self, child: Child) -> bool:
+        """True in the child."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self.selector.close()
+            become_child(child.name, self.parent)
+            return True
+        child.pid = pid
+        child.born = time.monotonic()
+        child.due = 0.0
+        return False
+
+    def fork_worker(self, slot: int) -> None:
+        child = self.workers[slot]
+        if not self.fork(child):
+            return
+        code = 1
+        try:
+            config = self.compiled.config
+            if self.channel is not None:
+                for end in self.channel:
+                    end.close()
+            for other, (agent_end, worker_end) in self.links.items():
+                agent_end.close()
+                if other != slot:
+                    worker_end.close()
+            if self.admin is not None:
+                self.admin.close()
+            start = WorkerStart(
+                slot=slot,
+                plan=self.plan,
+                sockets={name: sockets[slot] for name, sockets in self.sockets.items()},
+                agent=self.links[slot][1],
+                stats=self.memory.stats[slot],
+                buckets=self.memory.buckets,
+                access_log=config.observability.access_log,
+                drain=config.server.timeouts.drain,
+            )
+            code = worker_main(start)
+        except BaseException:
+            logger.exception("a worker could not start")
+        finally:
+            self.leave(code)
+
+    def fork_agent(self) -> None:
+        if self.channel is not None:
+            self.selector.unregister(self.channel[0])
+            for end in self.channel:
+                end.close()
+        self.channel = control.channel()
+        if not self.fork(self.agent):
+            self.selector.register(self.channel[0], selectors.EVENT_READ)
+            return
+        code = 1
+        try:
+            for sockets in self.sockets.values():
+                for sock in sockets:
+                    sock.close()
+            start = AgentStart(
+                compiled=self.compiled,
+                source=self.source,
+                links={slot: ends[0] for slot, ends in self.links.items()},
+                pids={slot: child.pid for slot, child in enumerate(self.workers) if child.pid},
+                supervisor=self.channel[1],
+                admin=self.admin,
+                memory=self.memory,
+                restarts=self.restarts,
+                addresses=self.addresses,
+            )
+            code = self.agent_main(start)
+        except BaseException:
+            logger.exception("the agent could not start")
+        finally:
+            self.leave(code)
+
+    def leave(self, code: int) -> None:
+        """A child never returns into the supervisor's code."""
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+    def reap(self) -> None:
+        for child in (*self.workers, self.agent):
+            if child.pid == 0:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            child.pid = 0
+            if self.stopping:
+                continue
+            if time.monotonic() - child.born > STABLE:
+                child.pause = FIRST_PAUSE
+            child.due = time.monotonic() + child.pause
+            child.pause = min(child.pause * 2, LONGEST_PAUSE)
+            logger.error("%s (%d) ended with %s; it is replaced", child.name, pid, describe(status))
+
+    def refork(self) -> None:
+        now = time.monotonic()
+        for slot, child in enumerate(self.workers):
+            if child.pid == 0 and child.due <= now:
+                self.restarts += 1
+                old = self.links[slot]
+                self.links[slot] = control.channel()
+                for end in old:
+                    end.close()
+                assert self.channel is not None
+                control.send(self.channel[0], {"op": "worker", "slot": slot}, [self.links[slot][0].fileno()])
+                self.fork_worker(slot)
+        if self.agent.pid == 0 and self.agent.due <= now:
+            self.fork_agent()
+
+    # ------------------------------------------------------------------ the agent's wishes
+
+    def on_agent(self) -> None:
+        assert self.channel is not None
+        while True:
+            try:
+                received = control.receive(self.channel[0])
+            except OSError:
+                return
+            if received is None:
+                return
+            message, fds = received
+            operation = message["op"]
+            if operation == "open":
+                self.open_more(message["binds"])
+            elif operation == "commit":
+                self.commit(message, fds)
+            elif operation == "rollback":
+                self.close_pending()
+            elif operation == "addresses":
+                self.addresses.update(message["addresses"])
+            elif operation == "stop":
+                self.stop()
+            for fd in fds:
+                os.close(fd)
+
+    def open_more(self, binds: list[Bind]) -> None:
+        assert self.channel is not None
+        self.close_pending()
+        error = ""
+        try:
+            for bind in binds:
+                self.pending[str(bind)] = open_listener(bind, self.count)
+        except ListenError as failure:
+            error = str(failure)
+            self.close_pending()
+        fds = [sock.fileno() for sockets in self.pending.values() for sock in sockets]
+        control.send(self.channel[0], {"op": "opened", "error": error}, fds)
+
+    def close_pending(self) -> None:
+        for sockets in self.pending.values():
+            for sock in sockets:
+                sock.close()
+        self.pending = {}
+
+    def commit(self, message: control.Message, fds: list[int]) -> None:
+        """The configuration is in force: whoever is forked from now on begins with it."""
+        self.plan = control.read_file(fds[0])
+        self.compiled = pickle.loads(control.read_file(fds[1]))
+        self.sockets.update(self.pending)
+        self.pending = {}
+        for name in message["removed"]:
+            for sock in self.sockets.pop(name, ()):
+                sock.close()
+        log = self.compiled.config.observability.logging
+        process_log.configure(log.level, log.format)
+
+    # ------------------------------------------------------------------ signals and the end
+
+    def on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stop()
+            elif number == signal.SIGHUP and self.channel is not None:
+                control.send(self.channel[0], {"op": "reload"})
+            elif number == signal.SIGUSR1:
+                self.signal_workers(signal.SIGUSR1)
+
+    def signal_workers(self, number: int) -> None:
+        for child in self.workers:
+            if child.pid:
+                os.kill(child.pid, number)
+
+    def stop(self) -> None:
+        """Once: drain. Twice: at once."""
+        self.stopping += 1
+        if self.channel is not None:
+            control.send(self.channel[0], {"op": "draining"})
+        self.signal_workers(signal.SIGTERM)
+        if self.stopping == 1:
+            self.deadline = time.monotonic() + self.compiled.config.server.timeouts.drain + GRACE
+            logger.info("draining")
+
+    def finished(self) -> bool:
+        """All workers are gone, and then the agent too."""
+        late = time.monotonic() >= self.deadline
+        if any(child.pid for child in self.workers):
+            if late:
+                self.signal_workers(signal.SIGKILL)
+                self.deadline = time.monotonic() + GRACE
+            return False
+        if self.agent.pid:
+            os.kill(self.agent.pid, signal.SIGKILL if late else signal.SIGTERM)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.agent.pid, 0)
+            self.agent.pid = 0
+        for name in self.sockets:
+            if name.startswith("unix:"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name[5:])
+        return True
+
+
+def describe(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit code {os.WEXITSTATUS(status)}"

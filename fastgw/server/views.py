@@ -1,0 +1,102 @@
+"""What the admin API shows, from the compiled configuration and the workers' snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from fastgw.config import Config
+from fastgw.config.fields import Secret
+
+MASK = "***"
+
+
+def masked(value: Any) -> Any:
+    """Plain data for JSON, with every secret masked."""
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, BaseModel):
+        return {name: masked(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): masked(item) for key, item in value.items()}
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value if not isinstance(value, str) else str(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return str(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [masked(item) for item in value]
+    return str(value)
+
+
+def route_view(config: Config, route: Any) -> dict[str, Any]:
+    match: dict[str, Any] = {"path": route.path or "/*"}
+    for name in ("host", "methods", "user_agent"):
+        if getattr(route, name):
+            match[name] = masked(getattr(route, name))
+    for name in ("headers", "query", "cookies"):
+        wanted = getattr(route, name)
+        if wanted:
+            match[name] = {m.name: m.value if m.op == "exact" else f"{m.op} {m.value}".strip() for m in wanted}
+    if route.client_ip:
+        match["client_ip"] = [str(network) for network in route.client_ip]
+    view: dict[str, Any] = {"name": route.name, "match": match}
+    if route.service:
+        view["service"] = route.service
+    if route.split:
+        view["split"] = [{"service": share.service, "weight": share.weight} for share in route.split]
+    view["policies"] = [use.name for use in config.chain(route)]
+    view["line"] = route.line
+    return view
+
+
+def routes_view(config: Config) -> list[dict[str, Any]]:
+    return [route_view(config, route) for route in config.routes]
+
+
+def config_view(config: Config) -> dict[str, Any]:
+    """The configuration in force. Keys of consumers are hashes, and masked all the same."""
+    consumers = [{**masked(consumer), "keys": [MASK for _ in consumer.keys]} for consumer in config.consumers]
+    return {
+        "file": config.file,
+        "server": masked(config.server),
+        "admin": masked(config.admin),
+        "services": masked(config.services),
+        "consumers": consumers,
+        "observability": masked(config.observability),
+        "policies": [{use.name: masked(use.options)} for use in config.policies],
+        "routes": [
+            {**route_view(config, route), "policies": [{use.name: masked(use.options)} for use in config.chain(route)]}
+            for route in config.routes
+        ],
+    }
+
+
+POOL_FIELDS = ("connections", "busy", "idle", "connecting", "waiting", "connects", "connect_errors", "reuses")
+
+
+def services_view(config: Config, snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Services with the pools of their endpoints, added up over the workers."""
+    pools: dict[tuple[str, str], dict[str, int]] = {}
+    addresses: dict[tuple[str, str], int] = {}
+    for snapshot in snapshots:
+        for pool in snapshot["pools"]:
+            key = (pool["service"], pool["url"])
+            into = pools.setdefault(key, dict.fromkeys(POOL_FIELDS, 0))
+            for name in POOL_FIELDS:
+                into[name] += pool[name]
+            addresses[key] = max(addresses.get(key, 0), pool["addresses"])
+    found = []
+    for name, service in config.services.items():
+        endpoints = [
+            {
+                "url": str(endpoint.url),
+                "weight": endpoint.weight,
+                "addresses": addresses.get((name, str(endpoint.url)), 0),
+                **pools.get((name, str(endpoint.url)), dict.fromkeys(POOL_FIELDS, 0)),
+            }
+            for endpoint in service.endpoints
+        ]
+        found.append({"name": name, "load_balancer": service.load_balancer, "endpoints": endpoints})
+    return found

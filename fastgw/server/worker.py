@@ -1,0 +1,164 @@
+"""A worker: serves with one data plane, and does what the agent asks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import pickle
+import signal
+import socket
+from typing import Any
+
+import uvloop
+
+from fastgw.observe import logging as process_log
+from fastgw.server import control
+from fastgw.server.dataplane import DataPlane
+from fastgw.server.start import WorkerStart
+
+logger = logging.getLogger("fastgw.worker")
+
+
+class Worker:
+    def __init__(self, start: WorkerStart, loop: asyncio.AbstractEventLoop) -> None:
+        self.start = start
+        self.loop = loop
+        self.agent = start.agent
+        self.drain_seconds = start.drain
+        self.stopped = asyncio.Event()
+        self.draining = False
+        self.questions: dict[int, asyncio.Future[Any]] = {}
+        self.next_question = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        start.stats.reset_gauges()
+        self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public)
+
+    def run(self) -> None:
+        """Takes the plan it was born with and begins to accept."""
+        spec = pickle.loads(self.start.plan)
+        self.plane.adopt_now(spec)
+        self.plane.configure_log(self.start.access_log)
+        for name, sock in self.start.sockets.items():
+            self.plane.listen(name, sock)
+        self.loop.add_reader(self.agent, self.on_agent)
+        self.loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self.loop.add_signal_handler(signal.SIGUSR1, self.plane.reopen_log)
+        self.tell({"op": "hello", "slot": self.start.slot, "pid": os.getpid(), "generation": spec.generation})
+
+    def tell(self, message: control.Message, fds: tuple[int, ...] = ()) -> None:
+        control.send(self.agent, message, fds)
+
+    # ------------------------------------------------------------------ the agent's wishes
+
+    def on_agent(self) -> None:
+        while True:
+            try:
+                received = control.receive(self.agent)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = None
+            if received is None:
+                self.loop.remove_reader(self.agent)    # our end stays: the next agent gets the other one
+                return
+            message, fds = received
+            task = self.loop.create_task(self.handle(message, fds))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def handle(self, message: control.Message, fds: list[int]) -> None:
+        operation = message["op"]
+        try:
+            answer = await getattr(self, f"on_{operation}")(message, fds)
+            failure = None
+        except Exception as error:
+            logger.exception("the agent's %s failed", operation)
+            answer, failure = None, f"{type(error).__name__}: {error}"
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if "id" in message:
+            self.tell({"op": "answer", "id": message["id"], "value": answer, "error": failure})
+
+    async def on_prepare(self, message: control.Message, fds: list[int]) -> int:
+        spec = pickle.loads(control.read_file(fds[0]))
+        await self.plane.prepare(spec)
+        return int(spec.generation)
+
+    async def on_adopt(self, message: control.Message, fds: list[int]) -> None:
+        """Everything was prepared everywhere: from here on the new configuration serves."""
+        self.plane.adopt()
+        self.plane.configure_log(message["access_log"])
+        self.drain_seconds = message["drain"]
+        process_log.configure(*message["logging"])
+        for name, fd in zip(message["listen"], fds, strict=True):
+            self.plane.listen(name, socket.socket(fileno=os.dup(fd)))
+        for name in message["unlisten"]:
+            self.plane.unlisten(name)
+
+    async def on_forget(self, message: control.Message, fds: list[int]) -> None:
+        self.plane.forget()
+
+    async def on_snapshot(self, message: control.Message, fds: list[int]) -> dict[str, Any]:
+        return self.plane.snapshot()
+
+    async def on_addresses(self, message: control.Message, fds: list[int]) -> None:
+        for url, addresses in message["addresses"].items():
+            self.plane.engine.set_addresses(url, addresses)
+
+    async def on_answer(self, message: control.Message, fds: list[int]) -> None:
+        future = self.questions.pop(message["question"], None)
+        if future is not None and not future.done():
+            future.set_result(message["value"])
+
+    async def ask_public(self, kind: str) -> tuple[int, str, bytes]:
+        """A public endpoint: /health is ours, the others are the agent's to answer."""
+        if kind == "health":
+            return 200, "application/json", b'{"status":"ok"}\n'
+        self.next_question += 1
+        future: asyncio.Future[Any] = self.loop.create_future()
+        self.questions[self.next_question] = future
+        self.tell({"op": "public", "kind": kind, "question": self.next_question})
+        try:
+            return await asyncio.wait_for(future, 5)
+        except TimeoutError:
+            return 503, "application/json", b'{"status":"the agent does not answer"}\n'
+        finally:
+            self.questions.pop(self.next_question, None)
+
+    # ------------------------------------------------------------------ the end
+
+    def stop(self) -> None:
+        """SIGTERM: drain; a second one: at once."""
+        if self.draining:
+            self.plane.close()
+            self.stopped.set()
+            return
+        self.draining = True
+        task = self.loop.create_task(self.drain())
+        self.tasks.add(task)
+
+    async def drain(self) -> None:
+        await self.plane.drain(self.drain_seconds)
+        self.stopped.set()
+
+
+def worker_main(start: WorkerStart) -> int:
+    """The life of a worker process; its exit code."""
+
+    async def live() -> None:
+        worker = Worker(start, asyncio.get_running_loop())
+        worker.run()
+        # nothing that is alive now will ever be garbage; cycles are rare on the request path
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        await worker.stopped.wait()
+
+    try:
+        uvloop.run(live())
+    except Exception:
+        logger.exception("the worker cannot go on")
+        return 1
+    return 0
