@@ -253,7 +253,8 @@ cdef class Router:
             node = self._path(node, segments)
             self._entry(node, kind, route, bits, at, len(predicates), -1, 0)
             if kind == "exact" and slash != "strict" and segments:
-                other = segments[:-1] if segments[-1] == ("literal", b"") else [*segments, ("literal", b"")]
+                last = len(segments) - 1          # not -1: this module is compiled without wraparound
+                other = segments[:last] if segments[last] == ("literal", b"") else [*segments, ("literal", b"")]
                 if other:
                     self._entry(self._path(self.root(host), other), kind, route, bits, at, len(predicates), -1,
                                 1 if slash == "redirect" else 0)

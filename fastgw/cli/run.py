@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from typing import Any
@@ -124,15 +125,19 @@ def start_demo() -> int:
 
 
 def try_this(config: Config) -> str:
-    """Command lines that work with config.example.yaml and the demo services."""
+    """Command lines that work with config.example.yaml and the demo services (whose key is `demo-key`)."""
     listener = next((entry.bind for entry in config.server.listeners if not entry.bind.unix), None)
     base = f"http://127.0.0.1:{listener.port}" if listener else "http://localhost"
     admin = f"http://127.0.0.1:{config.admin.bind.port}"
     lines = ["", "fastgw is running. Try:", ""]
     for route in config.routes:
-        if route.path and route.service and not route.headers and not route.client_ip and len(lines) < 9:
-            example = route.path.replace("/*", "/").replace("{id}", "1").rstrip("/")
-            if "{" not in example and "~" not in example:
-                lines.append(f"  curl -i {base}{example}")
+        if not route.path or not route.service or route.headers or route.client_ip or len(lines) > 8:
+            continue
+        names = {use.name for use in config.chain(route)}
+        example = re.sub(r"\{[a-z_]+(:\[0-9\]\+)?\}", "1", route.path.removesuffix("/*"))
+        if "{" in example or "~" in example or "jwt" in names:
+            continue
+        key = "-H 'X-API-Key: demo-key' " if "key_auth" in names else ""
+        lines.append(f"  curl -i {key}{base}{example}")
     lines += [f"  curl -s {admin}/services", f"  curl -s {admin}/metrics | head -40", "", "Ctrl-C stops it.", ""]
     return "\n".join(lines)

@@ -176,7 +176,7 @@ def fields_of(model: Any) -> dict[str, FieldInfo]:
 
 
 def field_names(model: Any) -> list[str]:
-    return [name for name, info in fields_of(model).items() if info.init is not False]
+    return [info.alias or name for name, info in fields_of(model).items() if info.init is not False]
 
 
 def field_at(model: Any, loc: Sequence[str | int]) -> FieldInfo | None:

@@ -42,10 +42,8 @@ def rooms_imported(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports are not used here"
-            if node.module == "fastgw":
-                names = [f"fastgw.{alias.name}" for alias in node.names]
-            else:
-                names = [node.module]
+            whole = node.module == "fastgw"
+            names = [f"fastgw.{alias.name}" for alias in node.names] if whole else [node.module]
         for name in names:
             parts = name.split(".")
             if parts[0] == "fastgw" and len(parts) > 1:
