@@ -1,0 +1,34 @@
+"""How long the fuzzers run: some seconds in the suite, FASTGW_FUZZ_SECONDS each when that is set (`make fuzz`)."""
+
+import os
+import time
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+SECONDS = float(os.environ.get("FASTGW_FUZZ_SECONDS", "0"))
+CHECKS = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SECONDS and "/fuzz/" in str(item.path):
+            item.add_marker(pytest.mark.timeout(SECONDS * 2 + 120))
+
+
+def run(given, short):
+    """Runs a hypothesis test: `short` fixed examples, or new ones until the time is up."""
+    if not SECONDS:
+        settings(max_examples=short, deadline=None, derandomize=True, database=None, suppress_health_check=CHECKS)(
+            given
+        )()
+        return
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        settings(
+            max_examples=2000,
+            deadline=None,
+            database=None,
+            suppress_health_check=CHECKS,
+            phases=[Phase.generate, Phase.shrink],
+        )(given)()
