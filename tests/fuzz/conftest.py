@@ -18,17 +18,11 @@ def pytest_collection_modifyitems(items):
 
 def run(given, short):
     """Runs a hypothesis test: `short` fixed examples, or new ones until the time is up."""
+    common = {"deadline": None, "database": None, "suppress_health_check": CHECKS}
     if not SECONDS:
-        settings(max_examples=short, deadline=None, derandomize=True, database=None, suppress_health_check=CHECKS)(
-            given
-        )()
+        settings(max_examples=short, derandomize=True, **common)(given)()
         return
+    test = settings(max_examples=2000, phases=[Phase.explicit, Phase.generate, Phase.shrink], **common)(given)
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        settings(
-            max_examples=2000,
-            deadline=None,
-            database=None,
-            suppress_health_check=CHECKS,
-            phases=[Phase.generate, Phase.shrink],
-        )(given)()
+        test()
