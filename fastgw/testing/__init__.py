@@ -2,7 +2,8 @@
 
 `FakeUpstream` plays an upstream by script and remembers every byte it was sent, `RawClient` sends exactly the
 bytes it is told to, `CuttingProxy` holds, slows and cuts a connection between two others, `GatewayProcess`
-runs a gateway from a configuration. `demo_services` are real small services.
+runs a gateway from a configuration, `inprocess.GatewayThread` one in a thread of the test.
+`demo_services` are real small services.
 """
 
 from fastgw.testing.client import RawClient

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.util
 import os
 import random
 import shutil
@@ -56,19 +55,12 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def default_command() -> tuple[str, ...]:
-    """`-m fastgw run`, or the bare data plane where the package was built without its command line."""
-    if importlib.util.find_spec("fastgw.__main__") is not None:
-        return ("-m", "fastgw", "run")
-    return ("-m", "fastgw.testing.single")
-
-
 class GatewayProcess:
     """A gateway process on free ports of 127.0.0.1, ready when the `with` block begins, gone when it ends.
 
     `config` is YAML text or a mapping. In a mapping, `server.listeners` and `admin.bind` are filled in when
     they are not there; in text, `${FASTGW_PORT}` and `${FASTGW_ADMIN_PORT}` stand for the ports chosen.
-    `command` is what is run by this Python, by default `-m fastgw run`; `args` come after the file.
+    `args` come after the file on the command line.
     Leaving the block sends SIGTERM and asserts that the process ends by itself with exit code 0.
     """
 
@@ -78,7 +70,6 @@ class GatewayProcess:
         *,
         env: Mapping[str, str] | None = None,
         args: tuple[str, ...] = (),
-        command: tuple[str, ...] | None = None,
         ready_timeout: float = 30.0,
         stop_timeout: float = 15.0,
     ) -> None:
@@ -98,7 +89,6 @@ class GatewayProcess:
             **(env or {}),
         }
         self._args = args
-        self._command = command or default_command()
         self._process: subprocess.Popen[bytes] | None = None
 
     def _complete(self, config: Mapping[str, Any]) -> str:
@@ -155,7 +145,7 @@ class GatewayProcess:
         self.file.write_text(self._text)
         with open(self.folder / "stdout", "wb") as out, open(self.folder / "stderr", "wb") as err:
             self._process = subprocess.Popen(
-                [sys.executable, *self._command, str(self.file), *self._args],
+                [sys.executable, "-m", "fastgw", "run", str(self.file), *self._args],
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,

@@ -116,9 +116,7 @@ def world(one_world):
     """The gateway, with upstreams that have no connection left from the test before."""
     for upstream in one_world.upstreams():
         upstream.kill_connections(with_reset=False)
-        upstream.wait_for(
-            lambda upstream=upstream: upstream.open_connections() == 0, "its connections to end"
-        )
+        upstream.wait_for(lambda upstream=upstream: upstream.open_connections() == 0, "its connections to end")
         upstream.script(answer_ok)
     return one_world
 

@@ -45,9 +45,7 @@ class TestCurl:
 
     def test_a_chunked_upload_and_http10(self, world):
         url = world.gateway.url + "/up/"
-        sent = subprocess.run(
-            [CURL, "-sS", "-T", "-", url], input=b"streamed" * 1000, capture_output=True, timeout=30
-        )
+        sent = subprocess.run([CURL, "-sS", "-T", "-", url], input=b"streamed" * 1000, capture_output=True, timeout=30)
         assert sent.stdout == b"ok"
         assert bytes(world.up.requests[0].body) == b"streamed" * 1000
         assert curl("--http1.0", url).stdout == b"ok"
@@ -82,9 +80,7 @@ def test_httpx_many_at_once(world):
 
 
 def test_httpx_streams(world):
-    world.up.script(
-        answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([b"a" * 100] * 50))
-    )
+    world.up.script(answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([b"a" * 100] * 50)))
 
     def pieces():
         for _ in range(20):

@@ -117,18 +117,14 @@ def test_a_refused_request_with_a_body_does_not_poison_the_connection(world):
 
 def test_a_route_has_its_own_body_limit(world):
     with world.client() as client:
-        assert (
-            client.request(get("/small/", "Content-Length: 10\r\n", method="POST") + b"x" * 10).status == 200
-        )
+        assert client.request(get("/small/", "Content-Length: 10\r\n", method="POST") + b"x" * 10).status == 200
         large = client.request(get("/small/", "Content-Length: 11\r\n", method="POST") + b"x" * 11)
         assert problem(large) == (413, "body_too_large", "downstream")
     assert len(world.up.requests) == 1
 
 
 def test_chunked_answer_for_an_http10_client_is_delimited_by_the_end(world):
-    world.up.script(
-        answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([b"one", b"two"]))
-    )
+    world.up.script(answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([b"one", b"two"])))
     with world.client() as client:
         response = client.request(get("/up/", "Connection: keep-alive\r\n", version="1.0"))
         assert response.body == b"onetwo"
@@ -163,9 +159,7 @@ def test_close_delimited_answer_stays_whole_and_visible_as_such(world):
 
 def test_trailers_are_dropped_both_ways(world):
     trailers = b"X-Checksum: 1\r\nSet-Cookie: a=b\r\n"
-    world.up.script(
-        answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([b"ok"], trailers))
-    )
+    world.up.script(answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([b"ok"], trailers)))
     with world.client() as client:
         post = get("/up/", "Transfer-Encoding: chunked\r\nTrailer: X-Checksum\r\n", method="POST")
         response = client.request(post + chunked([b"abc"], trailers))

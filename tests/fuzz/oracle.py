@@ -15,7 +15,7 @@ OWN = {"host", "via", "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-fo
        "traceparent", "tracestate", "date", "server"}  # fmt: skip
 """What the gateway writes itself; compared elsewhere."""
 
-HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=-]+)(:\d{0,5})?\Z")
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:\d{0,5})?\Z")
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 TARGET = re.compile(rb"(/|https?://[^/?#@]|\*\Z)(?:[!\"$&-\[\]-~]|%(?!00)[0-9A-Fa-f]{2})*\Z", re.IGNORECASE)
 

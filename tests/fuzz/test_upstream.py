@@ -34,6 +34,8 @@ def stricter_response(seen, data):
         return "a version that does not exist"
     if seen.version == b"1.0" and seen.values(b"transfer-encoding"):
         return "Transfer-Encoding in HTTP/1.0"
+    if any(b"\t" in part.partition(b"\r\n")[0] for part in data.split(b"\r\n\r\n")):
+        return "a tab in the reason, which httptools refuses"
     # interim answers before it are under the same rules
     for part in data.split(b"\r\n\r\n"):
         reason = oracle.stricter_syntax(part + b"\r\n\r\n", [])

@@ -24,9 +24,7 @@ routes:
 class Gate:
     """An upstream that answers when it is told to; afterwards at once."""
 
-    def __init__(
-        self, reply: bytes = b"HTTP/1.1 200 OK\r\nX-From: up\r\nContent-Length: 5\r\n\r\nhello"
-    ) -> None:
+    def __init__(self, reply: bytes = b"HTTP/1.1 200 OK\r\nX-From: up\r\nContent-Length: 5\r\n\r\nhello") -> None:
         self.open = threading.Event()
         self.reply = reply
 
@@ -173,9 +171,7 @@ def test_one_that_waits_may_leave(gateway):
         assert [client.response().status for client in (first, second)] == [200, 200]
 
 
-@pytest.mark.parametrize(
-    "options, statuses, requests", [("{}", [200, 200], 3), ("{on_failure: fail}", [502, 502], 1)]
-)
+@pytest.mark.parametrize("options, statuses, requests", [("{}", [200, 200], 3), ("{on_failure: fail}", [502, 502], 1)])
 def test_a_leader_that_fails(gateway, options, statuses, requests):
     gate = threading.Event()
 
@@ -199,9 +195,7 @@ def test_a_leader_that_fails(gateway, options, statuses, requests):
         assert len(upstream.requests) == requests
 
 
-@pytest.mark.parametrize(
-    "options, status", [("{timeout: 50ms, on_failure: fail}", 504), ("{timeout: 50ms}", 200)]
-)
+@pytest.mark.parametrize("options, status", [("{timeout: 50ms, on_failure: fail}", 504), ("{timeout: 50ms}", 200)])
 def test_a_wait_has_an_end(gateway, options, status):
     gate = Gate()
     upstream, running = start(gateway, gate, options)

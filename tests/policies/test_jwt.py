@@ -151,9 +151,7 @@ def test_keys_are_chosen_by_kid_and_keep_their_algorithm():
     }
     assert ask(options, token(headers={"kid": "old"})).passed
     assert ask(options, token(key=RSA, algorithm="RS256", headers={"kid": "new"})).passed
-    assert not ask(options, token(headers={"kid": "new"})).passed, (
-        "the secret of one key does not do for another"
-    )
+    assert not ask(options, token(headers={"kid": "new"})).passed, "the secret of one key does not do for another"
     assert not ask(options, token()).passed
     assert not ask(options, token(headers={"kid": "../../etc"})).passed
 
@@ -166,9 +164,7 @@ def test_scopes_and_claims_are_403():
     }
     outcome = ask(options, token(scope="read:orders", tenant="a"))
     assert (outcome.status, outcome.code) == (403, "insufficient_scope")
-    assert "write:orders" in outcome.problem["detail"] and 'scope="read:orders' in outcome.header(
-        "WWW-Authenticate"
-    )
+    assert "write:orders" in outcome.problem["detail"] and 'scope="read:orders' in outcome.header("WWW-Authenticate")
     outcome = ask(options, token(scope="read:orders write:orders", tenant="c"))
     assert (outcome.status, outcome.code) == (403, "forbidden")
     assert ask(options, token(scp=["read:orders", "write:orders"], tenant=["x", "b"])).passed

@@ -19,12 +19,7 @@ MADE = "0123456789abcdeffedcba9876543210"
 
 def test_an_id_is_made_and_told_to_both_sides():
     outcome = Trial("request_id").ask(headers={"X-Request-ID": "forged"})
-    assert (
-        outcome.upstream_header("X-Request-ID")
-        == MADE
-        == outcome.header("X-Request-ID")
-        == outcome.exchange.id
-    )
+    assert outcome.upstream_header("X-Request-ID") == MADE == outcome.header("X-Request-ID") == outcome.exchange.id
     assert sum(name.lower() == "x-request-id" for name, _ in outcome.sent) == 1
     assert Trial("request_id", {"response": False}).ask().header("X-Request-ID") is None
 
@@ -33,9 +28,7 @@ def test_an_id_is_kept_from_those_who_are_believed():
     given = {"x-correlation-id": "abc-123"}
     options = {"header": "X-Correlation-ID"}
     assert Trial("request_id", {**options, "accept": True}).ask(headers=given).exchange.id == "abc-123"
-    assert (
-        Trial("request_id", options).ask(headers=given, trusted=True).header("X-Correlation-ID") == "abc-123"
-    )
+    assert Trial("request_id", options).ask(headers=given, trusted=True).header("X-Correlation-ID") == "abc-123"
     proxies = Settings(trusted_proxies=("127.0.0.0/8",))
     assert Trial("request_id", options).ask(headers=given, settings=proxies).exchange.id == "abc-123"
     elsewhere = Settings(trusted_proxies=("10.0.0.0/8",))
@@ -133,9 +126,7 @@ def keyed(**options):
         return hashlib.sha256(key.encode()).hexdigest()
 
     consumers = [
-        SimpleNamespace(
-            name="ada", groups=("staff",), keys=(digest("key-1"), digest("key-2")), metadata={"plan": "x"}
-        ),
+        SimpleNamespace(name="ada", groups=("staff",), keys=(digest("key-1"), digest("key-2")), metadata={"plan": "x"}),
         SimpleNamespace(name="bob", groups=(), keys=(digest("kéy/3 "),), metadata={}),
     ]
     return Trial("key_auth", options, BuildContext(consumers=consumers))

@@ -25,9 +25,7 @@ def test_a_refusal_names_the_limit_and_the_key():
     assert (outcome.status, outcome.code) == (429, "rate_limited")
     problem = outcome.problem
     assert (problem["limit"], problem["key"]) == ("free-plan", "consumer")
-    assert 1790 < problem["retry_after"] <= 1800 and outcome.header("Retry-After") == str(
-        problem["retry_after"]
-    )
+    assert 1790 < problem["retry_after"] <= 1800 and outcome.header("Retry-After") == str(problem["retry_after"])
     assert limit.ask(prepare=consumer("bob")).passed
 
 
@@ -55,9 +53,7 @@ def test_the_tightest_of_several_limits_is_told():
     first = wide.ask()
     response = b"HTTP/1.1 200 OK\r\nX-RateLimit-Remaining: 7777\r\n\r\n"
     assert [v for k, v in wide.ask(response=response).got if k == "X-RateLimit-Remaining"] == ["98"]
-    assert (
-        first.header("X-RateLimit-Remaining") == "99" and narrow.ask().header("X-RateLimit-Remaining") == "9"
-    )
+    assert first.header("X-RateLimit-Remaining") == "99" and narrow.ask().header("X-RateLimit-Remaining") == "9"
 
 
 @pytest.mark.parametrize(
@@ -114,9 +110,7 @@ def test_long_values_are_told_apart():
 
 def test_levels_belong_to_the_policys_key_and_survive_a_rebuild():
     table = BucketTable.private(64)
-    contexts = [
-        BuildContext(bucket_table=table, policy_key=key) for key in ("*/rate_limit/1", "*/rate_limit/1", "b")
-    ]
+    contexts = [BuildContext(bucket_table=table, policy_key=key) for key in ("*/rate_limit/1", "*/rate_limit/1", "b")]
     same, again, other = (Trial("rate_limit", {"requests": 1, "per": "1h"}, context) for context in contexts)
     assert same.ask().passed and not again.ask().passed and other.ask().passed
 

@@ -58,9 +58,7 @@ def test_by_entry_point(modules, gateway, upstream):
     importlib.invalidate_caches()
     _entry_points.cache_clear()
     try:
-        running = gateway(
-            YAML.replace("http://127.0.0.1:9002", upstream.url).replace("edge_policies:Tenant", "tenant")
-        )
+        running = gateway(YAML.replace("http://127.0.0.1:9002", upstream.url).replace("edge_policies:Tenant", "tenant"))
         assert ask(running, b"X-Tenant: globex\r\n").status == 200
         assert ask(running).status == 403
         assert "tenant" in RESOLVER.names()

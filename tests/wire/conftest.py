@@ -26,9 +26,7 @@ def serve(connection):
         if "100-continue" in (request.get("expect") or "").lower():
             connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         connection.read_body(request)
-        connection.send(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + (b"" if request.method == "HEAD" else b"ok")
-        )
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + (b"" if request.method == "HEAD" else b"ok"))
 
 
 @pytest.fixture(scope="session")

@@ -70,9 +70,7 @@ def parameters(found: list[Case]) -> list[object]:
         pytest.param(
             case,
             id=case.name,
-            marks=[pytest.mark.xfail(reason=case.one("xfail"), strict=True)]
-            if "xfail" in case.expect
-            else [],
+            marks=[pytest.mark.xfail(reason=case.one("xfail"), strict=True)] if "xfail" in case.expect else [],
         )
         for case in found
     ]

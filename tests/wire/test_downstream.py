@@ -56,9 +56,7 @@ def check_upstream(case, upstream):
         return
     if wanted == ["incomplete"]:
         # whatever had begun must end without ever looking whole
-        upstream.wait_for(
-            lambda: all(c.ended.is_set() for c in upstream.connections if c.requests), "the cut"
-        )
+        upstream.wait_for(lambda: all(c.ended.is_set() for c in upstream.connections if c.requests), "the cut")
         assert not any(request.complete for request in upstream.requests)
         return
     if wanted:
