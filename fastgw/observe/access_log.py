@@ -88,7 +88,9 @@ class AccessLog:
         self._get: list[Callable[[Any], Any]] = [getters[name] for name in names]
         self._names = names
         self._rows: list[Row] = []
-        self._waiting = 0
+        # lines taken by the loop and lines dealt with by the thread: each has one writer, no update can be lost
+        self._taken = 0
+        self._done = 0
         self._capacity = capacity
         self._in_episode = False
         self.dropped = 0
@@ -102,11 +104,11 @@ class AccessLog:
         self._thread.start()
 
     def __call__(self, exchange: Exchange) -> None:
-        if self._waiting >= self._capacity:
+        if self._taken - self._done >= self._capacity:
             self._drop()
             return
         self._rows.append(tuple([get(exchange) for get in self._get]))
-        self._waiting += 1
+        self._taken += 1
         if len(self._rows) >= BATCH:
             self.flush()
 
@@ -121,7 +123,7 @@ class AccessLog:
         if self._rows:
             rows, self._rows = self._rows, []
             self._queue.put(rows)
-        elif self._in_episode and self._waiting < self._capacity // 2:
+        elif self._in_episode and self._taken - self._done < self._capacity // 2:
             self._in_episode = False
             logger.warning("the access log is being written again; %d lines were dropped so far", self.dropped)
 
@@ -164,7 +166,7 @@ class AccessLog:
             except OSError as error:
                 self.dropped += len(rows)
                 logger.error("the access log cannot be written: %s", error.strerror)
-            self._waiting -= len(rows)
+            self._done += len(rows)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
