@@ -1,11 +1,11 @@
 """Drives config.example.yaml in front of the demo services, as a mix of clients would.
 
     pip install '.[bench]'
-    make run                                             # or: fastgw demo config.example.yaml
-    locust -f benchmarks/locustfile.py --host http://127.0.0.1:8080 --headless -u 50 -r 10 -t 30s
+    make run                          # or: fastgw demo config.example.yaml
+    locust -f benchmarks/locustfile.py --host http://127.0.0.1:8080 --headless -u 50 -t 30s
 
-FASTGW_API_KEY is the key of a consumer of that file, FASTGW_TOKEN a bearer token: sent with orders when they are set.
-Without them the answers 401 and 403 of the orders are expected, and counted apart. A 429 is the limiter at work.
+FASTGW_API_KEY is the key of a consumer of that file, FASTGW_TOKEN a bearer token: sent with orders when set.
+Without them the answers 401 and 403 of the orders are what is expected. A 429 is the limiter at work.
 
 Locust is itself slower than the gateway: it shows behaviour under a mix of requests, not the gateway's limits
 (for these: python -m benchmarks.compare).
