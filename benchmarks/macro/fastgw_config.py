@@ -22,11 +22,17 @@ def render(workload: str, *, port: int, upstream: int, routes: int, rate: int, t
         "server": {
             "listeners": [{"bind": f"127.0.0.1:{port}"}],
             "workers": 1,
-            "limits": {"connections": 12_000},
+            # connections are kept as long as the other gateways keep them
+            "limits": {"connections": 12_000, "requests_per_connection": 1_000_000_000},
             "timeouts": {"idle": "1h"},
         },
         "admin": {"bind": f"127.0.0.1:{free_port()}"},
-        "observability": {"access_log": {"enabled": False}},
+        # the others begin no traces either; metrics stay on
+        "observability": {
+            "access_log": {"enabled": False},
+            "tracing": {"enabled": False},
+            "metrics": {"enabled": True},
+        },
         "services": {"service": f"http://127.0.0.1:{upstream}"},
     }
     if workload == "static":
