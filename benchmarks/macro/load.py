@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .process import LOAD_CORE, BenchError, Child, cpu_time, run, tree
+from .process import LOAD_CORE, BenchError, Child, cores_busy, cpu_time, finished_children, run, tree
 
 SCRIPT = Path(__file__).resolve().parent / "wrk" / "request.lua"
 LINE = re.compile(
@@ -37,6 +38,9 @@ class Figures:
     cpu_us: float = 0.0
     cpu_user_share: float = 0.0
     busy: float = 0.0
+    """Share of its core's time that the gateway used."""
+    others: float = 0.0
+    """Share of the two cores' time that went to anything but gateway, backend and wrk."""
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -67,24 +71,25 @@ def wrk(port: int, load: Load, token: str, seconds: float) -> Figures:
     return parse(run(command, whole + 20, core=LOAD_CORE, env=env))
 
 
-def measure(gateway: Child | None, port: int, load: Load, token: str, seconds: float) -> Figures:
-    """One round. `gateway` None: the backend alone, no CPU read."""
-    if gateway is None:
-        return wrk(port, load, token, seconds)
-    family = tree(gateway.pid)
-    before = cpu_time(family)
+def measure(
+    gateway: Child | None, backend: Child, port: int, load: Load, token: str, seconds: float
+) -> Figures:
+    """One round. `gateway` None: the backend alone, no CPU of a gateway."""
+    family = tree(gateway.pid) if gateway else []
+    served = tree(backend.pid)
+    started = time.monotonic()
+    busy, loads, serving, before = cores_busy(), finished_children(), cpu_time(served), cpu_time(family)
     figures = wrk(port, load, token, seconds)
-    if tree(gateway.pid) != family:
+    used, serving = cpu_time(family) - before, cpu_time(served) - serving
+    busy, loads = cores_busy() - busy, finished_children() - loads
+    lasted = time.monotonic() - started
+    if gateway and tree(gateway.pid) != family:
         raise BenchError(f"{gateway.name} changed its processes while it was measured: {gateway.errors()}")
-    used = cpu_time(family) - before
-    return Figures(
-        figures.requests,
-        figures.requests_per_s,
-        figures.bytes_per_s,
-        figures.mean_us,
-        figures.p50_us,
-        figures.p99_us,
+    others = busy - used.seconds - serving.seconds - loads
+    return replace(
+        figures,
         cpu_us=used.seconds / figures.requests * 1e6,
         cpu_user_share=used.user_share,
-        busy=used.seconds * figures.requests_per_s / figures.requests,
+        busy=used.seconds / lasted,
+        others=max(0.0, others / (2 * lasted)),
     )

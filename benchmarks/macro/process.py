@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -160,6 +161,23 @@ def cpu_time(pids: Sequence[int]) -> CpuTime:
             continue
     seconds = nanoseconds / 1e9 if nanoseconds else (user + kernel) / TICKS_PER_SECOND
     return CpuTime(seconds, user, kernel)
+
+
+def cores_busy() -> float:
+    """Seconds that the two cores have been busy with anything, stolen time included (proc(5))."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if name in (f"cpu{GATEWAY_CORE}", f"cpu{LOAD_CORE}"):
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, rest.split()[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / TICKS_PER_SECOND
+
+
+def finished_children() -> float:
+    """CPU seconds of the children that have ended and been waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @dataclass(frozen=True, slots=True)

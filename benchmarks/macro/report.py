@@ -49,6 +49,7 @@ COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, float]], str]]] = (
     ("p50 µs", lambda m: f"{m['p50_us']:,.0f}"),
     ("p99 µs", lambda m: f"{m['p99_us']:,.0f}"),
     ("core busy", lambda m: f"{m['busy']:.0%}"),
+    ("others", lambda m: f"{m['others']:.0%}"),
 )
 
 

@@ -184,6 +184,7 @@ def a_result():
         "cpu_us": 12.0,
         "cpu_user_share": 0.25,
         "busy": 0.5,
+        "others": 0.01,
     }
     its = {"median": figures, "rounds": [figures]}
     facts = {
