@@ -41,26 +41,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         def read(text: str) -> list[str]:
             wanted = [name.strip() for name in text.split(",") if name.strip()]
             if unknown := sorted(set(wanted) - set(known)):
-                raise argparse.ArgumentTypeError(
-                    f"unknown: {', '.join(unknown)} (there are {', '.join(known)})"
-                )
+                raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)} (there are {', '.join(known)})")
             return wanted
 
         return read
 
     default = [name for name, gateway in GATEWAYS.items() if gateway.by_default and name not in OURS]
     peers = [name for name in GATEWAYS if name not in OURS]
-    parser.add_argument(
-        "--quick", action="store_true", help="2 rounds of 1 s, smaller memory and instruction runs"
-    )
+    parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s, smaller memory and instruction runs")
     parser.add_argument("--rounds", type=int, help="rounds for each gateway and workload (5)")
     parser.add_argument("--seconds", type=int, help="seconds of a round, whole (2)")
-    parser.add_argument(
-        "--only", type=names(PARTS), default=list(PARTS), metavar="PART,...", help=", ".join(PARTS)
-    )
-    parser.add_argument(
-        "--peers", type=names(peers), default=default, metavar="NAME,...", help=", ".join(peers)
-    )
+    parser.add_argument("--only", type=names(PARTS), default=list(PARTS), metavar="PART,...", help=", ".join(PARTS))
+    parser.add_argument("--peers", type=names(peers), default=default, metavar="NAME,...", help=", ".join(peers))
     parser.add_argument(
         "--calm",
         type=float,
@@ -69,12 +61,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="repeat rounds in which others used more of the cores",
     )
     parser.add_argument("--no-fastgw", action="store_true", help="the peers alone")
-    parser.add_argument(
-        "--backend", choices=("c", "nginx"), default="c", help="nginx has no bodies and no checks"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: %(default)s"
-    )
+    parser.add_argument("--backend", choices=("c", "nginx"), default="c", help="nginx has no bodies and no checks")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--name", default="latest", help="name of the result files (%(default)s)")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (2 if args.quick else 5)
@@ -173,9 +161,7 @@ class Run:
             )
         return rounds
 
-    def calm_round(
-        self, child: Child | None, port: int, workload: Workload, bearer: str, seconds: int
-    ) -> Figures:
+    def calm_round(self, child: Child | None, port: int, workload: Workload, bearer: str, seconds: int) -> Figures:
         """A round; another one, at most twice, while others use more of the cores than --calm allows."""
         for _ in range(3):
             figures = measure(child, self.backend, port, workload.load, bearer, seconds)
@@ -217,9 +203,7 @@ class Run:
                 lambda g=gateway, p=place: memory.slow_reader(g, self.backend, p / "slow", size),
             )
             if gateway.name == "fastgw":
-                self.attempt(
-                    "fastgw, example config", its, lambda p=place: memory.worker_memory(p / "example")
-                )
+                self.attempt("fastgw, example config", its, lambda p=place: memory.worker_memory(p / "example"))
             self.memory[gateway.name] = its
 
     def count(self) -> None:
@@ -256,9 +240,7 @@ class Run:
         }
 
     def verdicts(self) -> list[stats.Verdict]:
-        medians = {
-            w: {g: its["median"] for g, its in gateways.items()} for w, gateways in self.measured.items()
-        }
+        medians = {w: {g: its["median"] for g, its in gateways.items()} for w, gateways in self.measured.items()}
         medians["memory"] = self.memory
         wanted = {*self.args.only}
         return [stats.judge(target, medians) for target in TARGETS if target.workload in wanted]

@@ -71,7 +71,5 @@ class ApiClient(HttpUser):
     @task(4)
     def read_product(self) -> None:
         number = random.randint(1, 3)
-        with self.client.get(
-            f"/api/products/{number}", name="/api/products/{id}", catch_response=True
-        ) as answer:
+        with self.client.get(f"/api/products/{number}", name="/api/products/{id}", catch_response=True) as answer:
             self.judge(answer, (200,))

@@ -38,9 +38,7 @@ def ask(port: int, path: str, headers: Mapping[str, str] | None = None, method: 
 
 def expect(condition: object, what: str, answer: Answer) -> None:
     if not condition:
-        raise BenchError(
-            f"wrong answer: {what}; got {answer.status} {dict(answer.headers)} {answer.text[:300]!r}"
-        )
+        raise BenchError(f"wrong answer: {what}; got {answer.status} {dict(answer.headers)} {answer.text[:300]!r}")
 
 
 def bearer(kind: str = "good") -> dict[str, str]:
@@ -103,9 +101,7 @@ def policy(port: int) -> None:
     preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "PUT"}
     answer = ask(port, "/api/svc0042/item", preflight, "OPTIONS")
     expect(answer.status in (200, 204), "pre-flight without a token", answer)
-    expect(
-        answer.headers.get("access-control-allow-origin") == ORIGIN, "pre-flight allows the origin", answer
-    )
+    expect(answer.headers.get("access-control-allow-origin") == ORIGIN, "pre-flight allows the origin", answer)
     expect("PUT" in answer.headers.get("access-control-allow-methods", ""), "pre-flight allows PUT", answer)
 
 

@@ -30,9 +30,7 @@ API_CLIENT_HEADERS = (
 def request(path: str, token: str | None = None, extra: str = "") -> bytes:
     """The head that request.lua sends, for one path."""
     authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-    return (
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{API_CLIENT_HEADERS}{authorization}{extra}\r\n".encode()
-    )
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{API_CLIENT_HEADERS}{authorization}{extra}\r\n".encode()
 
 
 def connect(port: int, source: str = "127.0.0.1") -> socket.socket:

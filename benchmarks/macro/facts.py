@@ -30,9 +30,7 @@ def commit() -> str:
     """The commit that is measured, with a + when files differ from it; "unknown" outside a clone."""
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
-        ).stdout
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20).stdout
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "fastgw", "setup.py")

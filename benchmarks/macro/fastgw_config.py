@@ -13,6 +13,8 @@ from .tokens import SECRET, TENANT
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = "https://app.example.com"
+# As the others do it: a new id to the upstream, none to the client, no word about the limits to the client.
+REQUEST_ID = {"request_id": {"response": False}}
 SINGLE_PROCESS = ("--single",)
 """Makes `fastgw run` one process without a supervisor."""
 
@@ -37,12 +39,13 @@ def render(workload: str, *, port: int, upstream: int, routes: int, rate: int, t
     }
     if workload == "static":
         answer = {"status": 200, "body": JSON, "content_type": "application/json"}
+        del config["services"]
         config["routes"] = [{"path": "/api/*", "policies": [{"respond": answer}]}]
     elif workload == "policy":
         config["policies"] = policies(rate, token_cache)
         config["routes"] = [{"path": f"/api/svc{i:04d}/{{id}}", "service": "service"} for i in range(routes)]
     else:
-        config["policies"] = ["request_id"]
+        config["policies"] = [REQUEST_ID]
         config["routes"] = [{"path": "/api/*", "service": "service"}]
     return yaml.safe_dump(config, sort_keys=False)
 
@@ -53,17 +56,23 @@ def policies(rate: int, token_cache: bool) -> list[Any]:
         "origins": [ORIGIN],
         "methods": ["GET", "POST", "PUT", "DELETE"],
         "headers": ["Authorization", "Content-Type", "X-Api-Key"],
-        "expose_headers": ["X-Request-Id"],
+        "expose": ["X-Request-Id"],
         "credentials": True,
         "max_age": "10m",
     }
-    token: dict[str, Any] = {"secret": SECRET, "algorithms": ["HS256"], "required_claims": {"tenant": TENANT}}
+    token: dict[str, Any] = {"secret": SECRET, "algorithm": "HS256", "required_claims": {"tenant": TENANT}}
     if not token_cache:
-        token["cache_size"] = 0
+        token["cache"] = {"size": 0}
+    limit = {
+        "requests": min(rate, 100_000_000),  # the most it takes for a second
+        "per": "1s",
+        "by": "header:X-Api-Key",
+        "headers": False,
+    }
     return [
-        "request_id",
+        REQUEST_ID,
         {"cors": cors},
-        {"rate_limit": {"requests": rate, "per": "1s", "by": "header:X-Api-Key"}},
+        {"rate_limit": limit},
         {"jwt": token},
         {"headers": {"response": {"set": {"X-Gateway": "fastgw"}, "remove": ["X-Powered-By"]}}},
     ]

@@ -186,9 +186,7 @@ def haproxy(setup: Setup) -> Sequence[str]:
     if setup.workload == "policy":
         frontend = fill("haproxy-policy.cfg", ORIGIN=ORIGIN, SECRET=SECRET, RATE=setup.rate)
         setup.put("routes.map", "".join(f"/api/svc{i:04d}/ service\n" for i in range(setup.routes)))
-        more = (
-            "backend per_key\n    stick-table type string len 64 size 100k expire 1m store http_req_rate(1s)"
-        )
+        more = "backend per_key\n    stick-table type string len 64 size 100k expire 1m store http_req_rate(1s)"
     elif setup.workload == "static":
         frontend = fill("haproxy-static.cfg", JSON=JSON)
     else:
@@ -238,12 +236,8 @@ def envoy(jwt_cache: bool) -> Write:
             answer = {"status": 200, "body": {"inline_string": JSON}}
             host["routes"] = [{"match": {"prefix": "/api/"}, "direct_response": answer}]
         else:
-            host["routes"] = [
-                {"match": {"prefix": "/api/"}, "route": {"cluster": "service", "timeout": "60s"}}
-            ]
-        router = http_filter(
-            "router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True
-        )
+            host["routes"] = [{"match": {"prefix": "/api/"}, "route": {"cluster": "service", "timeout": "60s"}}]
+        router = http_filter("router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
         setup.put("envoy.json", json.dumps(envoy_bootstrap(setup, host, [*filters, router]), indent=1))
         flags = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
         return [find_envoy() or "envoy", "-c", "envoy.json", *flags]

@@ -36,11 +36,7 @@ def count(gateway: Gateway, workload: str, backend: Backend, folder: Path, reque
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", "--quiet"]
     child = gateway.start(setup, prefix=valgrind)
     try:
-        paths = (
-            [f"/api/svc{i * 389 % 1000:04d}/item" for i in range(1000)]
-            if workload == "policy"
-            else ["/api/item"]
-        )
+        paths = [f"/api/svc{i * 389 % 1000:04d}/item" for i in range(1000)] if workload == "policy" else ["/api/item"]
         asked = [client.request(path, token()) for path in paths]
         client.exactly(setup.port, requests, asked)
     finally:
@@ -51,9 +47,7 @@ def count(gateway: Gateway, workload: str, backend: Backend, folder: Path, reque
     return total(files[0].read_text(errors="replace"))
 
 
-def per_request(
-    gateway: Gateway, workload: str, backend: Backend, folder: Path, requests: int = 5000
-) -> float:
+def per_request(gateway: Gateway, workload: str, backend: Backend, folder: Path, requests: int = 5000) -> float:
     """(Ir(2N) - Ir(N)) / N with N = `requests`."""
     if not shutil.which("valgrind"):
         raise BenchError("valgrind is not installed")

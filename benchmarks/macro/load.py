@@ -71,9 +71,7 @@ def wrk(port: int, load: Load, token: str, seconds: float) -> Figures:
     return parse(run(command, whole + 20, core=LOAD_CORE, env=env))
 
 
-def measure(
-    gateway: Child | None, backend: Child, port: int, load: Load, token: str, seconds: float
-) -> Figures:
+def measure(gateway: Child | None, backend: Child, port: int, load: Load, token: str, seconds: float) -> Figures:
     """One round. `gateway` None: the backend alone, no CPU of a gateway."""
     family = tree(gateway.pid) if gateway else []
     served = tree(backend.pid)

@@ -124,17 +124,13 @@ def worker_memory(folder: Path) -> dict[str, float]:
     text, port = example_config(EXAMPLE.read_text(), dict(demo.values()))
     (folder / "gateway.yaml").write_text(text)
     flags = [part for name, (_, now) in demo.items() for part in (f"--{name}", str(now))]
-    services = Child(
-        "demo services", [sys.executable, "-m", "fastgw", "demo", *flags], cwd=ROOT, core=LOAD_CORE
-    )
+    services = Child("demo services", [sys.executable, "-m", "fastgw", "demo", *flags], cwd=ROOT, core=LOAD_CORE)
     with services:
         services.wait_for_port(demo["users"][1])
         run = [sys.executable, "-m", "fastgw", "run", "gateway.yaml"]
         with Child("fastgw", run, cwd=folder, env=FASTGW_ENV) as gateway:
             gateway.wait_for_port(port)
-            asked = [
-                client.request(path, token()) for path in ("/api/users", "/api/users/1", "/api/products/2")
-            ]
+            asked = [client.request(path, token()) for path in ("/api/users", "/api/users/1", "/api/products/2")]
             # Some routes may want a key or limit a client: these answers are part of the work too.
             client.exactly(port, REQUESTS, asked, connections=16, allowed=(200, 401, 403, 404, 429))
             family = tree(gateway.pid)

@@ -218,9 +218,7 @@ def run(
     except FileNotFoundError:
         raise BenchError(f"{command[0]} is not installed") from None
     if done.returncode:
-        raise BenchError(
-            f"{' '.join(command)} ended with {done.returncode}: {(done.stderr or done.stdout)[-1000:]}"
-        )
+        raise BenchError(f"{' '.join(command)} ended with {done.returncode}: {(done.stderr or done.stdout)[-1000:]}")
     return done.stdout
 
 

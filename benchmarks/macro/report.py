@@ -33,9 +33,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
 
     def one(cells: Sequence[str]) -> str:
-        padded = [
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        ]
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
         return "| " + " | ".join(padded) + " |"
 
     rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
@@ -64,9 +62,7 @@ def workload_table(name: str, gateways: Mapping[str, Any], versions: Mapping[str
     rows = []
     for gateway, its in gateways.items():
         median = its["median"]
-        ratio = (
-            median.get(metric, 0) / fastgw if fastgw and gateway != "direct" and metric in median else None
-        )
+        ratio = median.get(metric, 0) / fastgw if fastgw and gateway != "direct" and metric in median else None
         variation = spread(its["rounds"], metric) if metric in median else 0.0
         rows.append(
             [
@@ -86,8 +82,7 @@ def workload_table(name: str, gateways: Mapping[str, Any], versions: Mapping[str
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
     words = {True: "yes", False: "**no**", None: "not measured"}
     rows = [
-        [v.text, v.workload, number(v.value, v.metric), number(v.limit, v.metric), words[v.reached]]
-        for v in verdicts
+        [v.text, v.workload, number(v.value, v.metric), number(v.limit, v.metric), words[v.reached]] for v in verdicts
     ]
     return table(["target", "workload", "fastgw", "limit", "reached"], rows)
 
@@ -156,13 +151,9 @@ def svg(workloads: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     y = 30
     for name, gateways in groups:
-        values = {
-            gateway: its["median"]["cpu_us"] for gateway, its in gateways.items() if gateway != "direct"
-        }
+        values = {gateway: its["median"]["cpu_us"] for gateway, its in gateways.items() if gateway != "direct"}
         longest = max(values.values())
-        parts.append(
-            f'<text x="10" y="{y + 22}" font-weight="600">{name}: {escape(WORKLOADS[name].title)}</text>'
-        )
+        parts.append(f'<text x="10" y="{y + 22}" font-weight="600">{name}: {escape(WORKLOADS[name].title)}</text>')
         y += TITLE
         for gateway, value in sorted(values.items(), key=lambda item: item[1]):
             length = max(1.0, value / longest * WIDTH)

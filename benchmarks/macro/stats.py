@@ -37,9 +37,7 @@ def add_latency(rounds: Rounds, direct: Sequence[Mapping[str, float]]) -> dict[s
         return 1e6 / figures["requests_per_s"]
 
     return {
-        name: [
-            {**own, "added_us": mean_us(own) - mean_us(base)} for own, base in zip(its, direct, strict=True)
-        ]
+        name: [{**own, "added_us": mean_us(own) - mean_us(base)} for own, base in zip(its, direct, strict=True)]
         for name, its in rounds.items()
     }
 

@@ -90,16 +90,12 @@ TARGETS: tuple[Target, ...] = (
     Target("plain", "cpu_us", "envoy", 1 / 2.3, "CPU per request ≤ Envoy ÷ 2.3"),
     Target("policy", "cpu_us", "haproxy", 1 / 1.6, "CPU per request ≤ HAProxy ÷ 1.6"),
     Target("policy", "cpu_us", "nginx-lua", 1 / 1.6, "CPU per request ≤ nginx with Lua ÷ 1.6"),
-    Target(
-        "policy", "cpu_us", "envoy-jwt-cache", 1 / 2.8, "CPU per request ≤ Envoy with its JWT cache ÷ 2.8"
-    ),
+    Target("policy", "cpu_us", "envoy-jwt-cache", 1 / 2.8, "CPU per request ≤ Envoy with its JWT cache ÷ 2.8"),
     Target("static", "cpu_us", "nginx", 1.1, "CPU per request ≤ 1.1 x nginx `return 200`"),
     Target("latency", "added_us", "nginx", 1.0, "added latency, one connection ≤ nginx"),
     Target("body_100k", "bytes_per_s", "nginx", 0.9, "100 KiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
     Target("body_10m", "bytes_per_s", "nginx", 0.9, "10 MiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
     Target("memory", "private_bytes_per_worker", None, 25 * MIB, "private memory of a worker ≤ 25 MiB"),
     Target("memory", "bytes_per_idle_connection", None, 6 * KIB, "user memory of an idle connection ≤ 6 KiB"),
-    Target(
-        "memory", "slow_reader_growth_bytes", None, 4 * MIB, "1 GiB through a slow reader: RSS grows ≤ 4 MiB"
-    ),
+    Target("memory", "slow_reader_growth_bytes", None, 4 * MIB, "1 GiB through a slow reader: RSS grows ≤ 4 MiB"),
 )

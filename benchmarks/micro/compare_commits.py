@@ -81,9 +81,7 @@ def proxied(tree: Path, folder: Path) -> dict[str, float]:
 
 def ratios(a: Mapping[str, float], b: Mapping[str, float]) -> list[list[str]]:
     """Rows of name, A, B, B / A for what both have, in A's order."""
-    return [
-        [name, f"{a[name]:,.1f}", f"{b[name]:,.1f}", f"{b[name] / a[name]:.2f}"] for name in a if name in b
-    ]
+    return [[name, f"{a[name]:,.1f}", f"{b[name]:,.1f}", f"{b[name] / a[name]:.2f}"] for name in a if name in b]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,9 +42,7 @@ def calibrate(operation: Callable[[int], object], least_ns: int = LEAST_NS) -> i
         n = n * 10 if took * 20 < least_ns else max(n + 1, round(n * least_ns / max(took, 1) * 1.1))
 
 
-def time_operation(
-    operation: Callable[[int], object], repeats: int = 7, least_ns: int = LEAST_NS
-) -> dict[str, float]:
+def time_operation(operation: Callable[[int], object], repeats: int = 7, least_ns: int = LEAST_NS) -> dict[str, float]:
     """ns for one operation: the best run (what the code costs) and the median (with what disturbed it)."""
     n = calibrate(operation, least_ns)
     runs = []
@@ -92,9 +90,7 @@ def load(path: Path, name: str) -> Any:
     return module
 
 
-def measure(
-    tree: Path, names: Sequence[str], repeats: int
-) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+def measure(tree: Path, names: Sequence[str], repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Figures by "kernel: case", and why kernels were left out."""
     figures: dict[str, dict[str, float]] = {}
     left_out: dict[str, str] = {}
