@@ -16,6 +16,8 @@ from typing import Any
 from fastgw.config.errors import CODES, ConfigError, Finding, Path, Problem, dotted
 from fastgw.config.registry import PolicySpec, Registry, Resolver
 from fastgw.config.schema import Config
+from fastgw.config.template import ROOT as TEMPLATE_ROOT
+from fastgw.config.template import Translation
 from fastgw.config.text import Document, Span, parse, read
 
 __all__ = [
@@ -61,9 +63,17 @@ def check(
         return None, finish(document, document.findings)
     data = document.data
     found = list(document.findings)
+    translation = Translation(data) if isinstance(data, dict) and TEMPLATE_ROOT in data else None
+    if translation is not None:
+        data = translation.data
+        found += translation.findings
     state = Check(data, document.file, document.base, finder)
     config = state.run()
     state.unread_templates(document.templates)
+    if translation is not None:
+        for finding in state.findings:
+            finding.path = translation.origin(finding.path)
+            finding.mark = None
     problems = finish(document, without_echoes(found, state.findings))
     return (None if any(p.severity == "error" for p in problems) else config), problems
 

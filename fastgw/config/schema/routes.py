@@ -265,7 +265,7 @@ SplitBy = Annotated[
     BeforeValidator(parse_split_by),
     WithJsonSchema({"type": "string", "pattern": r"^(header|cookie):.+|\$\{"}),
 ]
-PolicyList = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/PolicyList"})]
+PolicyList = Annotated[Any, WithJsonSchema({"type": "array"})]
 
 
 class RouteTimeouts(Room):

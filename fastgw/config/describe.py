@@ -1,0 +1,185 @@
+"""The format, told from its schema: docs/configuration.md and the JSON Schema for editors.
+
+    python -m fastgw.config.describe        writes docs/configuration.md and docs/fastgw.schema.json anew
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+
+from fastgw.config.fields import format_duration, format_size
+from fastgw.config.findings import fields_of
+from fastgw.config.registry import Resolver
+from fastgw.config.schema.base import Later, is_later
+from fastgw.config.schema.observe import Observability
+from fastgw.config.schema.routes import Match, Route
+from fastgw.config.schema.server import Admin, Server, Stores
+from fastgw.config.schema.services import Consumer, Service
+
+ROOMS: tuple[tuple[str, Any, str], ...] = (
+    ("server", Server, "server"),
+    ("admin", Admin, "admin"),
+    ("services", Service, "services.NAME"),
+    ("consumers", Consumer, "consumers[]"),
+    ("observability", Observability, "observability"),
+    ("routes", Route, "routes[]"),
+)
+SHORT_FORMS = frozenset({"Listener", "PublicEndpoint", "ErrorPage", "Endpoint"})
+"""Rooms for which a bare value is enough."""
+ONE_OR_MANY = frozenset({"by", "issuer", "audience"})
+"""Keys of policies that take one text or a list of them."""
+HEAD = """# Configuration
+
+This page is made from the schema (`make docs`); a test keeps it fresh. `config.example.yaml` shows every key once.
+
+Durations are written `250ms`, `10s`, `1m`, `1h30m`; sizes `512`, `32KiB`, `10MiB`. `${VAR}` and `${VAR:-default}` are
+the environment, put in after the file was parsed; a secret may also be `file:path`. `${request.id}` and its like are
+templates, filled in for each request where a policy allows them. Unknown keys are errors.
+
+`policies:` lists what runs for every route, in the order of the file, before a route's own; see
+[policies](policies.md). The keys of `match:` may stand on the route itself.
+"""
+
+
+def unwrap(annotation: Any) -> Iterator[Any]:
+    """The classes an annotation is made of."""
+    origin = typing.get_origin(annotation)
+    if origin is None:
+        yield annotation
+    elif origin is typing.Annotated:
+        yield from unwrap(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType, tuple, list, dict):
+        for inner in typing.get_args(annotation):
+            if inner is not Ellipsis:
+                yield from unwrap(inner)
+
+
+def room_in(info: FieldInfo) -> Any | None:
+    """The nested room of a key, when its value is one."""
+    for found in unwrap(info.annotation):
+        if isinstance(found, type) and issubclass(found, BaseModel) and not issubclass(found, Later):
+            return found
+    return None
+
+
+def default_of(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.default
+    if value is None or value in ((), {}, ""):
+        return "-"
+    if isinstance(value, BaseModel) or (isinstance(value, tuple) and isinstance(value[0], BaseModel)):
+        return "see below"
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return f"`[{', '.join(map(str, value))}]`"
+    name = " ".join(str(item) for item in (info.annotation, *info.metadata))
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, float) and "Ratio" not in name and "parse_duration" in name:
+        return f"`{format_duration(value)}`"
+    if isinstance(value, int) and "parse_size" in name:
+        return f"`{format_size(value)}`"
+    return f"`{value}`"
+
+
+def rows(model: Any, prefix: str, skip: frozenset[str] = frozenset()) -> Iterator[str]:
+    """A line for each key, nested rooms behind their key."""
+    for name, info in fields_of(model).items():
+        if info.init is False or name in skip or is_later(info) or not info.description:
+            continue
+        key = f"{prefix}{info.alias or name}"
+        text = info.description.replace("|", "\\|").replace("\n", " ")
+        yield f"| `{key}` | {default_of(info)} | {text} |"
+        inner = room_in(info)
+        if inner is not None:
+            many = typing.get_origin(info.annotation) is tuple
+            yield from rows(inner, f"{key}{'[]' if many else ''}.")
+
+
+def page() -> str:
+    """docs/configuration.md"""
+    lines = [HEAD]
+    for name, model, title in ROOMS:
+        lines += [f"## {name}", "", "| key | default | what |", "|---|---|---|"]
+        lines += list(rows(model, f"{title}."))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def schema(resolver: Resolver) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a whole file, with the options of the policies the resolver knows."""
+    definitions: dict[str, Any] = {}
+
+    def part(model: Any) -> dict[str, Any]:
+        found = TypeAdapter(model).json_schema(ref_template="#/$defs/{model}", by_alias=True)
+        definitions.update(found.pop("$defs", {}))
+        return found
+
+    names = sorted(resolver.names())
+    options = {}
+    for name in names:
+        spec = resolver(name)
+        if spec is not None:
+            found = part(spec.options)
+            for key in ONE_OR_MANY & found.get("properties", {}).keys():
+                found["properties"][key] = {"anyOf": [{"type": "string"}, found["properties"][key]]}
+            options[name] = {"anyOf": [found, {"type": "null"}]}
+    dotted = {"type": "string", "pattern": "^[A-Za-z_][\\w.]*:[A-Za-z_][\\w.]*$"}
+    definitions["PolicyList"] = {
+        "type": "array",
+        "items": {
+            "anyOf": [
+                {"enum": names},
+                dotted,
+                {"type": "object", "minProperties": 1, "maxProperties": 1, "properties": options},
+            ]
+        },
+    }
+    rooms = {"server": part(Server), "admin": part(Admin), "stores": part(Stores), "observability": part(Observability)}
+    consumer = part(Consumer)
+    service = part(Service)
+    route = part(Route)
+    match = part(Match)
+    route["properties"]["match"] = match
+    route["properties"]["policies"] = {"$ref": "#/$defs/PolicyList"}
+    definitions["Service"] = {"anyOf": [{"type": "string"}, service]}
+    for name in SHORT_FORMS & definitions.keys():
+        definitions[name] = {"anyOf": [{"type": ["string", "integer"]}, definitions[name]]}
+    for definition in definitions.values():
+        for name in ONE_OR_MANY & definition.get("properties", {}).keys():
+            many = definition["properties"][name]
+            definition["properties"][name] = {"anyOf": [{"type": "string"}, many]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fastgw",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            **rooms,
+            "services": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Service"}},
+            "consumers": {"type": "array", "items": consumer},
+            "policies": {"$ref": "#/$defs/PolicyList"},
+            "routes": {"type": "array", "items": route},
+        },
+        "$defs": definitions,
+    }
+
+
+def main(folder: str = "docs") -> None:
+    Path(folder, "configuration.md").write_text(page())
+
+
+def schema_text(resolver: Resolver) -> str:
+    return json.dumps(schema(resolver), indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    main()

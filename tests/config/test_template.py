@@ -1,0 +1,107 @@
+"""The document rooted at `api_gateway:` is understood as it is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastgw.config import check, load
+from fastgw.policies import RESOLVER
+
+HERE = Path(__file__).parent
+TEMPLATE = HERE / "data" / "template.yaml"
+ENV = {"JWT_SECRET": "s" * 32}
+
+
+def text_without(*parts):
+    """The document less some of its parts: (first line, last line) by what they hold."""
+    lines = TEMPLATE.read_text().split("\n")
+    for first, last in parts:
+        start = next(i for i, line in enumerate(lines) if first in line)
+        end = next(i for i in range(start, len(lines)) if last in lines[i])
+        del lines[start : end + 1]
+    return "\n".join(lines)
+
+
+def test_check_lists_exactly_what_is_not_there_yet():
+    config, problems = check(TEMPLATE, resolver=RESOLVER, env=ENV)
+    assert config is None
+    assert [(p.severity, p.code, p.line, p.path) for p in problems] == [
+        ("error", "not_implemented", 35, "api_gateway.plugins[2]"),
+        ("error", "not_implemented", 46, "api_gateway.service_discovery"),
+        ("error", "not_implemented", 51, "api_gateway.circuit_breaker"),
+        ("error", "not_implemented", 64, "api_gateway.observability.tracing.exporter"),
+    ]
+
+
+def test_the_verb_exits_with_1():
+    result = subprocess.run(
+        [sys.executable, "-m", "fastgw", "check", str(TEMPLATE)],
+        capture_output=True,
+        text=True,
+        env={"JWT_SECRET": "s", "PATH": ""},
+        cwd=HERE.parents[1],
+    )
+    assert result.returncode == 1
+    assert result.stdout.count("error[not_implemented]") == 4
+
+
+@pytest.fixture(scope="module")
+def config():
+    text = text_without(
+        ("- name: caching", "max_size"),
+        ("service_discovery:", "refresh_interval"),
+        ("circuit_breaker:", "half_open_requests"),
+        ("exporter: jaeger", "exporter: jaeger"),
+    )
+    text += "\n  services: {user-service: 'http://u', order-service: 'http://o', product-service: 'http://p'}\n"
+    return load(text, resolver=RESOLVER, env=ENV)
+
+
+def test_the_rest_of_it_maps_to_ours(config):
+    assert [str(listener.bind) for listener in config.server.listeners] == ["0.0.0.0:8080"]
+    assert config.server.timeouts.total == 30
+    assert [(route.path, route.service, route.strip_prefix) for route in config.routes] == [
+        ("/api/users/*", "user-service", None),
+        ("/api/orders/*", "order-service", "/api/orders"),
+        ("/api/products/*", "product-service", None),
+    ]
+    assert config.routes[0].methods == ("DELETE", "GET", "POST", "PUT")
+    assert config.observability.tracing.sample_rate == 0.1
+    assert config.observability.logging.level == "info"
+    assert config.observability.logging.format == "json"
+
+
+def test_its_plugins_become_policies_in_their_order(config):
+    assert [use.name for use in config.policies] == ["jwt", "rate_limit", "cors"]
+    jwt, limit, cors = (use.options for use in config.policies)
+    assert tuple(jwt.excluded_paths) == ("/health", "/metrics")
+    assert (limit.requests, limit.per, limit.burst) == (60, 60, 100)
+    assert tuple(map(str, limit.by)) == ("claim:sub",)
+    assert tuple(cors.headers) == ("Content-Type", "Authorization")
+
+
+def test_what_its_excluded_paths_expect_is_served(config):
+    assert [(entry.endpoint, entry.path) for entry in config.server.public_endpoints] == [
+        ("health", "/health"),
+        ("metrics", "/metrics"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "place"),
+    [
+        ("port: 8080", "prot: 8080", "api_gateway.server.prot"),
+        ("strip_prefix: true", "strip: true", "api_gateway.routing.routes[1].strip"),
+        ("name: cors", "name: corss", "api_gateway.plugins[3].name"),
+        ("requests_per_minute: 60", "requests_per_minute: many", "api_gateway.plugins[1].config.requests_per_minute"),
+        ("level: info", "level: loud", "api_gateway.observability.logging.level"),
+    ],
+)
+def test_mistakes_are_told_at_their_place(was, becomes, place):
+    text = TEMPLATE.read_text().replace(was, becomes)
+    _, problems = check(text, resolver=RESOLVER, env=ENV)
+    line = next(i for i, row in enumerate(text.split("\n"), 1) if becomes in row)
+    found = {(p.path, p.line) for p in problems if p.code != "not_implemented"}
+    assert (place, line) in found, problems
