@@ -278,7 +278,8 @@ class Agent:
             link.generation = new.spec.generation
         plan = control.memory_file(data)
         state = control.memory_file(control.dumps(new))
-        control.send(self.supervisor, {"op": "commit", "removed": removed}, [plan, state])
+        slots = (self.memory.route_slots.names, self.memory.service_slots.names)
+        control.send(self.supervisor, {"op": "commit", "removed": removed, "slots": slots}, [plan, state])
         os.close(plan)
         os.close(state)
         process_log.configure(new.config.observability.logging.level, new.config.observability.logging.format)

@@ -293,6 +293,8 @@ class Supervisor:
         """The configuration is in force: whoever is forked from now on begins with it."""
         self.plan = control.read_file(fds[0])
         self.compiled = pickle.loads(control.read_file(fds[1]))
+        # the next agent must know whose counters these are
+        self.memory.route_slots.names, self.memory.service_slots.names = message["slots"]
         self.sockets.update(self.pending)
         self.pending = {}
         for name in message["removed"]:

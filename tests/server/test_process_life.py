@@ -94,6 +94,39 @@ def test_a_killed_agent_is_replaced_and_knows_the_configuration(config, eventual
         assert gateway.admin("/config/reload", "POST")[0] == 200
 
 
+def test_a_new_agent_knows_whose_counters_it_shows(config, eventually):
+    with GatewayProcess(config) as gateway:
+
+        def name(path):
+            route = {"name": path, "path": f"/{path}", "service": "up"}
+            rewrite(gateway, lambda tree: tree["routes"].insert(0, route))
+            assert gateway.admin("/config/reload", "POST")[0] == 200
+
+        def counted():
+            lines = gateway.admin("/metrics")[1].splitlines()
+            lines = [line for line in lines if line.startswith("fastgw_requests_total{")]
+            return {
+                path: sum(float(line.split()[-1]) for line in lines if f'route="{path}"' in line)
+                for path in ("first", "second")
+            }
+
+        def replaced():
+            try:
+                return named(gateway, "fastgw-agent").get("fastgw-agent", old) != old and ready(gateway)
+            except OSError:
+                return False
+
+        name("first")
+        assert ask(gateway, GET.replace(b"/hello", b"/first")).status == 200
+        old = named(gateway, "fastgw-agent")["fastgw-agent"]
+        os.kill(old, signal.SIGKILL)
+        eventually(replaced, "a new agent")
+        assert counted() == {"first": 1, "second": 0}
+        name("second")
+        assert ask(gateway, GET.replace(b"/hello", b"/second")).status == 200
+        assert counted() == {"first": 1, "second": 1}
+
+
 def test_no_child_outlives_a_killed_supervisor(config, eventually):
     gateway = GatewayProcess(config).start()
     try:
@@ -148,9 +181,8 @@ def test_a_second_sigterm_ends_it_at_once(config, upstream):
 def test_a_good_reload_serves_the_new_routes_everywhere(config, eventually, how):
     with GatewayProcess(config) as gateway:
         before = workers(gateway)
-        rewrite(
-            gateway, lambda tree: tree["routes"].insert(0, {"path": "/new", "policies": [{"respond": {"status": 418}}]})
-        )
+        teapot = {"path": "/new", "policies": [{"respond": {"status": 418}}]}
+        rewrite(gateway, lambda tree: tree["routes"].insert(0, teapot))
         if how == "admin":
             status, body = gateway.admin("/config/reload", "POST")
             assert (status, json.loads(body)["generation"]) == (200, 2)
