@@ -15,7 +15,7 @@ from fastgw.server.compiled import Compiled, compile_config
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
-from fastgw.server.sockets import open_listener, open_tcp, open_unix
+from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix
 from fastgw.server.views import config_view, routes_view, services_view
 
 logger = logging.getLogger("fastgw.gateway")
@@ -161,10 +161,18 @@ class Gateway:
             self._reloads["failed"] += 1
             return False, {"problems": [{n: getattr(p, n) for n in p.__slots__} for p in error.problems]}
         before = set(self._sockets)
-        self._open(new)
-        if self._names is not None:
-            await self._names.follow(new.config)
-        await self.plane.prepare(new.spec)
+        try:
+            self._open(new)
+            if self._names is not None:
+                await self._names.follow(new.config)
+            await self.plane.prepare(new.spec)
+        except BaseException as failure:
+            self._reloads["failed"] += 1
+            for name in self._sockets.keys() - before:
+                self._sockets.pop(name).close()
+            if not isinstance(failure, ListenError):
+                raise
+            return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
         self.plane.adopt()
         self.plane.configure_log(new.config.observability.access_log)
         after = {str(listener.bind) for listener in new.config.server.listeners}

@@ -76,6 +76,7 @@ cdef enum:
 
 cdef int64_t LINGER_NS = 5_000_000_000
 cdef int64_t REST_NS = 100_000_000
+cdef int64_t FIRST_NS = 500_000_000
 
 cdef bytes OVERLOADED = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: 105\r\n"
@@ -590,7 +591,10 @@ cdef class H1Downstream(Downstream):
         return 0
 
     cdef int drain(self) except -1:
-        if self.phase == D_IDLE and not self.in_process and self.stash_len == 0:
+        if self.fresh and self.phase == D_IDLE:
+            # its first request may be on the way: a moment for that
+            self.reactor.wheel.arm(&self.timer, self.reactor.now + FIRST_NS)
+        elif self.phase == D_IDLE and not self.in_process and self.stash_len == 0:
             self._shut()
         else:
             self.keep = False

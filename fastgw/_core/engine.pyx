@@ -104,9 +104,15 @@ cdef class Engine:
         return self.next_listener
 
     def unlisten(self, int lid):
-        """Stops accepting there; established connections go on. The socket stays open: it is the caller's."""
+        """Takes what waits in the accept queue and stops accepting there; established connections go on.
+
+        The socket stays open: it is the caller's.
+        """
         cdef Listener listener
         listener, sock = self.listeners.pop(lid)
+        if listener.fd >= 0 and not self.closed:
+            self.reactor.outside()
+            listener.on_event(0)
         listener.stop()
         return sock
 

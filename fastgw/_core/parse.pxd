@@ -28,7 +28,6 @@ cdef class Authority:
     cdef _View view
     cdef int completed
     cdef bint stale
-    cdef bint between                # it ended a message well, and now stands before another one
     cdef int renew(self) except -1
     # 0 = httptools agrees: the bytes are valid and the message is complete exactly when `complete` says so
     cdef int check(self, const char *p, size_t n, bint complete, bint last) except? -2

@@ -158,7 +158,7 @@ cdef class Authority:
         self.parser = httptools.HttpRequestParser(events) if self.for_requests \
             else httptools.HttpResponseParser(events)
         self.feed_data = self.parser.feed_data
-        self.stale = self.between = False
+        self.stale = False
         return 0
 
     cdef int check(self, const char *p, size_t n, bint complete, bint last) except? -2:
@@ -176,15 +176,10 @@ cdef class Authority:
             return 0 if complete else -1
         except HttpParserError:
             self.stale = True
-            if self.between:
-                # What an earlier message said (close, in an interim answer) must not count against this one:
-                # a parser that knows nothing of it decides.
-                return self.check(p, n, complete, last)
             return -1
         if self.completed != complete:
             self.stale = True
             return -1
-        self.between = complete
         if last:
             self.stale = True                # httptools takes nothing after "Connection: close"
         return 0

@@ -7,6 +7,7 @@ workers in two phases: every worker prepares it, and only when all have is it ad
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -139,16 +140,15 @@ class Agent:
                 future.set_exception(RuntimeError(f"worker {link.slot}: {message['error']}"))
 
     async def greet(self, link: Link, message: control.Message) -> None:
-        """A worker is there. One that was forked just before a reload catches up."""
+        """A worker is there."""
         control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
         async with self.lock:
             if message["generation"] != self.current.spec.generation:
-                fd = control.memory_file(control.dumps(self.current.spec))
-                try:
-                    await link.ask({"op": "prepare"}, [fd], PREPARE_SECONDS)
-                    await link.ask(self.adoption((), ()))
-                finally:
-                    os.close(fd)
+                # born while a configuration was adopted, with the plan and the listeners of the one before
+                logger.info("worker %d began with an older configuration; it is replaced", link.slot)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(message["pid"], signal.SIGTERM)
+                return
             link.generation = self.current.spec.generation
             link.pid = message["pid"]
 
@@ -249,6 +249,7 @@ class Agent:
         added = [after[name] for name in after if name not in before]
         removed = sorted(before - after.keys())
         links = [link for link in self.links.values() if link.serves]
+        keys = self.current.restart_needed(new)
         data = control.dumps(new.spec)
         fd = control.memory_file(data)
         fds: list[int] = []
@@ -260,31 +261,44 @@ class Agent:
                 slot: [fds[i * len(self.links) + number] for i in range(len(added))]
                 for number, slot in enumerate(sorted(self.links))
             }
-            await self.all(links, lambda link: link.ask(self.adoption(names, removed, new), per_worker[link.slot]))
         except BaseException:
             for link in links:
                 control.send(link.sock, {"op": "forget"})
             control.send(self.supervisor, {"op": "rollback"})
+            for opened in fds:
+                os.close(opened)
             raise
         finally:
             os.close(fd)
-            for opened in fds:
-                os.close(opened)
-        keys = self.current.restart_needed(new)
+        self.commit(new, data, removed)
+        # from here on it only goes forward: a worker that cannot adopt now is replaced by one that has
+        await asyncio.gather(*(self.adopt(link, names, removed, per_worker[link.slot]) for link in links))
+        for opened in fds:
+            os.close(opened)
         if keys:
             logger.warning("these keys take effect at the next start: %s", ", ".join(keys))
+        process_log.configure(new.config.observability.logging.level, new.config.observability.logging.format)
+        warnings = [problem_view(problem) for problem in new.warnings]
+        return {"generation": new.spec.generation, "warnings": warnings, "restart_needed": keys}
+
+    def commit(self, new: Compiled, data: bytes, removed: list[str]) -> None:
+        """Every worker has prepared it: whoever is forked from now on begins with it."""
         self.current = new
-        for link in links:
-            link.generation = new.spec.generation
         plan = control.memory_file(data)
         state = control.memory_file(control.dumps(new))
         slots = (self.memory.route_slots.names, self.memory.service_slots.names)
         control.send(self.supervisor, {"op": "commit", "removed": removed, "slots": slots}, [plan, state])
         os.close(plan)
         os.close(state)
-        process_log.configure(new.config.observability.logging.level, new.config.observability.logging.format)
-        warnings = [problem_view(problem) for problem in new.warnings]
-        return {"generation": new.spec.generation, "warnings": warnings, "restart_needed": keys}
+
+    async def adopt(self, link: Link, listen: Sequence[str], unlisten: Sequence[str], fds: Sequence[int]) -> None:
+        try:
+            await link.ask(self.adoption(listen, unlisten), fds)
+            link.generation = self.current.spec.generation
+        except RuntimeError as error:
+            logger.error("%s; it is replaced", error)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(link.pid, signal.SIGKILL)
 
     async def all(self, links: list[Link], ask: Callable[[Link], Any]) -> None:
         results = await asyncio.gather(*(ask(link) for link in links), return_exceptions=True)
@@ -301,8 +315,8 @@ class Agent:
         finally:
             self.opened = None
 
-    def adoption(self, listen: Sequence[str], unlisten: Sequence[str], new: Compiled | None = None) -> control.Message:
-        config = (new or self.current).config
+    def adoption(self, listen: Sequence[str], unlisten: Sequence[str]) -> control.Message:
+        config = self.current.config
         log = config.observability.logging
         return {
             "op": "adopt",

@@ -10,10 +10,11 @@ import logging
 import os
 import queue
 import re
+import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ logger = logging.getLogger("fastgw.access_log")
 CAPACITY = 100_000
 BATCH = 2_000
 INTERVAL = 0.1
+ATOMIC = select.PIPE_BUF
 
 Row = tuple[Any, ...]
 
@@ -162,11 +164,25 @@ class AccessLog:
                 except OSError as error:
                     logger.error("the access log %s cannot be opened again: %s", self.path, error.strerror)
             try:
-                self._write(b"".join([self.line(row) for row in rows]))
+                for piece in self.pieces(rows):
+                    self._write(piece)
             except OSError as error:
                 self.dropped += len(rows)
                 logger.error("the access log cannot be written: %s", error.strerror)
             self._done += len(rows)
+
+    def pieces(self, rows: list[Row]) -> Iterator[bytes]:
+        """Whole lines in writes of at most ATOMIC bytes: the lines of several workers on one pipe do not mix."""
+        piece: list[bytes] = []
+        size = 0
+        for row in rows:
+            line = self.line(row)
+            if size + len(line) > ATOMIC and piece:
+                yield b"".join(piece)
+                piece, size = [], 0
+            piece.append(line)
+            size += len(line)
+        yield b"".join(piece)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -44,6 +44,8 @@ def open_unix(bind: Bind) -> socket.socket:
                 probe.connect(path)
             except ConnectionRefusedError:
                 os.unlink(path)
+            except OSError as error:
+                raise ListenError(f"cannot listen at {bind}: {error.strerror}") from None
             else:
                 raise ListenError(f"cannot listen at {bind}: somebody else does")
             finally:
