@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,29 @@ from . import client
 from .backend import Backend
 from .fastgw_config import ROOT
 from .gateways import FASTGW_ENV, Gateway, Setup
-from .process import LOAD_CORE, BenchError, Child, free_port, memory, pinned, tree
+from .process import LOAD_CORE, BenchError, Child, cpu_time, free_port, memory, pinned, tree
 from .tokens import token
 
 EXAMPLE = ROOT / "config.example.yaml"
 REQUESTS = 10_000
 IDLE_CONNECTIONS = 10_000
+ITEM = [client.request("/api/item")]
 SLOW_BYTES = 1 << 30
 SLOW_BYTES_PER_S = 64 << 20
 
 
-def largest(pid: int) -> int:
-    """The pid with most private memory: the worker, where there are a supervisor and helpers too."""
-    return max(tree(pid), key=lambda p: memory(p).private)
+def workers(pid: int, serve: Callable[[], None]) -> list[int]:
+    """The processes of the tree that use a tenth or more of its CPU time while `serve` runs, the busiest first.
+
+    Supervisors and helpers, which may well be larger, do next to nothing then. To be called when a first answer
+    has come: before that the workers need not exist.
+    """
+    family = tree(pid)
+    before = {p: cpu_time([p]).seconds for p in family}
+    serve()
+    used = {p: cpu_time([p]).seconds - before[p] for p in family}
+    least = sum(used.values()) / 10
+    return sorted((p for p in family if used[p] >= least), key=lambda p: -used[p])
 
 
 def idle_connections(
@@ -40,8 +51,8 @@ def idle_connections(
     """Private bytes per keep-alive connection that has had one answer and is now idle."""
     setup = Setup("memory", backend.port, folder)
     with gateway.start(setup, core=None) as child:
-        client.exactly(setup.port, 2000, [client.request("/api/item")], connections=64)
-        worker = largest(child.pid)
+        client.exactly(setup.port, 100, ITEM)
+        (worker,) = workers(child.pid, lambda: client.exactly(setup.port, 5000, ITEM, connections=64))
         before = memory(worker)
         holder = [sys.executable, "-m", "benchmarks.macro.memory", "hold", str(setup.port), str(count)]
         with subprocess.Popen(
@@ -83,8 +94,8 @@ def slow_reader(
     """How much RSS grows at most while one client reads a big answer more slowly than it comes."""
     setup = Setup("memory", backend.port, folder)
     with gateway.start(setup, core=None) as child:
-        client.exactly(setup.port, 1000, [client.request("/api/item")])
-        worker = largest(child.pid)
+        client.exactly(setup.port, 100, ITEM)
+        (worker,) = workers(child.pid, lambda: client.exactly(setup.port, 5000, ITEM))
         before = peak = memory(worker).resident
         next_look = 0.0
         until = time.monotonic() + size / rate * 3 + 30
@@ -132,10 +143,17 @@ def worker_memory(folder: Path) -> dict[str, float]:
             gateway.wait_for_port(port)
             asked = [client.request(path, token()) for path in ("/api/users", "/api/users/1", "/api/products/2")]
             # Some routes may want a key or limit a client: these answers are part of the work too.
-            client.exactly(port, REQUESTS, asked, connections=16, allowed=(200, 401, 403, 404, 429))
-            family = tree(gateway.pid)
-            private = sorted((memory(pid).private for pid in family[1:] or family), reverse=True)
-    return {"private_bytes_per_worker": private[0], "processes": len(family), "requests": REQUESTS}
+            allowed = (200, 401, 403, 404, 429)
+            client.exactly(port, 100, asked, 64, allowed)
+            busy = workers(gateway.pid, lambda: client.exactly(port, REQUESTS, asked, 64, allowed))
+            private = [memory(pid).private for pid in busy]
+            processes = len(tree(gateway.pid))
+    return {
+        "private_bytes_per_worker": max(private),
+        "workers_that_served": len(busy),
+        "processes": processes,
+        "requests": REQUESTS,
+    }
 
 
 if __name__ == "__main__":
