@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .macro import checks, facts, instructions, memory, report, stats
+from .macro import checks, facts, instructions, memory, report, routing, stats
 from .macro.backend import Backend
 from .macro.gateways import GATEWAYS, Gateway, Setup
 from .macro.load import Figures, measure
@@ -28,7 +28,7 @@ from .macro.process import BenchError, Child, say
 from .macro.tokens import token
 from .macro.workloads import TARGETS, WORKLOADS, Workload
 
-PARTS = (*WORKLOADS, "memory", "instructions")
+PARTS = (*WORKLOADS, "routes", "memory", "instructions")
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS = ("fastgw", "fastgw-no-token-cache")
 LOW_RATE = 5
@@ -82,6 +82,7 @@ class Run:
         self.measured: dict[str, dict[str, Any]] = {}
         self.memory: dict[str, dict[str, float]] = {}
         self.instructions: dict[str, dict[str, float]] = {}
+        self.routes: dict[str, float] = {}
         wanted = [*args.peers, *(() if args.no_fastgw else OURS)]
         self.gateways = [GATEWAYS[name] for name in wanted if self.there(GATEWAYS[name])]
 
@@ -179,8 +180,13 @@ class Run:
             return
         into.update(figures)
         for name, value in figures.items():
-            shown = report.number(value, name) if "bytes" in name else f"{value:,.0f}"
-            say(f"  {what:<32} {name:<28} {shown}")
+            say(f"  {what:<32} {name:<28} {report.number(value, name)}")
+
+    def route_table(self) -> None:
+        say("routes")
+        if any(gateway.name == "fastgw" for gateway in self.gateways):
+            self.attempt("look-up", self.routes, routing.look_ups)
+            self.attempt("compile", self.routes, routing.compile_figures)
 
     def weigh(self) -> None:
         say("memory")
@@ -236,12 +242,13 @@ class Run:
             "workloads": self.measured,
             "instructions": self.instructions,
             "memory": self.memory,
+            "routes": self.routes,
             "left_out": self.left_out,
         }
 
     def verdicts(self) -> list[stats.Verdict]:
         medians = {w: {g: its["median"] for g, its in gateways.items()} for w, gateways in self.measured.items()}
-        medians["memory"] = self.memory
+        medians |= {"memory": self.memory, "routes": {"fastgw": self.routes}}
         wanted = {*self.args.only}
         return [stats.judge(target, medians) for target in TARGETS if target.workload in wanted]
 
@@ -277,6 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for workload in WORKLOADS.values():
                 if workload.name in args.only:
                     run.workload(workload)
+            if "routes" in args.only:
+                run.route_table()
             if "memory" in args.only:
                 run.weigh()
             if "instructions" in args.only:

@@ -188,7 +188,7 @@ class Memory:
     resident: int
 
 
-def memory(pid: int) -> Memory:
+def memory(pid: int | str) -> Memory:
     """From smaps_rollup: the sum of its Private_ lines, and Rss. Kernel memory (sockets) is in neither."""
     private = resident = 0
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:

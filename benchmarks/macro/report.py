@@ -18,10 +18,18 @@ def number(value: float | None, metric: str) -> str:
     """A figure in the unit of its metric."""
     if value is None:
         return "-"
+    if metric.endswith("_ns"):
+        return f"{value:.0f} ns"
+    if metric.endswith("_ratio"):
+        return f"{value:.2f} x"
     if metric.endswith("_us"):
         return f"{value:.1f} µs"
-    if metric == "bytes_per_s":
+    if metric.endswith("bytes_per_s"):
         return f"{value / (1 << 20):,.0f} MiB/s"
+    if metric.endswith("_per_s"):
+        return f"{value:,.0f}/s"
+    if metric.endswith("_s"):
+        return f"{value:.2f} s"
     if "bytes" in metric:
         return f"{value / (1 << 20):.1f} MiB" if abs(value) >= 1 << 20 else f"{value / 1024:.1f} KiB"
     return f"{value:,.0f}"
@@ -121,9 +129,12 @@ def markdown(result: Result, verdicts: Sequence[Verdict], plot: str | None = Non
             "## User instructions per request (callgrind)",
             table(["gateway", "workload", "instructions"], rows),
         ]
+    if result.get("routes"):
+        rows = [[name.replace("_", " "), number(value, name)] for name, value in result["routes"].items()]
+        parts += ["## Route table (100,000 routes)", table(["what", "figure"], rows)]
     if result.get("memory"):
         rows = [
-            [gateway, name.replace("_", " "), number(value, name) if "bytes" in name else f"{value:,.0f}"]
+            [gateway, name.replace("_", " "), number(value, name)]
             for gateway, its in result["memory"].items()
             for name, value in its.items()
         ]

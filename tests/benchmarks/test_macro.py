@@ -96,9 +96,9 @@ def test_what_was_not_measured_is_not_reached_and_not_missed():
 
 def test_targets_name_workloads_and_gateways_that_exist():
     for target in TARGETS:
-        assert target.workload in (*WORKLOADS, "memory")
+        assert target.workload in (*WORKLOADS, "memory", "routes")
         for name in filter(None, (target.peer, target.subject)):
-            assert target.workload in gateways.GATEWAYS[name].workloads
+            assert target.workload in (*gateways.GATEWAYS[name].workloads, "routes")
 
 
 CASES = [
@@ -166,6 +166,10 @@ def test_tables_are_markdown_of_even_width():
         (3 << 20, "bytes_per_s", "3 MiB/s"),
         (1536.0, "bytes_per_idle_connection", "1.5 KiB"),
         (25 << 20, "private_bytes_per_worker", "25.0 MiB"),
+        (1.899, "look_up_ratio", "1.90 x"),
+        (1.3, "compile_s", "1.30 s"),
+        (5_000.0, "requests_per_s", "5,000/s"),
+        (10_000, "requests", "10,000"),
         (None, "cpu_us", "-"),
     ],
 )
@@ -207,6 +211,7 @@ def a_result():
         "workloads": {"plain": {"fastgw": its, "nginx": {**its, "median": {**figures, "cpu_us": 18.0}}}},
         "instructions": {"plain": {"nginx": 42_000.0}},
         "memory": {"fastgw": {"private_bytes_per_worker": 20 << 20}},
+        "routes": {"look_up_ratio": 1.9},
         "left_out": ["envoy: not installed"],
     }
 
@@ -324,9 +329,7 @@ def test_the_backend_throws_bodies_away_and_keeps_the_connection(backend):
 
 @needs_compiler
 def test_the_client_sends_exactly_so_many_and_reads_slowly(backend):
-    client.exactly(
-        backend.port, 25, [client.request("/api/item"), client.request("/api/bytes/70000")], connections=4
-    )
+    client.exactly(backend.port, 25, [client.request("/api/item"), client.request("/api/bytes/70000")], connections=4)
     deadline = process.time.monotonic() + 30
     *_, total = client.read_slowly(backend.port, "/api/bytes/2000000", 2_000_000, 1e9, deadline)
     assert total >= 2_000_000
