@@ -15,6 +15,7 @@ from cpython.unicode cimport PyUnicode_DecodeLatin1
 cdef extern from *:
     """
     #include <stdint.h>
+    #include <string.h>
     #if defined(__SSE2__)
     #include <emmintrin.h>
     #endif
@@ -26,6 +27,29 @@ cdef extern from *:
     static const uint8_t fgw_host[256] = {
      ['-']=1,['.']=1,['_']=1,['~']=1,[':']=1,['[']=1,[']']=1,
      ['0' ... '9']=1,['a' ... 'z']=1,['A' ... 'Z']=1 };
+    /* Eight letters at a time to lower case, exactly: only A to Z change. */
+    static inline uint64_t fgw_lower8(const char *p) {
+      uint64_t x; memcpy(&x, p, 8);
+      const uint64_t ones = 0x0101010101010101ull;
+      uint64_t low = x & (0x7f * ones);
+      uint64_t above_z = low + (0x7f - 'Z') * ones, from_a = low + (0x80 - 'A') * ones;
+      return x | ((~x & (from_a ^ above_z) & (0x80 * ones)) >> 2);
+    }
+    static inline int fgw_equals_lower(const char *p, const char *lower, size_t n) {
+      uint64_t y;
+      if (n >= 8) {
+        size_t i = 0;
+        for (; i + 8 <= n; i += 8) { memcpy(&y, lower + i, 8); if (fgw_lower8(p + i) != y) return 0; }
+        if (i < n) { memcpy(&y, lower + n - 8, 8); if (fgw_lower8(p + n - 8) != y) return 0; }
+        return 1;
+      }
+      for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)p[i];
+        if ((unsigned)(c - 'A') < 26u) c |= 0x20;
+        if (c != (unsigned char)lower[i]) return 0;
+      }
+      return 1;
+    }
     /* The first byte that is a control (below 0x20 but not TAB) or DEL: 16 bytes at a time. */
     static inline const char *fgw_find_ctl(const char *p, const char *e) {
     #if defined(__SSE2__)
@@ -47,6 +71,7 @@ cdef extern from *:
       return e;
     }
     """
+    bint fgw_equals_lower(const char *p, const char *lower, size_t n) noexcept nogil
     const uint8_t *fgw_token
     const uint8_t *fgw_host
     const char *fgw_find_ctl(const char *p, const char *e) noexcept nogil
@@ -79,15 +104,7 @@ cdef int method_id(const char *p, size_t n) noexcept nogil:
 
 
 cdef bint equals_lower(const char *p, const char *lower, size_t n) noexcept nogil:
-    cdef size_t i
-    cdef unsigned char c
-    for i in range(n):
-        c = <unsigned char>p[i]
-        if c >= c"A" and c <= c"Z":
-            c |= 0x20
-        if c != <unsigned char>lower[i]:
-            return False
-    return True
+    return fgw_equals_lower(p, lower, n)
 
 
 cdef bint valid_name(const char *p, size_t n) noexcept nogil:
@@ -106,46 +123,46 @@ cdef int header_id(const char *name, size_t n) noexcept nogil:
     """The HeaderId of a name in any case."""
     cdef unsigned char c = <unsigned char>name[0] | 0x20
     if n == 2:
-        if equals_lower(name, b"te", 2): return H_TE
+        if fgw_equals_lower(name, b"te", 2): return H_TE
     elif n == 3:
-        if c == c"v" and equals_lower(name, b"via", 3): return H_VIA
+        if c == c"v" and fgw_equals_lower(name, b"via", 3): return H_VIA
     elif n == 4:
-        if c == c"h" and equals_lower(name, b"host", 4): return H_HOST
-        if c == c"d" and equals_lower(name, b"date", 4): return H_DATE
+        if c == c"h" and fgw_equals_lower(name, b"host", 4): return H_HOST
+        if c == c"d" and fgw_equals_lower(name, b"date", 4): return H_DATE
     elif n == 6:
-        if c == c"c" and equals_lower(name, b"cookie", 6): return H_COOKIE
-        if c == c"o" and equals_lower(name, b"origin", 6): return H_ORIGIN
-        if c == c"a" and equals_lower(name, b"accept", 6): return H_ACCEPT
-        if c == c"s" and equals_lower(name, b"server", 6): return H_SERVER
-        if c == c"e" and equals_lower(name, b"expect", 6): return H_EXPECT
+        if c == c"c" and fgw_equals_lower(name, b"cookie", 6): return H_COOKIE
+        if c == c"o" and fgw_equals_lower(name, b"origin", 6): return H_ORIGIN
+        if c == c"a" and fgw_equals_lower(name, b"accept", 6): return H_ACCEPT
+        if c == c"s" and fgw_equals_lower(name, b"server", 6): return H_SERVER
+        if c == c"e" and fgw_equals_lower(name, b"expect", 6): return H_EXPECT
     elif n == 7:
-        if c == c"u" and equals_lower(name, b"upgrade", 7): return H_UPGRADE
-        if c == c"t" and equals_lower(name, b"trailer", 7): return H_TRAILER
+        if c == c"u" and fgw_equals_lower(name, b"upgrade", 7): return H_UPGRADE
+        if c == c"t" and fgw_equals_lower(name, b"trailer", 7): return H_TRAILER
     elif n == 9:
-        if c == c"f" and equals_lower(name, b"forwarded", 9): return H_FORWARDED
+        if c == c"f" and fgw_equals_lower(name, b"forwarded", 9): return H_FORWARDED
     elif n == 10:
-        if c == c"u" and equals_lower(name, b"user-agent", 10): return H_USER_AGENT
-        if c == c"c" and equals_lower(name, b"connection", 10): return H_CONNECTION
-        if c == c"k" and equals_lower(name, b"keep-alive", 10): return H_KEEP_ALIVE
+        if c == c"u" and fgw_equals_lower(name, b"user-agent", 10): return H_USER_AGENT
+        if c == c"c" and fgw_equals_lower(name, b"connection", 10): return H_CONNECTION
+        if c == c"k" and fgw_equals_lower(name, b"keep-alive", 10): return H_KEEP_ALIVE
     elif n == 11:
-        if c == c"t" and equals_lower(name, b"traceparent", 11): return H_TRACEPARENT
+        if c == c"t" and fgw_equals_lower(name, b"traceparent", 11): return H_TRACEPARENT
     elif n == 12:
-        if c == c"x" and equals_lower(name, b"x-request-id", 12): return H_X_REQUEST_ID
+        if c == c"x" and fgw_equals_lower(name, b"x-request-id", 12): return H_X_REQUEST_ID
     elif n == 13:
-        if c == c"a" and equals_lower(name, b"authorization", 13): return H_AUTHORIZATION
+        if c == c"a" and fgw_equals_lower(name, b"authorization", 13): return H_AUTHORIZATION
     elif n == 14:
-        if c == c"c" and equals_lower(name, b"content-length", 14): return H_CONTENT_LENGTH
-        if c == c"h" and equals_lower(name, b"http2-settings", 14): return H_HTTP2_SETTINGS
+        if c == c"c" and fgw_equals_lower(name, b"content-length", 14): return H_CONTENT_LENGTH
+        if c == c"h" and fgw_equals_lower(name, b"http2-settings", 14): return H_HTTP2_SETTINGS
     elif n == 15:
-        if c == c"x" and equals_lower(name, b"x-forwarded-for", 15): return H_X_FORWARDED_FOR
+        if c == c"x" and fgw_equals_lower(name, b"x-forwarded-for", 15): return H_X_FORWARDED_FOR
     elif n == 16:
-        if c == c"p" and equals_lower(name, b"proxy-connection", 16): return H_PROXY_CONNECTION
-        if c == c"x" and equals_lower(name, b"x-forwarded-host", 16): return H_X_FORWARDED_HOST
+        if c == c"p" and fgw_equals_lower(name, b"proxy-connection", 16): return H_PROXY_CONNECTION
+        if c == c"x" and fgw_equals_lower(name, b"x-forwarded-host", 16): return H_X_FORWARDED_HOST
     elif n == 17:
-        if c == c"t" and equals_lower(name, b"transfer-encoding", 17): return H_TRANSFER_ENCODING
-        if c == c"x" and equals_lower(name, b"x-forwarded-proto", 17): return H_X_FORWARDED_PROTO
+        if c == c"t" and fgw_equals_lower(name, b"transfer-encoding", 17): return H_TRANSFER_ENCODING
+        if c == c"x" and fgw_equals_lower(name, b"x-forwarded-proto", 17): return H_X_FORWARDED_PROTO
     elif n == 18:
-        if c == c"p" and equals_lower(name, b"proxy-authenticate", 18): return H_PROXY_AUTHENTICATE
+        if c == c"p" and fgw_equals_lower(name, b"proxy-authenticate", 18): return H_PROXY_AUTHENTICATE
     return H_OTHER
 
 
@@ -453,7 +470,7 @@ cdef class Head:
             elif id == H_TRANSFER_ENCODING:
                 if self.chunked:
                     return SCAN_FRAMING
-                if h.value_len != 7 or not equals_lower(value, b"chunked", 7):
+                if h.value_len != 7 or not fgw_equals_lower(value, b"chunked", 7):
                     return SCAN_TE
                 self.chunked = True
                 h.drop = 1
@@ -465,7 +482,7 @@ cdef class Head:
                     if self.items[i].id == H_HOST:
                         return SCAN_HOST
             elif id == H_EXPECT:
-                self.expect_continue = h.value_len == 12 and equals_lower(value, b"100-continue", 12)
+                self.expect_continue = h.value_len == 12 and fgw_equals_lower(value, b"100-continue", 12)
             elif (id == H_TE or id == H_TRAILER or id == H_UPGRADE or id == H_KEEP_ALIVE
                     or id == H_PROXY_CONNECTION or id == H_HTTP2_SETTINGS):
                 h.drop = 1                # RFC 9110 7.6.1: hop by hop
@@ -501,15 +518,15 @@ cdef class Head:
                 end -= 1
             if end == start:
                 continue
-            if end - start == 5 and equals_lower(v + start, b"close", 5):
+            if end - start == 5 and fgw_equals_lower(v + start, b"close", 5):
                 self.keep_alive = False
                 self.minor |= 0x100          # close wins over keep-alive, whatever their order
                 continue
-            if end - start == 10 and equals_lower(v + start, b"keep-alive", 10):
+            if end - start == 10 and fgw_equals_lower(v + start, b"keep-alive", 10):
                 if not self.minor & 0x100:
                     self.keep_alive = True
                 continue
-            if end - start == 7 and equals_lower(v + start, b"upgrade", 7):
+            if end - start == 7 and fgw_equals_lower(v + start, b"upgrade", 7):
                 self.upgrade = True
                 continue
             for k in range(self.count):
@@ -547,7 +564,7 @@ cdef class Head:
         for i in range(self.count):
             h = &self.items[i]
             if h.name_len == n and not h.drop and (self.buf[h.name] | 0x20) == (lower[0] | 0x20) \
-                    and equals_lower(self.buf + h.name, lower, n):
+                    and fgw_equals_lower(self.buf + h.name, lower, n):
                 return h
         return NULL
 
@@ -556,7 +573,7 @@ cdef class Head:
         cdef Header *h
         for i in range(self.count):
             h = &self.items[i]
-            if h.name_len == n and not h.drop and equals_lower(self.buf + h.name, lower, n):
+            if h.name_len == n and not h.drop and fgw_equals_lower(self.buf + h.name, lower, n):
                 found += 1
         return found
 
@@ -566,7 +583,7 @@ cdef class Head:
         for i in range(self.count):
             h = &self.items[i]
             if h.name_len == n and not h.drop and (self.buf[h.name] | 0x20) == (lower[0] | 0x20) \
-                    and equals_lower(self.buf + h.name, lower, n):
+                    and fgw_equals_lower(self.buf + h.name, lower, n):
                 h.drop = 1
                 self.dropped += 1
                 removed += 1
@@ -675,7 +692,7 @@ cdef class Head:
         cdef list found = []
         for i in range(self.count):
             h = &self.items[i]
-            if h.name_len == len(lower) and not h.drop and equals_lower(self.buf + h.name, lower, h.name_len):
+            if h.name_len == len(lower) and not h.drop and fgw_equals_lower(self.buf + h.name, lower, h.name_len):
                 found.append(PyUnicode_DecodeLatin1(self.buf + h.value, h.value_len, NULL))
         return found
 

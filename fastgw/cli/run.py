@@ -11,6 +11,8 @@ import signal
 import sys
 from typing import Any
 
+import uvloop
+
 from fastgw.config import Config, ConfigError
 
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if args.demo:
             print(try_this(compiled.config), flush=True)
         if workers == 0:
-            return asyncio.run(single(args.file))
+            return uvloop.run(single(args.file))
         from fastgw.admin.agent import agent_main
         from fastgw.server.supervisor import Supervisor
 
