@@ -61,7 +61,8 @@ class Gateway:
         try:
             self._open(compiled)
             plane.adopt_now(compiled.spec)
-            plane.configure_log(compiled.config.observability.access_log)
+            plane.prepare_log(compiled.config.observability.access_log)
+            plane.adopt_log()
             self._names = Resolver(self._publish)
             await self._names.follow(compiled.config)
             for name, sock in self._sockets.items():
@@ -165,16 +166,20 @@ class Gateway:
             self._open(new)
             if self._names is not None:
                 await self._names.follow(new.config)
-            await self.plane.prepare(new.spec)
+            await self.plane.prepare(new.spec, new.config.observability.access_log)
+            if self._names is not None:
+                self._publish(self._names.known)     # the endpoints it brought exist only now
         except BaseException as failure:
             self._reloads["failed"] += 1
             for name in self._sockets.keys() - before:
                 self._sockets.pop(name).close()
-            if not isinstance(failure, ListenError):
+            self.plane.forget()
+            if self._names is not None:
+                await self._names.follow(self.compiled.config)
+            if not isinstance(failure, (ListenError, OSError)):
                 raise
             return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
         self.plane.adopt()
-        self.plane.configure_log(new.config.observability.access_log)
         after = {str(listener.bind) for listener in new.config.server.listeners}
         for name in after - before:
             self.plane.listen(name, self._sockets[name])

@@ -255,7 +255,10 @@ class Agent:
         fds: list[int] = []
         try:
             fds = await self.open(added) if added else []
-            await self.all(links, lambda link: link.ask({"op": "prepare"}, [fd], PREPARE_SECONDS))
+            prepare = {"op": "prepare", "access_log": new.config.observability.access_log}
+            await self.all(links, lambda link: link.ask(prepare, [fd], PREPARE_SECONDS))
+            for link in links:                       # the endpoints it brought exist only now
+                control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
             names = [str(bind) for bind in added]
             per_worker = {
                 slot: [fds[i * len(self.links) + number] for i in range(len(added))]
@@ -267,6 +270,7 @@ class Agent:
             control.send(self.supervisor, {"op": "rollback"})
             for opened in fds:
                 os.close(opened)
+            await self.names.follow(self.current.config)
             raise
         finally:
             os.close(fd)
@@ -322,7 +326,6 @@ class Agent:
             "op": "adopt",
             "listen": list(listen),
             "unlisten": list(unlisten),
-            "access_log": config.observability.access_log,
             "drain": config.server.timeouts.drain,
             "logging": (log.level, log.format),
         }

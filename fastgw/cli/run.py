@@ -21,7 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "run",
         help="run the gateway",
         description="Runs the gateway until SIGTERM or Ctrl-C. SIGHUP takes the file anew, SIGUSR1 opens the access "
-        "log anew. Exit code 1: the configuration has problems; 3: an address cannot be listened at.",
+        "log anew. Exit code 1: the configuration has problems; 3: an address cannot be listened at, or the access log "
+        "cannot be opened.",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--workers", type=int, metavar="N", help="instead of server.workers; 0 is one process")
@@ -31,6 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    from fastgw.observe import access_log
     from fastgw.observe import logging as process_log
     from fastgw.server.compiled import compile_config, worker_count
     from fastgw.server.shared import SharedMemory
@@ -50,6 +52,11 @@ def run(args: argparse.Namespace) -> int:
         return 1
     for warning in compiled.warnings:
         print(warning, file=sys.stderr)
+    try:
+        access_log.probe(compiled.config.observability.access_log)
+    except OSError as error:
+        print(f"fastgw: the access log {error.filename} cannot be opened: {error.strerror}", file=sys.stderr)
+        return 3
     log = compiled.config.observability.logging
     process_log.configure(log.level, log.format)
     demo = start_demo() if args.demo else 0

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from fastgw._core.exchange import Exchange
+from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 
 logger = logging.getLogger("fastgw.access_log")
 
@@ -28,6 +29,8 @@ CAPACITY = 100_000
 BATCH = 2_000
 INTERVAL = 0.1
 ATOMIC = select.PIPE_BUF
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+MODE = 0o640
 
 Row = tuple[Any, ...]
 
@@ -74,6 +77,12 @@ UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\xff]')
 def escape(text: str) -> str:
     """No quote, backslash or control character of a client ends up in a line as it is."""
     return UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02X}", text)
+
+
+def probe(settings: AccessLogConfig) -> None:
+    """OSError when the file cannot be opened: better told before anything serves."""
+    if settings.enabled and settings.path != "stdout":
+        os.close(os.open(settings.path, FLAGS, MODE))
 
 
 class AccessLog:
@@ -148,7 +157,7 @@ class AccessLog:
         if self.path == "stdout":
             self._fd = sys.__stdout__.fileno() if sys.__stdout__ is not None else 1
             return
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._fd = os.open(self.path, FLAGS, MODE)
         if old > 2:
             os.close(old)
 
@@ -156,6 +165,8 @@ class AccessLog:
         while True:
             rows = self._queue.get()
             if rows is None:
+                if self._fd > 2:
+                    os.close(self._fd)
                 return
             if self._reopen.is_set():
                 self._reopen.clear()

@@ -36,6 +36,7 @@ class DataPlane:
         self.log_settings: AccessLogConfig | None = None
         self.flusher: asyncio.TimerHandle | None = None
         self.prepared: Plan | None = None
+        self.prepared_log: tuple[AccessLogConfig, AccessLog | None] | None = None
         self.listeners: dict[str, int] = {}
 
     async def answer_public(self, kind: str, exchange: Exchange) -> Reply:
@@ -47,8 +48,12 @@ class DataPlane:
     def adopt_now(self, spec: PlanSpec) -> None:
         self.engine.adopt(build_now(spec, self.engine, self.host))
 
-    async def prepare(self, spec: PlanSpec) -> None:
-        """Builds a plan in slices, between requests; `adopt` then takes it into use."""
+    async def prepare(self, spec: PlanSpec, log: AccessLogConfig) -> None:
+        """Does all that can fail: opens the access log, builds the plan in slices between requests.
+
+        `adopt` then takes both into use. OSError when the log cannot be opened.
+        """
+        self.prepare_log(log)
         steps: Generator[None, None, Plan] = build(spec, self.engine, self.host)
         while True:
             try:
@@ -63,9 +68,11 @@ class DataPlane:
             raise RuntimeError("no plan was prepared")
         self.engine.adopt(self.prepared)
         self.prepared = None
+        self.adopt_log()
 
     def forget(self) -> None:
         self.prepared = None
+        self.forget_log()
 
     # ------------------------------------------------------------------ listeners
 
@@ -80,13 +87,23 @@ class DataPlane:
 
     # ------------------------------------------------------------------ the access log
 
-    def configure_log(self, settings: AccessLogConfig) -> None:
-        """The same settings again change nothing; other ones take over with the next request."""
-        if settings == self.log_settings:
+    def prepare_log(self, settings: AccessLogConfig) -> None:
+        """The same settings again change nothing; other ones take over with `adopt_log`."""
+        self.forget_log()
+        if settings != self.log_settings:
+            log = AccessLog(settings.path, settings.format, settings.fields) if settings.enabled else None
+            self.prepared_log = settings, log
+
+    def forget_log(self) -> None:
+        if self.prepared_log is not None and self.prepared_log[1] is not None:
+            self.prepared_log[1].close()
+        self.prepared_log = None
+
+    def adopt_log(self) -> None:
+        if self.prepared_log is None:
             return
         old = self.log
-        self.log = AccessLog(settings.path, settings.format, settings.fields) if settings.enabled else None
-        self.log_settings = settings
+        (self.log_settings, self.log), self.prepared_log = self.prepared_log, None
         self.engine.set_access_log(self.log)
         if old is not None:
             old.close()
@@ -122,6 +139,7 @@ class DataPlane:
 
     def close(self) -> None:
         self.engine.close()
+        self.forget()
         if self.flusher is not None:
             self.flusher.cancel()
         if self.log is not None:

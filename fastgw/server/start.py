@@ -25,6 +25,7 @@ class WorkerStart:
     buckets: Any
     access_log: AccessLogConfig
     drain: float
+    addresses: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -168,6 +168,7 @@ class Supervisor:
                 buckets=self.memory.buckets,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
+                addresses=self.addresses,
             )
             code = worker_main(start)
         except BaseException:
@@ -300,6 +301,7 @@ class Supervisor:
         for name in message["removed"]:
             for sock in self.sockets.pop(name, ()):
                 sock.close()
+            remove_file(name)
         log = self.compiled.config.observability.logging
         process_log.configure(log.level, log.format)
 
@@ -343,10 +345,15 @@ class Supervisor:
                 os.waitpid(self.agent.pid, 0)
             self.agent.pid = 0
         for name in self.sockets:
-            if name.startswith("unix:"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name[5:])
+            remove_file(name)
         return True
+
+
+def remove_file(name: str) -> None:
+    """The file of a unix listener that is no more."""
+    if name.startswith("unix:"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name[5:])
 
 
 def describe(status: int) -> str:

@@ -39,7 +39,10 @@ class Worker:
         """Takes the plan it was born with and begins to accept."""
         spec = pickle.loads(self.start.plan)
         self.plane.adopt_now(spec)
-        self.plane.configure_log(self.start.access_log)
+        for url, addresses in self.start.addresses.items():
+            self.plane.engine.set_addresses(url, addresses)
+        self.plane.prepare_log(self.start.access_log)
+        self.plane.adopt_log()
         for name, sock in self.start.sockets.items():
             self.plane.listen(name, sock)
         self.loop.add_reader(self.agent, self.on_agent)
@@ -84,13 +87,12 @@ class Worker:
 
     async def on_prepare(self, message: control.Message, fds: list[int]) -> int:
         spec = pickle.loads(control.read_file(fds[0]))
-        await self.plane.prepare(spec)
+        await self.plane.prepare(spec, message["access_log"])
         return int(spec.generation)
 
     async def on_adopt(self, message: control.Message, fds: list[int]) -> None:
         """Everything was prepared everywhere: from here on the new configuration serves."""
         self.plane.adopt()
-        self.plane.configure_log(message["access_log"])
         self.drain_seconds = message["drain"]
         process_log.configure(*message["logging"])
         for name, fd in zip(message["listen"], fds, strict=True):
