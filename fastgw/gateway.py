@@ -41,6 +41,7 @@ class Gateway:
         self._names: Resolver | None = None
         self._admin: AdminServer | None = None
         self._draining = False
+        self.stop_wanted = asyncio.Event()
         self._reloads = {"ok": 0, "failed": 0}
 
     async def __aenter__(self) -> Gateway:
@@ -193,6 +194,8 @@ class Gateway:
         return True, {"generation": generation, "restart_needed": keys}
 
     async def drain(self) -> None:
+        """What the admin API asks: accepts no more, and tells who runs us by `stop_wanted`."""
         self._draining = True
         if self.plane is not None:
             self.plane.engine.drain()
+        self.stop_wanted.set()

@@ -50,9 +50,9 @@ INDEX = {
     "POST": ["/config/reload", "/drain"],
 }
 REASONS = {
-    200: "OK", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed",
-    413: "Content Too Large", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
-    503: "Service Unavailable",
+    200: "OK", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 
 
@@ -179,6 +179,7 @@ class Connection(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
         self.target = b""
         self.authorization = b""
+        self.from_page = False
         self.head = 0
         self.body = 0
 
@@ -221,6 +222,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"authorization":
             self.authorization = value
+        elif name.lower() == b"origin":
+            self.from_page = True
 
     def on_headers_complete(self) -> None:
         if self.head > MAX_HEAD + len(self.target):
@@ -233,6 +236,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.transport is not None and not self.transport.is_closing() and self.task is None:
+            if self.from_page:
+                # RFC 6454, Section 7: browsers name the page behind a request; no page has a say in a gateway,
+                # even where the listener is on loopback and asks for no token
+                self.send(problem(403, "cross_origin", "The admin API does not answer web pages."))
+                return
             method = self.parser.get_method().decode()
             path = self.target.partition(b"?")[0].decode("latin-1")
             self.task = asyncio.get_running_loop().create_task(self.answer(method, path))

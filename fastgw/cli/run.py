@@ -84,8 +84,8 @@ async def single(file: str) -> int:
     from fastgw.gateway import Gateway
 
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
     async with Gateway(file, admin=True) as gateway:
+        stop = gateway.stop_wanted
         tasks: set[asyncio.Task[Any]] = set()
 
         def reload() -> None:
