@@ -42,6 +42,7 @@ class Gateway:
         self._admin: AdminServer | None = None
         self._draining = False
         self.stop_wanted = asyncio.Event()
+        self._lock = asyncio.Lock()
         self._reloads = {"ok": 0, "failed": 0}
 
     async def __aenter__(self) -> Gateway:
@@ -153,7 +154,11 @@ class Gateway:
         return config_view(self.compiled.config)
 
     async def reload(self, source: Any = None) -> tuple[bool, dict[str, Any]]:
-        """Takes the source as it is now (or another one) into use, or nothing: (done, facts)."""
+        """Takes the source as it is now (or another one) into use, or nothing: (done, facts). One at a time."""
+        async with self._lock:
+            return await self._reload(source)
+
+    async def _reload(self, source: Any) -> tuple[bool, dict[str, Any]]:
         assert self.plane is not None and self._memory is not None and self.compiled is not None
         wanted = self.source if source is None else source
         generation = self.compiled.spec.generation + 1

@@ -68,3 +68,41 @@ def test_a_bad_configuration_raises_with_every_problem():
 
     problems = asyncio.run(live()).problems
     assert {"unknown_key", "bad_value"} <= {problem.code for problem in problems}
+
+
+def test_reloads_that_overlap_come_one_after_the_other():
+    async def live():
+        with FakeUpstream(serve) as up:
+            async with Gateway(tree(up)) as gateway:
+                other = tree(up, routes=[{"path": "/b/*", "service": "up"}])
+                results = await asyncio.gather(gateway.reload(tree(up)), gateway.reload(other))
+                assert [(done, facts["generation"]) for done, facts in results] == [(True, 2), (True, 3)]
+                assert b" 404 " in await ask(gateway.ports[0], "/a/x")
+                assert b" 200 " in await ask(gateway.ports[0], "/b/x")
+
+    asyncio.run(live())
+
+
+def test_a_host_name_that_a_reload_brings_is_known_at_once():
+    async def live():
+        with FakeUpstream(serve) as up:
+            async with Gateway(tree(up)) as gateway:
+                named = tree(up, services={"up": up.url.replace("127.0.0.1", "localhost")})
+                assert (await gateway.reload(named))[0]
+                assert b" 200 " in await ask(gateway.ports[0], "/a/x")
+
+    asyncio.run(live())
+
+
+def test_a_reload_with_a_log_that_cannot_be_opened_changes_nothing(tmp_path):
+    async def live():
+        with FakeUpstream(serve) as up:
+            async with Gateway(tree(up)) as gateway:
+                path = str(tmp_path / "no" / "folder.log")
+                done, facts = await gateway.reload(tree(up, observability={"access_log": {"path": path}}))
+                assert not done
+                assert path in str(facts["problems"])
+                assert b" 200 " in await ask(gateway.ports[0], "/a/x")
+                assert (await gateway.reload(tree(up)))[1]["generation"] == 2
+
+    asyncio.run(live())
