@@ -15,7 +15,7 @@ from fastgw.server.compiled import Compiled, compile_config
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
-from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix
+from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
 from fastgw.server.views import config_view, routes_view, services_view
 
 logger = logging.getLogger("fastgw.gateway")
@@ -100,8 +100,9 @@ class Gateway:
             self._names.stop()
         if self._admin is not None:
             await self._admin.close()
-        for sock in self._sockets.values():
+        for name, sock in self._sockets.items():
             sock.close()
+            remove_file(name)
         self._sockets.clear()
 
     def _publish(self, addresses: Any) -> None:
@@ -179,6 +180,7 @@ class Gateway:
             self._reloads["failed"] += 1
             for name in self._sockets.keys() - before:
                 self._sockets.pop(name).close()
+                remove_file(name)
             self.plane.forget()
             if self._names is not None:
                 await self._names.follow(self.compiled.config)
@@ -192,6 +194,7 @@ class Gateway:
         for name in before - after:
             self.plane.unlisten(name)
             self._sockets.pop(name).close()
+            remove_file(name)
         keys = self.compiled.restart_needed(new)
         self.compiled = new
         self.source = wanted

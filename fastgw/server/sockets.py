@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -61,6 +62,13 @@ def open_unix(bind: Bind) -> socket.socket:
         sock.close()
         raise ListenError(f"cannot listen at {bind}: {error.strerror}") from None
     return sock
+
+
+def remove_file(name: str) -> None:
+    """The file of a unix listener that is no more."""
+    if name.startswith("unix:"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name[5:])
 
 
 def open_listener(bind: Bind, workers: int) -> list[socket.socket]:

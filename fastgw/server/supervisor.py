@@ -26,7 +26,7 @@ from fastgw.server import control
 from fastgw.server.compiled import Compiled
 from fastgw.server.process import become_child
 from fastgw.server.shared import SharedMemory
-from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix
+from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
 from fastgw.server.start import AgentStart, WorkerStart
 from fastgw.server.worker import worker_main
 
@@ -285,9 +285,10 @@ class Supervisor:
         control.send(self.channel[0], {"op": "opened", "error": error}, fds)
 
     def close_pending(self) -> None:
-        for sockets in self.pending.values():
+        for name, sockets in self.pending.items():
             for sock in sockets:
                 sock.close()
+            remove_file(name)
         self.pending = {}
 
     def commit(self, message: control.Message, fds: list[int]) -> None:
@@ -346,14 +347,9 @@ class Supervisor:
             self.agent.pid = 0
         for name in self.sockets:
             remove_file(name)
+        if self.admin is not None and self.admin.family == socket.AF_UNIX:
+            remove_file(f"unix:{self.admin.getsockname()}")
         return True
-
-
-def remove_file(name: str) -> None:
-    """The file of a unix listener that is no more."""
-    if name.startswith("unix:"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name[5:])
 
 
 def describe(status: int) -> str:

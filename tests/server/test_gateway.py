@@ -106,3 +106,15 @@ def test_a_reload_with_a_log_that_cannot_be_opened_changes_nothing(tmp_path):
                 assert (await gateway.reload(tree(up)))[1]["generation"] == 2
 
     asyncio.run(live())
+
+
+def test_no_file_of_a_unix_listener_is_left(tmp_path):
+    file = tmp_path / "fastgw.sock"
+
+    async def live():
+        with FakeUpstream(serve) as up:
+            async with Gateway(tree(up, server={"listeners": [f"unix:{file}"]})):
+                assert file.is_socket()
+            assert not file.exists()
+
+    asyncio.run(live())
