@@ -18,9 +18,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from fastgw.config import check
+    from fastgw.plan.lint import lint
     from fastgw.policies import RESOLVER
 
     config, problems = check(args.file, resolver=RESOLVER)
+    if config is not None:
+        problems = sorted([*problems, *lint(config)], key=lambda p: (p.line, p.col))
     if args.format == "json":
         rows = [{name: getattr(p, name) for name in p.__slots__} for p in problems]
         print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())

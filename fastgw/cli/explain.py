@@ -1,0 +1,88 @@
+"""`fastgw explain FILE 'GET http://host/path'`: which route takes a request, and why the others do not."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import orjson
+
+from fastgw.cli.loading import load_or_print
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "explain",
+        help="tell which route takes a request, and why",
+        description="Lists the routes whose host and path fit, in the router's order, with the first predicate that "
+        "failed; then the chosen route, its policies in order, its service and the target sent there. Exit code 0: a "
+        "route was found; 1: none, or the configuration has problems.",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("request", metavar="REQUEST", help="'GET http://host/path?query', or a URL alone for GET")
+    parser.add_argument("-H", "--header", action="append", default=[], metavar="'Name: value'")
+    parser.add_argument("--client-ip", default="127.0.0.1", metavar="ADDRESS")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastgw.plan.explain import as_data, ask, explain
+
+    config = load_or_print(args.file)
+    if config is None:
+        return 1
+    method, _, url = args.request.strip().rpartition(" ")
+    headers = []
+    for header in args.header:
+        name, colon, value = header.partition(":")
+        if not colon:
+            print(f"fastgw: {header!r} is not a header; write 'Name: value'", file=sys.stderr)
+            return 2
+        headers.append((name.strip(), value.strip()))
+    try:
+        asked = ask(config, (method or "GET").upper(), url, headers, args.client_ip)
+        found = explain(config, asked)
+    except ValueError as error:
+        print(f"fastgw: {error}", file=sys.stderr)
+        return 2
+    data = as_data(config, found)
+    if args.json:
+        print(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print(text(args.file, data))
+    return 0 if found.chosen is not None else 1
+
+
+def text(file: str, data: dict[str, object]) -> str:
+    lines = []
+    candidates = data["candidates"]
+    assert isinstance(candidates, list)
+    if candidates:
+        lines.append("candidates, in the router's order:")
+        width = max(len(c["route"]) for c in candidates)
+        for c in candidates:
+            verdict = "chosen" if c["chosen"] else f"no: {c['failed']}" if c["failed"] else "fits, but comes later"
+            lines.append(f"  {c['route']:<{width}}  {file}:{c['line']}  {verdict}")
+    lines.append(f"{data['other_routes']} other routes: host or path does not fit")
+    if "route" in data:
+        policies = data["policies"]
+        assert isinstance(policies, list)
+        lines += ["", f"route     {data['route']}"]
+        if data["captures"]:
+            lines.append(f"captures  {data['captures']}")
+        chain = " → ".join(f"{use['name']} ({file}:{use['line']})" for use in policies)
+        lines.append(f"policies  {chain or 'none'}")
+        if "service" in data:
+            lines.append(f"service   {data['service']}")
+        if "split" in data:
+            lines.append(f"split     {data['split']}")
+        lines.append(f"target    {data['target']}")
+        if data["status"] == 308:
+            lines.append("answer    308 to the path with the other trailing slash")
+    else:
+        words = {400: "the target is refused", 404: "no route matches", 405: f"Allow: {data.get('allow')}"}
+        status = data["status"]
+        assert isinstance(status, int)
+        lines += ["", f"answer    {status}: {words.get(status, '')}"]
+    return "\n".join(lines)

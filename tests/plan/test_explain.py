@@ -1,0 +1,110 @@
+"""`explain`, `routes` and the lint, over the example and small tables."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from fastgw.config import load
+from fastgw.plan.lint import lint
+from fastgw.policies import RESOLVER
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "routing.md"
+
+
+def verb(*args):
+    return subprocess.run([sys.executable, "-m", "fastgw", *args], capture_output=True, text=True, cwd=ROOT)
+
+
+def explained(*args):
+    return orjson.loads(verb("explain", "config.example.yaml", *args, "--json").stdout)
+
+
+def test_the_chosen_route_and_why_not_the_others():
+    found = explained("POST http://localhost/api/orders/7?x=1")
+    assert [(c["route"], c["failed"], c["chosen"]) for c in found["candidates"]] == [
+        ("order", "method POST is none of GET", False),
+        ("orders", None, True),
+    ]
+    assert found["service"] == "orders"
+    assert [use["name"] for use in found["policies"]] == ["request_id", "cors", "jwt"]
+
+
+def test_the_target_that_goes_to_the_service():
+    assert explained("GET http://localhost/api/orders/7?x=1")["target"] == "/orders/7?x=1"
+    assert explained("/api/products/a&b?c=d")["target"] == "/api/catalog?id=a%26b&c=d"
+
+
+def test_predicates_are_named():
+    request = "GET http://a.beta.example.com/api/v2/me?beta=true"
+    assert explained(request, "-H", "X-Version: 3")["candidates"][0]["failed"] == "header x-version is not '2'"
+    headers = ["-H", "X-Version: 2", "-H", "User-Agent: Mozilla/5.0 (X11)"]
+    assert explained(request, *headers)["candidates"][0]["failed"] == "cookie session is not there"
+    found = explained(request, *headers, "-H", "Cookie: session=1")
+    assert (found["route"], found["target"]) == ("beta", "/users/me?beta=true")
+    refused = explained(request, *headers, "-H", "Cookie: session=1", "--client-ip", "10.0.0.1")
+    assert refused["candidates"][0]["failed"].startswith("client_ip 10.0.0.1")
+
+
+def test_exit_codes():
+    assert verb("explain", "config.example.yaml", "/api/users").returncode == 0
+    assert verb("explain", "config.example.yaml", "/nowhere").returncode == 1
+    assert verb("explain", "config.example.yaml", "/a%00").returncode == 1
+    assert verb("explain", "config.example.yaml", "/api/users", "-H", "nonsense").returncode == 2
+
+
+def test_routes_are_listed_in_matching_order():
+    rows = orjson.loads(verb("routes", "config.example.yaml", "--json").stdout)
+    names = [row["name"] for row in rows]
+    assert names.index("order") < names.index("orders")
+    assert names[0] == "beta"
+    assert len(verb("routes", "config.example.yaml").stdout.splitlines()) == len(rows) + 1
+
+
+def warnings(*routes):
+    tree = {"services": {"s": "http://127.0.0.1:1"}, "routes": [{"service": "s", **route} for route in routes]}
+    return [(p.code, p.path) for p in lint(load(tree, resolver=RESOLVER))]
+
+
+def test_shadowed_and_ambiguous_routes():
+    assert warnings({"path": "/x"}, {"path": "/y"}) == []
+    assert warnings({"path": "/x/{a}"}, {"path": "/x/{b}", "methods": ["GET"]}) == []
+    first = {"path": "/x", "headers": {"A": "1"}, "methods": ["GET", "POST"]}
+    assert warnings(first, {"path": "/x", "headers": {"A": "1"}, "methods": ["GET"]}) == [
+        ("shadowed_route", "routes[1]")
+    ]
+    assert warnings({"path": "/x", "headers": {"A": "1"}}, {"path": "/x", "headers": {"A": "2"}}) == []
+    assert warnings({"path": "/x", "headers": {"A": "1"}}, {"path": "/x", "headers": {"B": "1"}}) == [
+        ("ambiguous_route", "routes[1]")
+    ]
+
+
+def test_the_lint_of_many_routes_is_quick():
+    tree = {
+        "services": {"s": "http://127.0.0.1:1"},
+        "routes": [{"service": "s", "path": f"/r{i % 500}/{{id}}", "headers": {"V": str(i)}} for i in range(5000)],
+    }
+    config = load(tree, resolver=RESOLVER)
+    began = time.perf_counter()
+    assert lint(config) == []
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```\n\n((?:\| `[^\n]*\n)+)", PAGE.read_text(), re.S))
+def test_the_examples_of_the_page_are_true(example, tmp_path):
+    text, rows = example
+    file = tmp_path / "page.yaml"
+    names = set(re.findall(r"service: (\w+)", text))
+    file.write_text("services:\n" + "".join(f"  {n}: http://127.0.0.1:1\n" for n in sorted(names)) + text)
+    for row in rows.strip().splitlines():
+        request, wanted = re.findall(r"`([^`]*)`", row)
+        url, *headers = request.split(" -H ")
+        args = [part for header in headers for part in ("-H", header)]
+        found = orjson.loads(verb("explain", str(file), url, *args, "--json").stdout)
+        got = f"{found['service']} {found['target']}" if "service" in found else str(found["status"])
+        assert got == wanted, request
