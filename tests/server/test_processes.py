@@ -43,12 +43,19 @@ def children(pid):
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def comm(pid):
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:                                  # it ended since it was listed
+        return ""
+
+
 def named(pid, name):
-    return [child for child in children(pid) if Path(f"/proc/{child}/comm").read_text().strip().startswith(name)]
+    return [child for child in children(pid) if comm(child).startswith(name)]
 
 
 def workers_of(gateway):
-    return [pid for pid in named(gateway.pid, "fastgw-") if "agent" not in Path(f"/proc/{pid}/comm").read_text()]
+    return [pid for pid in named(gateway.pid, "fastgw-") if "agent" not in comm(pid)]
 
 
 def until(condition, seconds=10.0):
@@ -133,8 +140,9 @@ def test_workers_together_admit_exactly_the_limit(upstream):
         assert found.count(429) == 70
         # the level of the bucket survives a reload and the death of a worker
         assert gateway.admin("/config/reload", "POST")[0] == 200
-        os.kill(workers_of(gateway)[0], signal.SIGKILL)
-        until(lambda: len(workers_of(gateway)) == 3 and ready(gateway))
+        killed = workers_of(gateway)[0]
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: killed not in (found := workers_of(gateway)) and len(found) == 3 and ready(gateway))
         assert {status(gateway) for _ in range(30)} == {429}
 
 
