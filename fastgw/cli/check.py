@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-
-import orjson
+from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("check", help="check a configuration", description="Exit code 1: it has errors.")
+    parser = subparsers.add_parser(
+        "check",
+        help="check a configuration",
+        description="Tells every problem of a configuration at once. Exit code 0: it can be used; 1: it has errors.",
+    )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="text: for people on a terminal, a line per problem elsewhere",
+    )
     parser.add_argument("--strict-warnings", action="store_true", help="warnings are errors")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from fastgw.config import check
+    from fastgw.config.report import as_excerpts, as_json, as_lines
     from fastgw.plan.lint import lint
     from fastgw.policies import RESOLVER
 
@@ -25,11 +35,22 @@ def run(args: argparse.Namespace) -> int:
     if config is not None:
         problems = sorted([*problems, *lint(config)], key=lambda p: (p.line, p.col))
     if args.format == "json":
-        rows = [{name: getattr(p, name) for name in p.__slots__} for p in problems]
-        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        print(as_json(problems))
     else:
-        for problem in problems:
-            print(problem)
+        if sys.stdout.isatty():
+            text = source_text(args.file) if problems else ""
+            color = "NO_COLOR" not in os.environ
+            print(as_excerpts(problems, text, RESOLVER, color=color), end="")
+        else:
+            print(as_lines(problems), end="")
         if config is not None:
             print(f"{args.file}: ok, {len(config.routes)} routes, {len(config.services)} services", file=sys.stderr)
     return 1 if config is None or (problems and args.strict_warnings) else 0
+
+
+def source_text(file: str) -> str:
+    """The text the problems are about, or nothing when it can not be read (which is then the problem)."""
+    try:
+        return Path(file).read_text("utf-8-sig")
+    except (OSError, ValueError):
+        return ""

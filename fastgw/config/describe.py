@@ -1,6 +1,6 @@
 """The format, told from its schema: docs/configuration.md and the JSON Schema for editors.
 
-    python -m fastgw.config.describe        writes docs/configuration.md and docs/fastgw.schema.json anew
+python -m fastgw.config.describe        writes docs/configuration.md and docs/fastgw.schema.json anew
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from fastgw.config.fields import format_duration, format_size
-from fastgw.config.findings import fields_of
+from fastgw.config.findings import bounds_of, fields_of, in_unit, unit_of
 from fastgw.config.registry import Resolver
 from fastgw.config.schema.base import Later, is_later
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import Match, Route
-from fastgw.config.schema.server import Admin, Server, Stores
-from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.server import Admin, Server, Stores, parse_workers
+from fastgw.config.schema.services import BALANCERS_NOW, Balancer, Consumer, Service
 
 ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("server", Server, "server"),
@@ -74,6 +74,8 @@ def default_of(info: FieldInfo) -> str:
     if info.is_required():
         return "required"
     value = info.default
+    if any(getattr(item, "func", None) is parse_workers for item in info.metadata):
+        return "`auto`"
     if value is None or value in ((), {}, ""):
         return "-"
     if isinstance(value, BaseModel) or (isinstance(value, tuple) and isinstance(value[0], BaseModel)):
@@ -90,6 +92,63 @@ def default_of(info: FieldInfo) -> str:
     return f"`{value}`"
 
 
+def type_of(info: FieldInfo) -> str:
+    """What is written as the value: the unit's word, the choices, or the JSON type."""
+    unit = unit_of(info)
+    if unit:
+        return f"list of {unit}" if typing.get_origin(info.annotation) is tuple else unit
+    for literal in literals_in(info.annotation):
+        words = [word for word in typing.get_args(literal) if literal is not Balancer or word in BALANCERS_NOW]
+        return ", ".join(f"`{word}`" for word in words)
+    whole: Any = typing.Annotated[info.annotation, info]
+    found = TypeAdapter(whole).json_schema()
+    names = list(dict.fromkeys(json_types(found, found.get("$defs", {}))))
+    return " or ".join(JSON_WORDS.get(name, name) for name in names if name != "null") or "any"
+
+
+JSON_WORDS = {
+    "object": "mapping",
+    "array": "list",
+    "string": "text",
+    "integer": "whole number",
+    "boolean": "true/false",
+}
+
+
+def json_types(found: Any, definitions: dict[str, Any]) -> Iterator[str]:
+    if "$ref" in found:
+        found = definitions.get(found["$ref"].rpartition("/")[2], {})
+    kind = found.get("type", [])
+    yield from [kind] if isinstance(kind, str) else kind
+    if "const" in found or "enum" in found:
+        yield from (f"`{word}`" for word in found.get("enum", [found.get("const")]) if not kind)
+    for inner in found.get("anyOf", ()):
+        yield from json_types(inner, definitions)
+
+
+def literals_in(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        yield annotation
+    elif origin in (typing.Union, types.UnionType, typing.Annotated):
+        for inner in typing.get_args(annotation):
+            yield from literals_in(inner)
+
+
+def range_words(info: FieldInfo) -> str:
+    """`100ms to 1h`, or nothing."""
+    bounds = bounds_of(info)
+    unit = unit_of(info)
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    more = "more than " if "gt" in bounds else ""
+    if low is not None and high is not None:
+        return f"{more}{in_unit(low, unit)} to {in_unit(high, unit)}"
+    if low is not None:
+        return f"{more or 'at least '}{in_unit(low, unit)}"
+    most = bounds.get("max_length")
+    return f"at most {most}" if most is not None and high is None else ""
+
+
 def rows(model: Any, prefix: str, skip: frozenset[str] = frozenset()) -> Iterator[str]:
     """A line for each key, nested rooms behind their key."""
     for name, info in fields_of(model).items():
@@ -97,7 +156,7 @@ def rows(model: Any, prefix: str, skip: frozenset[str] = frozenset()) -> Iterato
             continue
         key = f"{prefix}{info.alias or name}"
         text = info.description.replace("|", "\\|").replace("\n", " ")
-        yield f"| `{key}` | {default_of(info)} | {text} |"
+        yield f"| `{key}` | {type_of(info)} | {default_of(info)} | {range_words(info)} | {text} |"
         inner = room_in(info)
         if inner is not None:
             many = typing.get_origin(info.annotation) is tuple
@@ -108,7 +167,7 @@ def page() -> str:
     """docs/configuration.md"""
     lines = [HEAD]
     for name, model, title in ROOMS:
-        lines += [f"## {name}", "", "| key | default | what |", "|---|---|---|"]
+        lines += [f"## {name}", "", "| key | type | default | range | what |", "|---|---|---|---|---|"]
         lines += list(rows(model, f"{title}."))
         lines.append("")
     return "\n".join(lines)
@@ -157,6 +216,8 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         for name in ONE_OR_MANY & definition.get("properties", {}).keys():
             many = definition["properties"][name]
             definition["properties"][name] = {"anyOf": [{"type": "string"}, many]}
+    for found in (*rooms.values(), consumer, service, route, *definitions.values()):
+        let_references_in(found)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fastgw",
@@ -171,6 +232,29 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+REFERENCE = {"type": "string", "pattern": r"\$\{[A-Z_]"}
+SCALARS = frozenset({"integer", "number", "boolean"})
+
+
+def let_references_in(found: Any) -> None:
+    """`${VAR}` may stand where a number or a choice is wanted."""
+    if isinstance(found, list):
+        for item in found:
+            let_references_in(item)
+        return
+    if not isinstance(found, dict):
+        return
+    for item in found.values():
+        let_references_in(item)
+    for name, item in found.items():
+        if name not in ("properties", "$defs") or not isinstance(item, dict):
+            continue
+        for key, value in item.items():
+            if isinstance(value, dict) and (str(value.get("type")) in SCALARS or "enum" in value):
+                about = {word: value.pop(word) for word in ("description", "default", "examples") if word in value}
+                item[key] = {"anyOf": [value, REFERENCE], **about}
 
 
 def main(folder: str = "docs") -> None:

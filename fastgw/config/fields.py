@@ -102,7 +102,7 @@ SIZE_UNITS = {
     "KB": 10**3, "MB": 10**6, "GB": 10**9,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
 }  # fmt: skip
-SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s?([A-Za-z]{0,3})\Z")
+SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?)\s?([A-Za-z]{0,3})\Z")
 MAX_SIZE = 2**50
 EXPECTED_SIZE = "a size such as 512, 32KiB, 10MiB or 1MB"
 

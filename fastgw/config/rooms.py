@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from fastgw._core.codes import CODES as FAILURES
 from fastgw.config.env import Expanded
 from fastgw.config.errors import Finding, Path, did_you_mean
 from fastgw.config.findings import field_names, fields_of, from_validation, models_in, unknown_key
@@ -92,9 +93,7 @@ class Check:
                 self.report(finding)
             if not isinstance(raw, dict):
                 return None
-            bad = {
-                item["loc"][0] for item in error.errors(include_url=False, include_input=False) if item["loc"]
-            }
+            bad = {item["loc"][0] for item in error.errors(include_url=False, include_input=False) if item["loc"]}
             rest = {name: value for name, value in raw.items() if name not in bad}
             try:
                 return validator(model).validate_python(rest, context=self.context)
@@ -134,14 +133,10 @@ class Check:
         if raw is None:
             return
         if not isinstance(raw, dict):
-            self.report(
-                Finding("wrong_type", ("services",), "is not a mapping", "NAME: URL, or NAME: {endpoints: …}")
-            )
+            self.report(Finding("wrong_type", ("services",), "is not a mapping", "NAME: URL, or NAME: {endpoints: …}"))
             return
         if len(raw) > MAX_SERVICES:
-            self.report(
-                Finding("out_of_range", ("services",), "too many services", f"at most {MAX_SERVICES}")
-            )
+            self.report(Finding("out_of_range", ("services",), "too many services", f"at most {MAX_SERVICES}"))
             return
         self.service_names = set(raw)
         for name, value in raw.items():
@@ -161,14 +156,10 @@ class Check:
                     self.report(not_implemented(at, "https to a service"))
             if not service.endpoints and service.discovery is None and not self.reported(path):
                 self.report(
-                    Finding(
-                        "missing_key", path, "the service has no endpoints", "endpoints: [http://host:port]"
-                    )
+                    Finding("missing_key", path, "the service has no endpoints", "endpoints: [http://host:port]")
                 )
             if not any(endpoint.weight for endpoint in service.endpoints) and service.endpoints:
-                self.report(
-                    Finding("out_of_range", path, "no endpoint has a weight", "a weight of at least 1")
-                )
+                self.report(Finding("out_of_range", path, "no endpoint has a weight", "a weight of at least 1"))
 
     def reported(self, path: Path) -> bool:
         return any(finding.path[: len(path)] == path for finding in self.findings)
@@ -243,9 +234,7 @@ class Check:
                 hint = ""
                 if isinstance(item, dict) and len(item) > 1:
                     hint = "indent the options below the name; each policy begins with its own '- '"
-                self.report(
-                    Finding("wrong_type", where, "is not a policy", "NAME, or one NAME: {options}", hint)
-                )
+                self.report(Finding("wrong_type", where, "is not a policy", "NAME, or one NAME: {options}", hint))
                 continue
             if use is not None:
                 use.line, use.col = line, col
@@ -329,9 +318,7 @@ class Check:
         admin = config.admin
         if admin.enabled and admin.bind in seen and admin.bind.port:
             self.report(
-                Finding(
-                    "conflict", ("admin", "bind"), f"{admin.bind} is a public listener too", "another port"
-                )
+                Finding("conflict", ("admin", "bind"), f"{admin.bind} is a public listener too", "another port")
             )
         if admin.enabled and not admin.bind.loopback and not admin.token:
             self.report(
@@ -342,6 +329,18 @@ class Check:
                     "a token, or a loopback address such as 127.0.0.1:9901",
                 )
             )
+        for page in config.server.error_pages:
+            if page.islower() and page not in FAILURES and page not in ("4xx", "5xx"):
+                self.report(
+                    Finding(
+                        "bad_choice",
+                        ("server", "error_pages", page),
+                        f"the gateway has no error code {page!r}; only a policy of your own could answer with it",
+                        hint=did_you_mean(page, FAILURES),
+                        at_key=True,
+                        severity="warning",
+                    )
+                )
         places: dict[str, int] = {}
         for number, public in enumerate(config.server.public_endpoints):
             if public.path in places:

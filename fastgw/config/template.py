@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw.config.errors import Finding, Path
+from fastgw.config.errors import Finding, Path, did_you_mean
+from fastgw.config.fields import shown
 from fastgw.config.findings import unknown_key
 from fastgw.config.text import Map, Seq
 
@@ -120,7 +121,12 @@ class Translation:
                 service = self.services.setdefault(wanted, {})
                 self.places.setdefault(("services", wanted), (*here, "service"))
                 if isinstance(service, dict):
-                    self.put(service, ("services", wanted, "load_balancer"), given, "load_balancer", here)
+                    told = service.get("load_balancer")
+                    if told is not None and given.get("load_balancer") not in (None, told):
+                        what = f"another route has {shown(told)} for the service {shown(wanted)}"
+                        self.findings.append(Finding("conflict", (*here, "load_balancer"), what, "one for a service"))
+                    else:
+                        self.put(service, ("services", wanted, "load_balancer"), given, "load_balancer", here)
             found.append(route)
         return found
 
@@ -133,10 +139,12 @@ class Translation:
             at = (ROOT, "plugins", number)
             given = self.section(item, ("plugin",), at)
             name = given.get("name")
-            if name not in PLUGINS:
-                finding = unknown_key((*at, "name"), tuple(PLUGINS))
-                finding.code, finding.message = "unknown_policy", f"there is no plugin {name!r}"
-                self.findings.append(finding)
+            if not isinstance(name, str) or name not in PLUGINS:
+                hint = did_you_mean(name, PLUGINS) if isinstance(name, str) else ""
+                expected = "" if hint else "one of " + ", ".join(PLUGINS)
+                self.findings.append(
+                    Finding("unknown_policy", (*at, "name"), f"there is no plugin {shown(name)}", expected, hint)
+                )
                 continue
             ours = PLUGINS[name]
             to = ("policies", len(policies))
@@ -153,9 +161,8 @@ class Translation:
         options: dict[str, Any] = {}
         if name == "authentication":
             if given.get("type", "jwt") != "jwt":
-                self.findings.append(
-                    Finding("not_implemented", (*at, "type"), f"authentication by {given['type']!r} is not available")
-                )
+                what = f"authentication by {shown(given['type'])} is not available"
+                self.findings.append(Finding("not_implemented", (*at, "type"), what))
                 return None
             for key in given:
                 if key != "type":
@@ -175,6 +182,12 @@ class Translation:
     def everywhere(self, root: dict[str, Any]) -> None:
         """Discovery is for services that are not declared, the breaker for all of them."""
         discovery = self.section(root.get("service_discovery"), ("service_discovery",), (ROOT, "service_discovery"))
+        here = (ROOT, "service_discovery")
+        if discovery and all(isinstance(s, dict) and s.get("endpoints") for s in self.services.values()):
+            # no service would show that it is not there yet
+            self.findings.append(
+                Finding("not_implemented", here, "discovery is not available in this version", at_key=True)
+            )
         for name, service in self.services.items():
             if not isinstance(service, dict):
                 continue

@@ -49,9 +49,7 @@ INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 SENSITIVE = re.compile(r"secret|token|passw|credential|private|api_?key|^keys?$|authorization|cookie$", re.I)
 """Names of keys whose values are not shown in an excerpt, whatever the schema says about them."""
 
-STANDARD_TAGS = {
-    "tag:yaml.org,2002:" + name for name in ("str", "int", "float", "bool", "null", "map", "seq")
-}
+STANDARD_TAGS = {"tag:yaml.org,2002:" + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
 class Map(dict[str, Any]):
@@ -143,9 +141,7 @@ def parse(text: str, file: str, env: Mapping[str, str], base: str | None = None)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         mark = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-        document.findings.append(
-            Finding("syntax", (), error.reason, "text without control characters", mark=mark)
-        )
+        document.findings.append(Finding("syntax", (), error.reason, "text without control characters", mark=mark))
     except Stop:
         pass
     finally:
@@ -212,9 +208,7 @@ def build(text: str, env: Mapping[str, str], document: Document) -> Any:
                 if event.implicit[0]:
                     value = plain(value) if not value or value[0] in PLAIN_STARTS else intern(value, value)
                 elif event.tag is not None and event.tag not in STANDARD_TAGS and event.tag != "!":
-                    refuse(
-                        document, event, f"the tag {event.tag[:60]} is not allowed", "plain YAML without tags"
-                    )
+                    refuse(document, event, f"the tag {event.tag[:60]} is not allowed", "plain YAML without tags")
                 if value.__class__ is str and "${" in value:
                     value = substitute(value, env, document, path_of(stack, container, key), event)
                 if event.anchor is not None:
@@ -235,9 +229,7 @@ def build(text: str, env: Mapping[str, str], document: Document) -> Any:
                 if len(stack) >= MAX_DEPTH:
                     refuse(document, event, f"nested deeper than {MAX_DEPTH} levels", "a flatter document")
                 if event.tag is not None and event.tag not in STANDARD_TAGS and event.tag != "!":
-                    refuse(
-                        document, event, f"the tag {event.tag[:60]} is not allowed", "plain YAML without tags"
-                    )
+                    refuse(document, event, f"the tag {event.tag[:60]} is not allowed", "plain YAML without tags")
                 start = event.start_mark
                 new: Any
                 if kind is MappingStartEvent:
@@ -311,9 +303,7 @@ def refuse(document: Document, event: Any, message: str, expected: str, code: st
     raise Stop
 
 
-def path_of(
-    stack: list[tuple[Any, bool, str | None, Any, int, bool]], container: Any, key: str | None
-) -> Path:
+def path_of(stack: list[tuple[Any, bool, str | None, Any, int, bool]], container: Any, key: str | None) -> Path:
     """The path of the value that is being read."""
     path: list[str | int] = []
     for outer, is_map, outer_key, *_ in stack[1:]:
@@ -367,8 +357,11 @@ class Frame(NamedTuple):
     hidden: bool
 
 
-def find_spans(text: str, paths: set[Path]) -> tuple[dict[Path, Span], list[Span]]:
-    """Reads the text again for the places of some paths (and of what must not be shown).
+def find_spans(
+    text: str, paths: set[Path], secrets: frozenset[str] = frozenset()
+) -> tuple[dict[Path, Span], list[Span]]:
+    """Reads the text again for the places of some paths, and of what must not be shown: the values of keys that
+    are called like a secret, or are named in `secrets`.
 
     A path that is not there as such (a missing key, something behind an alias) is left out: the caller takes
     its nearest ancestor.
@@ -394,9 +387,7 @@ def find_spans(text: str, paths: set[Path]) -> tuple[dict[Path, Span], list[Span
 
     def note(where: Path | None, start: Any, end: Any, key_mark: Any, secret: bool) -> None:
         at = key_mark or start
-        span = Span(
-            at.line + 1, at.column + 1, start.line + 1, start.column + 1, end.line + 1, end.column + 1
-        )
+        span = Span(at.line + 1, at.column + 1, start.line + 1, start.column + 1, end.line + 1, end.column + 1)
         if where is not None:
             spans.setdefault(where, span)
         if secret:
@@ -412,12 +403,10 @@ def find_spans(text: str, paths: set[Path]) -> tuple[dict[Path, Span], list[Span
             if kind is ScalarEvent or kind is AliasEvent:
                 if is_map and key is None:
                     key = (
-                        event
-                        if kind is ScalarEvent
-                        else ScalarEvent(None, None, (True, False), "*", event.start_mark)
+                        event if kind is ScalarEvent else ScalarEvent(None, None, (True, False), "*", event.start_mark)
                     )
                     continue
-                secret = hide or bool(is_map and SENSITIVE.search(key.value))
+                secret = hide or bool(is_map and (key.value in secrets or SENSITIVE.search(key.value)))
                 note(child(), event.start_mark, event.end_mark, key.start_mark if is_map else None, secret)
                 key = None
                 index[-1] += 1
@@ -427,7 +416,7 @@ def find_spans(text: str, paths: set[Path]) -> tuple[dict[Path, Span], list[Span
                 key_mark = key.start_mark if is_map else None
                 stack.append(Frame(path, is_map, event.start_mark, key_mark, hide))
                 below = () if len(stack) == 1 else child_of(path, is_map, key, index[-1], wanted)
-                hide = hide or bool(is_map and SENSITIVE.search(key.value))
+                hide = hide or bool(is_map and (key.value in secrets or SENSITIVE.search(key.value)))
                 path = below
                 is_map = kind is MappingStartEvent
                 key = None

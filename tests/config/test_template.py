@@ -105,3 +105,21 @@ def test_mistakes_are_told_at_their_place(was, becomes, place):
     line = next(i for i, row in enumerate(text.split("\n"), 1) if becomes in row)
     found = {(p.path, p.line) for p in problems if p.code != "not_implemented"}
     assert (place, line) in found, problems
+
+
+def test_discovery_that_no_service_needs_is_not_ignored():
+    text = TEMPLATE.read_text()
+    text += "\n  services: {user-service: 'http://u', order-service: 'http://o', product-service: 'http://p'}\n"
+    _, problems = check(text, resolver=RESOLVER, env=ENV)
+    assert ("not_implemented", 46, "api_gateway.service_discovery") in {(p.code, p.line, p.path) for p in problems}
+
+
+def test_two_balancers_for_one_service_are_a_conflict():
+    text = (
+        TEMPLATE.read_text()
+        .replace("strip_prefix: true", "load_balancer: random")
+        .replace("order-service", "product-service")
+    )
+    _, problems = check(text, resolver=RESOLVER, env=ENV)
+    place = "api_gateway.routing.routes[2].load_balancer"
+    assert ("conflict", place) in {(p.code, p.path) for p in problems}
