@@ -18,7 +18,7 @@ from fastgw.config.registry import PolicySpec, Registry, Resolver
 from fastgw.config.schema import Config
 from fastgw.config.template import ROOT as TEMPLATE_ROOT
 from fastgw.config.template import Translation
-from fastgw.config.text import Document, Span, parse, read
+from fastgw.config.text import Document, Span, collector_off, parse, read
 
 __all__ = [
     "CODES", "Config", "ConfigError", "PolicySpec", "Problem", "Registry", "Resolver", "check", "load",
@@ -68,7 +68,8 @@ def check(
         data = translation.data
         found += translation.findings
     state = Check(data, document.file, document.base, finder)
-    config = state.run()
+    with collector_off():
+        config = state.run()
     state.unread_templates(document.templates)
     if translation is not None:
         for finding in state.findings:

@@ -3,6 +3,7 @@ that one mistake hides no other; what is right in a broken mapping is still chec
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -102,16 +103,18 @@ class Check:
 
     def later(self, room: BaseModel, path: Path) -> None:
         """Reports the keys of later versions that the file gives."""
-        fields = fields_of(type(room))
-        for name in room.model_fields_set:
+        marked = marked_fields(type(room))
+        if not marked:
+            return
+        for name in room.model_fields_set & marked.keys():
             value = getattr(room, name, None)
-            if name not in fields or value is None:
+            if value is None:
                 continue
-            if is_later(fields[name]):
+            if marked[name]:
                 self.report(not_implemented((*path, name)))
             elif isinstance(value, BaseModel):
                 self.later(value, (*path, name))
-            elif isinstance(value, tuple) and models_in(fields[name].annotation):
+            elif isinstance(value, tuple):
                 for number, item in enumerate(value):
                     if isinstance(item, BaseModel):
                         self.later(item, (*path, name, number))
@@ -367,6 +370,13 @@ class Check:
                     "${UPPER_SNAKE} for the environment, or '$${' for the text",
                 )
             )
+
+
+@functools.cache
+def marked_fields(model: type[BaseModel]) -> dict[str, bool]:
+    """The fields that are of a later version (True), or are rooms that may have such fields (False)."""
+    fields = fields_of(model)
+    return {name: is_later(info) for name, info in fields.items() if is_later(info) or models_in(info.annotation)}
 
 
 VALIDATORS: dict[Any, Any] = {}

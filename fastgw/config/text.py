@@ -15,10 +15,11 @@ the values that are written out (plus `ALIAS_FREE`).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -129,10 +130,9 @@ def read(path: str | os.PathLike[str], env: Mapping[str, str]) -> Document:
 def parse(text: str, file: str, env: Mapping[str, str], base: str | None = None) -> Document:
     """Parses text. `base` is the folder that `file:` references start from."""
     document = Document(text, file, base)
-    collecting = gc.isenabled()
-    gc.disable()  # nothing here makes cycles, and the collector would walk the growing tree again and again
     try:
-        document.data = build(text, env, document)
+        with collector_off():
+            document.data = build(text, env, document)
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         message = ", ".join(part for part in (error.context, error.problem) if part)
@@ -144,10 +144,19 @@ def parse(text: str, file: str, env: Mapping[str, str], base: str | None = None)
         document.findings.append(Finding("syntax", (), error.reason, "text without control characters", mark=mark))
     except Stop:
         pass
+    return document
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Building a large tree makes no cycles, and the collector would walk the growing tree again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
-    return document
 
 
 class Stop(Exception):
