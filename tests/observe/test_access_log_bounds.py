@@ -62,10 +62,9 @@ def test_what_waits_is_bounded_and_counted():
         while data := os.read(reader, 65536):
             found.append(data)
 
-    thread = threading.Thread(target=read)
+    thread = threading.Thread(target=read, daemon=True)
     thread.start()
     log.close()
-    os.close(log._fd)
     os.close(writer)
     thread.join(10)
     os.close(reader)
