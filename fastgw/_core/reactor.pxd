@@ -6,6 +6,7 @@ from fastgw._core.clock cimport Timed, Timer, Wheel
 
 cdef class Handler(Timed):
     cdef readonly int fd
+    cdef bint first                               # its events come before those of others in the same batch
     cdef int on_event(self, uint32_t events) except -1
     cdef int on_ready(self) except -1             # asked for by Reactor.later
     cdef int crash(self) except -1                # on_event raised: give everything back

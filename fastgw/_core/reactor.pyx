@@ -560,7 +560,18 @@ cdef class Reactor:
             if n <= 0:
                 break
             self.now = monotonic_ns()
+            # Idle upstream connections first: one that has something to say, or has closed, must not be given to a
+            # request that is in the same batch.
             for i in range(n):
+                p = fgw_event_ptr(&events[i])
+                if p != NULL and (<Handler>p).first:
+                    handler = <Handler>p
+                    if handler.fd >= 0:
+                        self._guarded(handler, events[i].events, False)
+                    events[i].events = 0
+            for i in range(n):
+                if events[i].events == 0:
+                    continue
                 p = fgw_event_ptr(&events[i])
                 if p == NULL:
                     read(self.timerfd, &expirations, 8)

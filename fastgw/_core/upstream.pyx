@@ -49,7 +49,7 @@ cdef extern from *:
 
 cdef enum:
     MAX_INTERIMS = 16
-    CHECK_IDLE_NS = 5000000           # an idle connection younger than this is reported by epoll in time
+    CHECK_IDLE_NS = 5000000           # younger ones were looked at by epoll at the beginning of this batch
 
 
 cdef class H1Opener(Opener):
@@ -144,6 +144,7 @@ cdef class H1Upstream(PooledStream):
     cdef int bind(self, Exchange ex) except -1:
         self.ex = ex
         ex.up = self
+        self.channel.first = False
         self.phase = U_HEAD
         self.held = self.got_byte = self.request_ended = self.keep = False
         self.interims = 0
@@ -522,6 +523,7 @@ cdef class H1Upstream(PooledStream):
         if self.channel is not None and self.keep and clean and self.request_ended \
                 and not self.channel.eof and not self.channel.broken and self.channel.out_len == 0:
             self.phase = U_IDLE
+            self.channel.first = True
             self.channel.paused = False
             self.idle_since = self.reactor.now
             self.reactor.wheel.arm(&self.timer, self.reactor.now + self.endpoint.limits.idle_ns)

@@ -44,18 +44,26 @@ def stricter_response(seen, data):
     return oracle.stricter_syntax(data, seen.headers) or oracle.stricter_chunks(data.partition(b"\r\n\r\n")[2])
 
 
+def answered(gateway, method):
+    with gateway.client(timeout=5) as client:
+        client.send(f"{method} / HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        try:
+            return client.response(method)
+        except Incomplete as stop:
+            assert stop.how != "timeout", "neither an answer nor an end"
+            return None
+
+
 def check(running, data, method):
     gateway, upstream, what = running
     what["answer"] = data
     upstream.forget()
-    with gateway.client(timeout=5) as client:
-        client.send(f"{method} / HTTP/1.1\r\nHost: h\r\n\r\n".encode())
-        try:
-            got = client.response(method)
-        except Incomplete as stop:
-            assert stop.how != "timeout", "neither an answer nor an end"
-            got = None
+    got = answered(gateway, method)
     seen, how = oracle.response(data, method)
+    if seen is not None and (got is None or is_own(got, method)) and not stricter_response(seen, data):
+        # What the answer before left on a kept connection may have met this request, which no proxy can tell apart;
+        # a refusal that is the gateway's judgement of this answer happens again.
+        got = answered(gateway, method)
     note(f"h11: {seen} {how}\ngateway: {got}")
     if got is None or is_own(got, method):
         if seen is not None:
