@@ -87,7 +87,7 @@ class Gateway:
         sock = open_unix(admin.bind) if admin.bind.unix else open_tcp(admin.bind, False)
         self.admin_port = 0 if admin.bind.unix else sock.getsockname()[1]
         token = admin.token.reveal() if admin.token is not None else None
-        self._admin = AdminServer(Api(self, token, compiled.config.observability.metrics.endpoint))
+        self._admin = AdminServer(Api(self, token, compiled.config.observability.metrics.path))
         await self._admin.start(sock)
 
     async def stop(self, drain: float | None = None) -> None:

@@ -32,10 +32,10 @@ def prefers_html(accept: str) -> bool:
 
 
 def render(problem: Problem, exchange: Exchange) -> tuple[str, bytes]:
-    """(content type, body). The user's own page for the code, else for the status, comes first."""
+    """(content type, body). The user's own page comes first: for the code, the status, the class."""
     pages = getattr(exchange.plan, "error_pages", None) if exchange.plan is not None else None
     if pages:
-        page = pages.get(problem.code) or pages.get(str(problem.status))
+        page = pages.get(problem.code) or pages.get(str(problem.status)) or pages.get(f"{problem.status // 100}xx")
         if page is not None:
             return page.content_type, page.render(problem, exchange)
     known = CODES.get(problem.code)

@@ -8,7 +8,7 @@ PATH_MODES = ("normalize", "strict", "raw")
 
 
 cdef class Settings:
-    """Keyword arguments by the names of settings.pxd; `trusted_proxies` is a list of CIDR texts (64 at most)."""
+    """Keyword arguments by the names of settings.pxd; `trusted_proxies` is a list of CIDR texts."""
 
     def __init__(self, *, int max_head=32768, int max_headers=100, int max_target=8192, int pipelined=16,
                  int max_connections=10000, int max_per_address=0, int64_t body_limit=10485760,
@@ -17,7 +17,6 @@ cdef class Settings:
                  path_mode="normalize", bint merge_slashes=True, bint x_forwarded=True, bint forwarded=False,
                  bint trace=True, double sample_rate=0.1, bytes via=b"fastgw",
                  bytes server_header=None, trusted_proxies=()):
-        cdef int i
         self.max_head = max_head
         self.max_headers = max_headers
         self.max_target = max_target
@@ -38,25 +37,22 @@ cdef class Settings:
         self.sample_below = <int64_t>(sample_rate * 4294967296.0)
         self.via = via
         self.server_header = server_header
-        networks = [ipaddress.ip_network(str(text), strict=False) for text in trusted_proxies]
-        if len(networks) > 64:
-            raise ValueError("trusted_proxies takes 64 networks at most")
-        for i, network in enumerate(networks):
-            packed = network.network_address.packed
-            length = network.prefixlen
+        blocks = []
+        for text in trusted_proxies:
+            network = ipaddress.ip_network(str(text), strict=False)
+            packed, length = network.network_address.packed, network.prefixlen
             if network.version == 4:
-                packed = b"\0" * 10 + b"\xff\xff" + packed
-                length += 96
-            for k in range(16):
-                self.trusted[i][k] = packed[k]
-            self.trusted[i][16] = length
-        self.trusted_count = len(networks)
+                packed, length = bytes(10) + b"\xff\xff" + packed, length + 96
+            blocks.append(packed + bytes([length]))
+        self.trusted = b"".join(blocks)
+        self.trusted_count = len(blocks)
 
     cdef bint is_trusted(self, const uint8_t *address) noexcept:
         cdef int i, whole, rest
         cdef const uint8_t *net
+        cdef const uint8_t *all = <const uint8_t*><const char*>self.trusted
         for i in range(self.trusted_count):
-            net = self.trusted[i]
+            net = all + 17 * i
             whole = net[16] >> 3
             rest = net[16] & 7
             if memcmp(net, address, whole) == 0 and (

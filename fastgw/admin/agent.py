@@ -91,7 +91,7 @@ class Agent:
         self.loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
         config = self.current.config
         token = config.admin.token
-        api = Api(self, token.reveal() if token is not None else None, config.observability.metrics.endpoint)
+        api = Api(self, token.reveal() if token is not None else None, config.observability.metrics.path)
         server = AdminServer(api)
         if self.admin_socket is not None:
             await server.start(self.admin_socket)

@@ -70,7 +70,7 @@ def problem(status: int, code: str, detail: str = "", **members: Any) -> Answer:
 class Api:
     """The answers, apart from the transport. `token` None or empty: none is asked for."""
 
-    def __init__(self, backend: Backend, token: str | None = None, metrics_path: str = "/metrics") -> None:
+    def __init__(self, backend: Backend, token: str | None = None, metrics_path: str | None = "/metrics") -> None:
         self.backend = backend
         self.token = (token or "").encode()
         self.metrics_path = metrics_path
@@ -89,13 +89,14 @@ class Api:
             "/": ("GET", self.index),
             "/health": ("GET", self.health),
             "/ready": ("GET", self.ready),
-            self.metrics_path: ("GET", self.metrics),
             "/services": ("GET", self.services),
             "/routes": ("GET", self.routes),
             "/config": ("GET", self.config),
             "/config/reload": ("POST", self.reload),
             "/drain": ("POST", self.drain),
         }
+        if self.metrics_path is not None:
+            handlers[self.metrics_path] = ("GET", self.metrics)
         if path.startswith("/services/") and path.endswith("/endpoints"):
             name = unquote(path[len("/services/") : -len("/endpoints")])
             handlers[path] = ("GET", lambda: self.endpoints(name))

@@ -60,6 +60,8 @@ class Explanation:
 
 def ask(config: Config, method: str, url: str, headers: Sequence[tuple[str, str]], address: str) -> Asked | None:
     """None when the gateway refuses the target."""
+    if "#" in url:
+        return None
     parts = urlsplit(url if "://" in url else f"http://localhost{url}")
     target = (parts.path or "/") + (f"?{parts.query}" if "?" in url else "")
     server = config.server

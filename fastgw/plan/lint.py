@@ -86,7 +86,8 @@ def lint(config: Config) -> list[Problem]:
             continue
         ordered = sorted(routes, key=lambda route: (-specificity(route), route.index))
         for number, route in enumerate(ordered):
-            for before in ordered[max(0, number - COMPARED) : number]:
+            earlier = ordered[max(0, number - COMPARED) : number]
+            for before in earlier:
                 if covers(before, route):
                     found.append(
                         problem(
@@ -96,14 +97,16 @@ def lint(config: Config) -> list[Problem]:
                         )
                     )  # fmt: skip
                     break
-                equal = specificity(before) == specificity(route)
-                if equal and methods_overlap(before, route) and not exclude(before, route):
-                    found.append(
-                        problem(
-                            config, route, "ambiguous_route",
-                            f"a request can fit this and {place(before)}; only their order in the file decides",
-                            "predicates that exclude each other",
-                        )
-                    )  # fmt: skip
-                    break
+            else:
+                for before in earlier:
+                    equal = specificity(before) == specificity(route)
+                    if equal and methods_overlap(before, route) and not exclude(before, route):
+                        found.append(
+                            problem(
+                                config, route, "ambiguous_route",
+                                f"a request can fit this and {place(before)}; only their order in the file decides",
+                                "predicates that exclude each other",
+                            )
+                        )  # fmt: skip
+                        break
     return sorted(found, key=lambda p: (p.line, p.col))

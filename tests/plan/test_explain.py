@@ -79,6 +79,12 @@ def test_shadowed_and_ambiguous_routes():
         ("shadowed_route", "routes[1]")
     ]
     assert warnings({"path": "/x", "headers": {"A": "1"}}, {"path": "/x", "headers": {"A": "2"}}) == []
+    both = ["GET", "POST"]
+    assert warnings(
+        {"path": "/x", "headers": {"X": "1"}, "methods": both},
+        {"path": "/x", "headers": {"Y": "1"}, "methods": both},
+        {"path": "/x", "headers": {"Y": "1"}, "methods": ["GET"]},
+    ) == [("ambiguous_route", "routes[1]"), ("shadowed_route", "routes[2]")]
     assert warnings({"path": "/x", "headers": {"A": "1"}}, {"path": "/x", "headers": {"B": "1"}}) == [
         ("ambiguous_route", "routes[1]")
     ]

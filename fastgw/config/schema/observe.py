@@ -39,13 +39,19 @@ class AccessLog(Room):
 class Metrics(Room):
     """Prometheus metrics over all workers."""
 
-    enabled: bool = key(True, "Whether they are counted.")
+    enabled: bool = key(True, "Whether they can be read; when not, their path answers 404.")
     endpoint: str = key(
         "/metrics", "Their path on the admin listener.", pattern=r"^/[^?#\s]*$", max_length=200
     )
     max_label_values: int = key(
         1000, "Distinct values a label may have; further ones are counted as `other`.", ge=1, le=100000
     )
+
+
+    @property
+    def path(self) -> str | None:
+        """Where they are on the admin listener; None when they are off."""
+        return self.endpoint if self.enabled else None
 
 
 class Exporter(Later):
