@@ -25,6 +25,9 @@ class UpstreamConnection:
     """One accepted connection, as a handler sees it. Every read and wait is bounded by `timeout` seconds."""
 
     def __init__(self, sock: socket.socket, owner: FakeUpstream, number: int) -> None:
+        self.peer: object = None
+        with contextlib.suppress(OSError):
+            self.peer = sock.getpeername()
         self.sock = sock
         self.owner = owner
         self.number = number
@@ -270,6 +273,18 @@ class FakeUpstream:
             self.requests.clear()
             self.connections[:] = [c for c in self.connections if not c.ended.is_set()]
             self._threads[:] = [t for t in self._threads if t.is_alive()]
+
+    def settle(self) -> None:
+        """Ends all connections, those too that wait to be accepted, and empties the record."""
+        assert not isinstance(self.address, str), "over TCP only"
+        self.kill_connections(with_reset=False)
+        with socket.create_connection(self.address, self.timeout) as last:
+            me = last.getsockname()[:2]
+            # accepted in order: when this one is, all before it were
+            self.wait_for(lambda: any(str(c.peer) == str(me) for c in self.connections), "its own connection")
+        self.kill_connections(with_reset=False)
+        self.wait_for(lambda: self.open_connections() == 0, "its connections to end")
+        self.forget()
 
     def kill_connections(self, *, with_reset: bool = True) -> int:
         """Ends every open connection at once, by RST unless told otherwise; the number of them."""

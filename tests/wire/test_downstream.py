@@ -79,9 +79,7 @@ def check_upstream(case, upstream):
 
 def play(case, gateways, send):
     gateway, upstream = gateways(case.one("config", "normalize"))
-    upstream.kill_connections(with_reset=False)
-    upstream.wait_for(lambda: upstream.open_connections() == 0, "its connections to end")
-    upstream.forget()
+    upstream.settle()
     expected = [option.split() for option in [case.one("status")]]
     with gateway.client(timeout=5) as client:
         send(client, case.sections["request"])
