@@ -46,9 +46,11 @@ lint: build ## ruff and mypy
 	$(PY) -m mypy
 
 bench: build ## beside nginx, HAProxy and Envoy (about 15 minutes); results in benchmarks/results
+	benchmarks/setup.sh
 	$(PY) -m benchmarks.compare
 
 bench-quick: build ## the same in about 3 minutes
+	benchmarks/setup.sh
 	$(PY) -m benchmarks.compare --quick
 
 debug: $(VENV)/.dependencies ## a build with bounds checks and debug information; `make clean build` goes back
