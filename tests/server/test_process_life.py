@@ -64,17 +64,23 @@ def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(config, event
         assert "fastgw_worker_restarts_total 1.0" in gateway.admin("/metrics")[1]
 
 
+def counted(gateway):
+    """Requests counted so far, over all workers."""
+    text = gateway.admin("/metrics")[1]
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("fastgw_requests_total{"))
+
+
 def test_counters_survive_the_crash_of_their_worker(config, eventually):
     with GatewayProcess({**config, "server": {"workers": 1}}) as gateway:
         for _ in range(3):
             assert ask(gateway).status == 200
+        # a request is counted when its answer is out: a moment after the client has it
+        eventually(lambda: counted(gateway) == 3, "three requests counted")
         old = workers(gateway)["fastgw-0"]
         os.kill(old, signal.SIGKILL)
         assert ask(gateway).status == 200
         eventually(lambda: ready(gateway), "ready")
-        text = gateway.admin("/metrics")[1]
-        counts = [line for line in text.splitlines() if line.startswith("fastgw_requests_total{")]
-        assert sum(float(line.split()[-1]) for line in counts) == 4, text
+        eventually(lambda: counted(gateway) == 4, "the fourth counted with them")
 
 
 def test_a_killed_agent_is_replaced_and_knows_the_configuration(config, eventually):
