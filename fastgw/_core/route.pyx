@@ -383,7 +383,7 @@ cdef class Router:
         out.route = -1
         if self._search(head, &q, host, host_len, out):
             return 0
-        out.status = 405 if q.allowed else 404
+        out.status = 405 if q.allowed and q.steps <= MAX_STEPS else 404
         return 0
 
     cdef bytes allowed(self, Head head, const char *host, size_t host_len, const char *path, size_t path_len,
@@ -466,6 +466,9 @@ cdef class Router:
             child = self._child(node, q.path + at, n, False)
             if child and self._walk(head, q, child - 1, end + 1, depth + 1, False, out):
                 return 1
+            # out of steps means no route, never a less exact one: its policies may be weaker
+            if q.steps > MAX_STEPS:
+                return 0
             if n:
                 param = here.params
                 while param:
@@ -479,10 +482,15 @@ cdef class Router:
                             out.n_captures = captures + 1
                         if self._walk(head, q, p.child, end + 1, depth + 1, False, out):
                             return 1
+                    q.steps += 1
+                    if q.steps > MAX_STEPS:
+                        return 0
                     param = p.next
         out.n_captures = captures
         if is_root and here.regexes and self._regexes(head, q, here.regexes, out):
             return 1
+        if q.steps > MAX_STEPS:
+            return 0
         if here.prefix:
             out.n_captures = captures
             if captures < MAX_CAPTURES:

@@ -141,6 +141,17 @@ def test_a_hostile_path_costs_a_bounded_search():
     assert lookup(router, path="/a" * 5000)[0] == 404
 
 
+def test_out_of_steps_is_no_route_and_never_a_less_exact_one():
+    routes = [
+        {"path": "/" + "/".join(f"{{p{i}}}" if bits >> i & 1 else "a" for i in range(12)) + "/x"}
+        for bits in range(4096)
+    ]
+    router = router_of(table(*routes, {"path": "/{a}/*"}, {"path": "/*"}))
+    assert lookup(router, path="/a" * 12 + "/y")[0] == 404
+    regexes = [{"path": f"~ /x{i}/(?P<k>.*)"} for i in range(4200)]
+    assert lookup(router_of(table(*regexes, {"path": "/*"})), path="/x4199/k")[0] == 404
+
+
 def test_patterns_are_compiled_when_they_are_asked_for():
     router = Router()
     router.add(0, (), [("regex", "[0-9]+")], "exact", (), [])
