@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .macro import checks, facts, instructions, memory, report, routing, stats
+from .macro import checks, facts, instructions, memory, reload, report, routing, stats
 from .macro.backend import Backend
 from .macro.gateways import GATEWAYS, Gateway, Setup
 from .macro.load import Figures, measure
@@ -28,7 +28,7 @@ from .macro.process import BenchError, Child, say
 from .macro.tokens import token
 from .macro.workloads import TARGETS, WORKLOADS, Workload
 
-PARTS = (*WORKLOADS, "routes", "memory", "instructions")
+PARTS = (*WORKLOADS, "reload", "routes", "memory", "instructions")
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS = ("fastgw", "fastgw-no-token-cache")
 LOW_RATE = 5
@@ -83,6 +83,7 @@ class Run:
         self.memory: dict[str, dict[str, float]] = {}
         self.instructions: dict[str, dict[str, float]] = {}
         self.routes: dict[str, float] = {}
+        self.reload: dict[str, float] = {}
         wanted = [*args.peers, *(() if args.no_fastgw else OURS)]
         self.gateways = [GATEWAYS[name] for name in wanted if self.there(GATEWAYS[name])]
 
@@ -188,6 +189,15 @@ class Run:
             self.attempt("look-up", self.routes, routing.look_ups)
             self.attempt("compile", self.routes, routing.compile_figures)
 
+    def reload_latency(self) -> None:
+        say("reload")
+        if any(gateway.name == "fastgw" for gateway in self.gateways):
+            seconds = 3 if self.args.quick else 10
+            folder = self.folder / "reload"
+            self.attempt(
+                "reload", self.reload, lambda: reload.figures(self.backend, folder, self.args.rounds, seconds)
+            )
+
     def weigh(self) -> None:
         say("memory")
         count = 2_000 if self.args.quick else memory.IDLE_CONNECTIONS
@@ -243,12 +253,14 @@ class Run:
             "instructions": self.instructions,
             "memory": self.memory,
             "routes": self.routes,
+            "reload": self.reload,
             "left_out": self.left_out,
         }
 
     def verdicts(self) -> list[stats.Verdict]:
         medians = {w: {g: its["median"] for g, its in gateways.items()} for w, gateways in self.measured.items()}
         medians |= {"memory": self.memory, "routes": {"fastgw": self.routes}}
+        medians["reload"] = {"fastgw": self.reload}
         wanted = {*self.args.only}
         return [stats.judge(target, medians) for target in TARGETS if target.workload in wanted]
 
@@ -284,6 +296,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for workload in WORKLOADS.values():
                 if workload.name in args.only:
                     run.workload(workload)
+            if "reload" in args.only:
+                run.reload_latency()
             if "routes" in args.only:
                 run.route_table()
             if "memory" in args.only:

@@ -35,11 +35,11 @@ http {
 """
 
 
-def binary() -> Path:
-    """The C backend, compiled when its source has changed."""
-    source = HERE / "backend.c"
+def compiled(name: str) -> Path:
+    """The program of NAME.c here, compiled when its source has changed."""
+    source = HERE / f"{name}.c"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    target = HOME / f"backend-{digest}"
+    target = HOME / f"{name}-{digest}"
     if not target.exists():
         HOME.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
@@ -54,7 +54,7 @@ class Backend(Child):
         self.kind = kind
         self.port = free_port()
         if kind == "c":
-            command = [str(binary()), str(self.port)]
+            command = [str(compiled("backend")), str(self.port)]
         elif kind == "nginx":
             folder.mkdir()
             folder.chmod(0o755)

@@ -132,6 +132,9 @@ def markdown(result: Result, verdicts: Sequence[Verdict], plot: str | None = Non
     if result.get("routes"):
         rows = [[name.replace("_", " "), number(value, name)] for name, value in result["routes"].items()]
         parts += ["## Route table (100,000 routes)", table(["what", "figure"], rows)]
+    if result.get("reload"):
+        rows = [[name.replace("_", " "), number(value, name)] for name, value in result["reload"].items()]
+        parts += ["## Latency while 10,000 routes are reloaded", table(["what", "figure"], rows)]
     if result.get("memory"):
         rows = [
             [gateway, name.replace("_", " "), number(value, name)]

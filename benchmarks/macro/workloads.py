@@ -95,6 +95,7 @@ TARGETS: tuple[Target, ...] = (
     Target("latency", "added_us", "nginx", 1.0, "added latency, one connection ≤ nginx"),
     Target("body_100k", "bytes_per_s", "nginx", 0.9, "100 KiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
     Target("body_10m", "bytes_per_s", "nginx", 0.9, "10 MiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
+    Target("reload", "reload_p99_ratio", None, 1.5, "p99 while 10,000 routes are reloaded ≤ 1.5 x quiet"),
     Target("routes", "look_up_ratio", None, 2.0, "look-up, 10 to 100,000 routes: ≤ 2 x"),
     Target("routes", "compile_s", None, 5.0, "compiling 100,000 checked routes ≤ 5 s"),
     Target("routes", "compile_growth_bytes", None, 300 * MIB, "compiling 100,000 checked routes ≤ 300 MiB"),

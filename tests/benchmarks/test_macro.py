@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import itertools
 import json
 import math
 import operator
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from benchmarks.macro import (
     instructions,
     memory,
     process,
+    reload,
     report,
     stats,
 )
@@ -33,6 +36,7 @@ from benchmarks.macro.load import parse
 from benchmarks.macro.process import BenchError, Child
 from benchmarks.macro.tokens import KINDS, SECRET, token
 from benchmarks.macro.workloads import TARGETS, WORKLOADS, Target
+from fastgw.testing import FakeUpstream
 
 WRK_LINE = (
     "Running 2s test\n"
@@ -96,9 +100,9 @@ def test_what_was_not_measured_is_not_reached_and_not_missed():
 
 def test_targets_name_workloads_and_gateways_that_exist():
     for target in TARGETS:
-        assert target.workload in (*WORKLOADS, "memory", "routes")
+        assert target.workload in (*WORKLOADS, "memory", "routes", "reload")
         for name in filter(None, (target.peer, target.subject)):
-            assert target.workload in (*gateways.GATEWAYS[name].workloads, "routes")
+            assert target.workload in (*gateways.GATEWAYS[name].workloads, "routes", "reload")
 
 
 CASES = [
@@ -341,3 +345,70 @@ def test_the_checks_refuse_an_upstream_without_a_gateway(backend):
         checks.plain(backend.port)
     with pytest.raises(BenchError, match="X-Gateway"):
         checks.policy(backend.port)
+
+
+PACED_LINE = "PACED requests=%d errors=%d p50_ns=80000 p99_ns=200000 p999_ns=900000 max_ns=1000000 late_p99_ns=40000\n"
+
+
+def test_the_line_of_paced_becomes_figures():
+    figures = reload.parse(PACED_LINE % (1000, 0))
+    assert (figures["requests"], figures["p50"], figures["p99"], figures["late_p99"]) == (1000, 80e3, 200e3, 40e3)
+    for said in (PACED_LINE % (1000, 1), PACED_LINE % (0, 0), "paced: connect: Connection refused", ""):
+        with pytest.raises(BenchError):
+            reload.parse(said)
+
+
+@pytest.fixture
+def paced(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend_module, "HOME", tmp_path / "home")
+    program = str(backend_module.compiled("paced"))
+
+    def run(upstream, seconds):
+        """100 requests a second on one connection, over 7 routes."""
+        return process.run([program, upstream.url.rpartition(":")[2], "100", str(seconds), "1", "7"], 30)
+
+    return run
+
+
+@needs_compiler
+def test_paced_sends_what_it_says_and_counts_from_the_due_time(paced):
+    def serve(connection):
+        for number in itertools.count():
+            connection.read_request()
+            if number == 150:                        # past the warm-up: five others are due meanwhile
+                time.sleep(0.05)
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with FakeUpstream(serve) as upstream:
+        figures = reload.parse(paced(upstream, 2))
+        paths = {request.target for request in upstream.requests}
+    assert figures["requests"] == 200
+    assert figures["max"] > 45e6
+    # one connection: those that were due in the stall left late, and that counts
+    assert figures["late_p99"] > 30e6
+    assert figures["p99"] > 30e6
+    assert len(paths) == 7
+
+
+@needs_compiler
+def test_paced_counts_what_is_refused_or_broken(paced):
+    def serve(connection):
+        for _ in range(3):                           # then it closes
+            connection.read_request()
+            connection.send(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
+
+    with FakeUpstream(serve) as upstream:
+        output = paced(upstream, 1)
+    with pytest.raises(BenchError, match="errors"):
+        reload.parse(output)
+
+
+@needs_compiler
+def test_reloading_without_an_error_is_measured(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(reload, "ROUTES", 50)
+    monkeypatch.setattr(reload, "RATE", 200)
+    monkeypatch.setattr(reload, "LOAD_CORE", None)
+    figures = reload.figures(backend, tmp_path / "reload", 1, 1)
+    assert figures["reloads"] >= 1
+    assert figures["requests"] == 2 * 200
+    assert figures["reload_p99_ratio"] > 0
