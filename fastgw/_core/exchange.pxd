@@ -39,6 +39,9 @@ cpdef enum Side:
     SIDE_GATEWAY = 2
     SIDE_UPSTREAM = 3
 
+cpdef enum:
+    MAX_CAPTURES = 16            # of one route's path, its `*` among them; `check` refuses more
+
 ctypedef struct Capture:
     uint32_t start, len          # within the normalised path
 
@@ -154,7 +157,7 @@ cdef class Exchange(Timed):
     cdef uint32_t authority, authority_len     # Host as the client means it, offsets into request.buf
     cdef bint secure                      # the client's side is TLS (or a trusted proxy says so)
     cdef int n_captures
-    cdef Capture captures[16]
+    cdef Capture captures[MAX_CAPTURES]
     # -- the client
     cdef uint8_t client_addr[16]          # IPv6, or IPv4 mapped
     cdef char client_text[48]

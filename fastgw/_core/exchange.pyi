@@ -18,6 +18,8 @@ class Phase(IntEnum):
     PHASE_RECORD = 32
     PHASE_TAP = 64
 
+MAX_CAPTURES: int
+
 class Hook:
     """One policy in a chain, native or wrapped. Made by a policy's `hook()`."""
 

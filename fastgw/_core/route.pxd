@@ -1,19 +1,20 @@
 """Stage `route`: the radix router. One table in C memory, no Python object per route."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastgw._core.exchange cimport Capture
+from fastgw._core.exchange cimport MAX_CAPTURES, Capture
 from fastgw._core.headers cimport Head
 
-cdef enum:
-    MAX_CAPTURES = 16
+cpdef enum:
     MAX_DEPTH = 128              # segments looked at one by one; the rest of a deeper path is prefix matter
+
+cdef enum:
     MAX_STEPS = 4096             # nodes visited for one request, whatever the table and the path
 
 ctypedef struct Match:
     int status                   # 200, 404, 405, or 308: the path with the other trailing slash is there
     int route                    # index in the plan, -1
     int n_captures
-    Capture captures[16]         # offsets within the path
+    Capture captures[MAX_CAPTURES]         # offsets within the path
 
 # A node of the tree over path segments. Chains are indexes + 1, 0 is the end.
 ctypedef struct Node:
@@ -79,6 +80,7 @@ cdef class Router:
     cdef readonly int routes
     cdef uint32_t _child(self, uint32_t node, const char *text, uint32_t n, bint make) except 0xffffffff
     cdef int _grow_edges(self) except -1
+    cdef int _append(self, uint32_t *first, uint32_t *tail, uint32_t made) noexcept
     cdef int match(self, Head head, const char *host, size_t host_len, const char *path, size_t path_len,
                    const char *query, size_t query_len, const uint8_t *client_addr, Match *out) except -1
     cdef bytes allowed(self, Head head, const char *host, size_t host_len, const char *path, size_t path_len,

@@ -1,6 +1,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+MAX_DEPTH: int
+
 class Router:
     routes: int
     patterns: list[bytes]

@@ -309,23 +309,20 @@ cdef class Router:
         entry.regex = regex
         entry.slash = slash
         if kind == "exact":
-            if n.exact_tail:
-                entries[n.exact_tail].next = made
-            else:
-                n.exact = made
-            n.exact_tail = made
+            self._append(&n.exact, &n.exact_tail, made)
         elif kind == "prefix":
-            if n.prefix_tail:
-                entries[n.prefix_tail].next = made
-            else:
-                n.prefix = made
-            n.prefix_tail = made
+            self._append(&n.prefix, &n.prefix_tail, made)
         else:
-            if n.regexes_tail:
-                entries[n.regexes_tail].next = made
-            else:
-                n.regexes = made
-            n.regexes_tail = made
+            self._append(&n.regexes, &n.regexes_tail, made)
+
+    cdef int _append(self, uint32_t *first, uint32_t *tail, uint32_t made) noexcept:
+        """An entry behind the last of its chain."""
+        if tail[0]:
+            (<Entry*>self.entries.p)[tail[0]].next = made
+        else:
+            first[0] = made
+        tail[0] = made
+        return 0
 
     # ------------------------------------------------------------------ writing and reading
 

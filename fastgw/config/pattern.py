@@ -15,10 +15,10 @@ import re
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
+from fastgw._core.exchange import MAX_CAPTURES
 from fastgw.config.fields import compile_regex, shown, wrong
 
 MAX_PATH = 4096
-MAX_CAPTURES = 32
 PLAIN = re.compile(r"(/(?:[!$&'()+,\-./0-9:;=@A-Z_a-z~%]*[!$&'()+,\-.0-9:;=@A-Z_a-z~%])?/?)(\*)?\Z")
 LITERAL = re.compile(r"[!$&'()+,\-.0-9:;=@A-Z_a-z~%]*\Z")
 CAPTURE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
@@ -71,11 +71,17 @@ def parse_special(text: str) -> PathPattern:
         if not regex:
             raise wrong("bad_regex", "a '~' without a regular expression", "'~ /v[0-9]+/.*'")
         compiled = compile_regex(regex)
+        bound_captures(len(compiled.groupindex))
         names = tuple(sorted(compiled.groupindex, key=lambda name: compiled.groupindex[name]))
         return PathPattern("regex", "", names, (), regex)
     if not text.startswith("/"):
         raise wrong("bad_value", f"the path {shown(text)} does not begin with '/'", EXPECTED)
     return parse_segments(text)
+
+
+def bound_captures(count: int) -> None:
+    if count > MAX_CAPTURES:
+        raise wrong("out_of_range", f"the path has {count} captures", f"at most {MAX_CAPTURES}, a '*' among them")
 
 
 def parse_segments(text: str) -> PathPattern:
@@ -104,8 +110,7 @@ def parse_segments(text: str) -> PathPattern:
                 )
             captures.append(segment.name)
         segments.append(segment)
-    if len(captures) > MAX_CAPTURES:
-        raise wrong("bad_value", "the path has too many captures", f"at most {MAX_CAPTURES}")
+    bound_captures(len(captures))
     literal = ""
     for segment in segments:
         if segment.kind != "literal":
