@@ -42,6 +42,8 @@ CODES = {
     "not_implemented": "the format names it, this version does not have it",
     "order": "policies stand in an order that can not work as meant",
     "unused": "declared and used by nothing",
+    "unreachable": "no request can match it",
+    "no_effect": "the key is there and changes nothing",
     "exposed": "reachable from where it should not be",
 }
 

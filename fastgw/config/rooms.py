@@ -83,6 +83,11 @@ class Check:
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
 
+    def tell(self, finding: Finding | None) -> None:
+        """Reports what a check by itself has found, if anything."""
+        if finding is not None:
+            self.report(finding)
+
     # -------------------------------------------------------------------------------------- one mapping
 
     def validate(self, model: Any, raw: Any, path: Path) -> Any:

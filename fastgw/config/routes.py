@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from fastgw.config.errors import Finding, Path, did_you_mean
 from fastgw.config.findings import from_validation, unknown_key
 from fastgw.config.pattern import PathPattern, parse_path
+from fastgw.config.reach import reachable, slash_effect, strip_effect
 from fastgw.config.rooms import MAX_ROUTES, Check, not_implemented, validator
 from fastgw.config.schema.routes import MATCH_KEYS, ROUTE_KEYS, PolicyUse, Route
 from fastgw.config.text import Map
@@ -133,6 +134,9 @@ def relate(
     """One route against everything else. `told` is what is wrong with it by itself: no echo of that here."""
     path: Path = ("routes", route.index)
     pattern = route.pattern = parse_path(route.path) if route.path is not None else ANY_PATH
+    if route.path is not None:
+        check.tell(reachable(route, pattern, check.config, (*path, *inside_match(item, ("path",)))))
+    check.tell(slash_effect(route, pattern, (*path, "trailing_slash")))
     if item.get("policies") is not None:
         route.policies = check.policies(item["policies"], (*path, "policies"))
     if "retry" in item and route.retry is not None:
@@ -209,6 +213,7 @@ def known_service(check: Check, name: str, path: Path) -> None:
 def rewriting(check: Check, route: Route, item: dict[str, Any], path: Path, pattern: PathPattern) -> None:
     where = (*path, "strip_prefix")
     strip: Any = route.strip_prefix
+    given = strip
     if strip is True:
         if pattern.kind == "regex":
             check.report(
@@ -232,6 +237,8 @@ def rewriting(check: Check, route: Route, item: dict[str, Any], path: Path, patt
                 )
             )
     route.strip_prefix = strip or None
+    if given is not None and not check.reported(where):
+        check.tell(strip_effect(route, pattern, check.config, where, given))
     if route.rewrite is None:
         return
     for other in ("strip_prefix", "add_prefix"):

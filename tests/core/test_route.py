@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw._core.exchange import MAX_CAPTURES
-from fastgw._core.route import Router, lookup
+from fastgw._core.route import MAX_DEPTH, Router, lookup
 from fastgw.config import ConfigError, load
 from fastgw.plan.explain import Asked, first_failure, host_rank, path_fits, path_rank
 from fastgw.plan.routing import compile_router, load_router_now, specificity
@@ -219,3 +219,12 @@ def test_every_capture_that_check_allows_is_kept():
     assert lookup(router, path="/" + "/".join(names))[2] == names
     pairs = [chr(ord("a") + i) * 2 for i in range(MAX_CAPTURES)]
     assert lookup(router, path="/" + "".join(pairs))[2] == pairs
+
+
+def test_a_path_of_128_segments_is_the_longest():
+    deep = "/x" * MAX_DEPTH
+    router = router_of(table({"path": deep}, {"path": f"{deep}/*"}))
+    assert lookup(router, path=deep)[1] == 0
+    assert lookup(router, path=f"{deep}/y/z")[1:3] == (1, ["y/z"])
+    with pytest.raises(ConfigError, match="129 segments"):
+        table({"path": f"{deep}/y"})
