@@ -74,6 +74,7 @@ cdef class Router:
     cdef Table nodes, edges, params, entries, predicates, text
     cdef readonly list patterns          # regexes as bytes
     cdef dict pattern_ids
+    cdef dict last_own                   # node → its last exact entry that is no slash form, where it has slash forms
     cdef list compiled                   # re2 objects, None until compile()
     cdef uint32_t edge_count
     cdef bint has_exact_hosts, has_wild_hosts
@@ -81,6 +82,7 @@ cdef class Router:
     cdef uint32_t _child(self, uint32_t node, const char *text, uint32_t n, bint make) except 0xffffffff
     cdef int _grow_edges(self) except -1
     cdef int _append(self, uint32_t *first, uint32_t *tail, uint32_t made) noexcept
+    cdef int _insert(self, uint32_t *first, uint32_t before, uint32_t made) noexcept
     cdef int match(self, Head head, const char *host, size_t host_len, const char *path, size_t path_len,
                    const char *query, size_t query_len, const uint8_t *client_addr, Match *out) except -1
     cdef bytes allowed(self, Head head, const char *host, size_t host_len, const char *path, size_t path_len,

@@ -147,6 +147,7 @@ cdef class Router:
         self.patterns = []
         self.pattern_ids = {}
         self.compiled = []
+        self.last_own = {}
         self.nodes.add()                      # node 0: the root without a host
         self.params.add()                     # index 0 is the end of a chain
         self.entries.add()
@@ -258,8 +259,10 @@ cdef class Router:
                 last = len(segments) - 1          # not -1: this module is compiled without wraparound
                 other = segments[:last] if segments[last] == ("literal", b"") else [*segments, ("literal", b"")]
                 if other:
-                    self._entry(self._path(self.root(host), other), kind, route, bits, at, len(predicates), -1,
-                                1 if slash == "redirect" else 0)
+                    node = self._path(self.root(host), other)
+                    # the paths that routes have themselves come before the other forms, whatever the order
+                    self.last_own.setdefault(node, (<Node*>self.nodes.p + node).exact_tail)
+                    self._entry(node, "slashed", route, bits, at, len(predicates), -1, 1 if slash == "redirect" else 0)
         self.routes = max(self.routes, route + 1)
 
     def _path(self, uint32_t node, list segments):
@@ -308,7 +311,10 @@ cdef class Router:
         entry.n_predicates = n_predicates
         entry.regex = regex
         entry.slash = slash
-        if kind == "exact":
+        if kind == "exact" and node in self.last_own:
+            self._insert(&n.exact, self.last_own[node], made)
+            self.last_own[node] = made
+        elif kind == "exact" or kind == "slashed":
             self._append(&n.exact, &n.exact_tail, made)
         elif kind == "prefix":
             self._append(&n.prefix, &n.prefix_tail, made)
@@ -322,6 +328,16 @@ cdef class Router:
         else:
             first[0] = made
         tail[0] = made
+        return 0
+
+    cdef int _insert(self, uint32_t *first, uint32_t before, uint32_t made) noexcept:
+        """An entry behind a certain one of its chain (0: as the first), which is not the last."""
+        cdef Entry *entries = <Entry*>self.entries.p
+        entries[made].next = entries[before].next if before else first[0]
+        if before:
+            entries[before].next = made
+        else:
+            first[0] = made
         return 0
 
     # ------------------------------------------------------------------ writing and reading

@@ -221,6 +221,44 @@ def test_every_capture_that_check_allows_is_kept():
     assert lookup(router, path="/" + "".join(pairs))[2] == pairs
 
 
+@pytest.mark.parametrize("slash", ["redirect", "ignore"])
+@pytest.mark.parametrize("own", ["/a", "/a/", "/{x}", "/{x}/"])
+@pytest.mark.parametrize("predicates", [{}, {"headers": {"X": "1"}}])
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_other_form_of_a_path_never_hides_a_route_of_that_path(slash, own, predicates, first):
+    other = own.removesuffix("/") if own.endswith("/") else own + "/"
+    routes = [
+        {"name": "slashed", "path": own, "trailing_slash": slash, **predicates},
+        {"name": "explicit", "path": other},
+        {"name": "posted", "path": other, "methods": ["POST"]},
+    ]
+    config = table(*(routes if first == 0 else routes[::-1]))
+    router = router_of(config)
+    asked = other.replace("{x}", "b")
+
+    def chosen(path, method):
+        return config.routes[lookup(router, path=path, method=method, headers=[("X", "1")])[1]].name
+
+    assert chosen(asked, "GET") == "explicit"
+    assert chosen(asked, "POST") == "posted"
+    assert chosen(own.replace("{x}", "b"), "GET") == "slashed"
+
+
+def test_the_other_form_is_there_for_what_no_route_of_that_path_takes():
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        routes = [
+            {"name": "one", "path": "/a", "trailing_slash": "redirect"},
+            {"name": "two", "path": "/a/", "methods": ["POST"]},
+            {"name": "three", "path": "/a", "trailing_slash": "ignore", "headers": {"X": "1"}},
+        ]
+        config = table(*(routes[i] for i in order))
+        router = router_of(config)
+        for headers, wanted in (((), (308, "one")), ([("X", "1")], (200, "three"))):
+            status, index, _, _ = lookup(router, path="/a/", headers=headers)
+            assert (status, config.routes[index].name) == wanted
+        assert config.routes[lookup(router, path="/a/", method="POST", headers=[("X", "1")])[1]].name == "two"
+
+
 def test_a_path_of_128_segments_is_the_longest():
     deep = "/x" * MAX_DEPTH
     router = router_of(table({"path": deep}, {"path": f"{deep}/*"}))
