@@ -3,7 +3,7 @@
 Refused in every mode: a fragment, an encoded NUL, an escape that is none, a backslash (some servers take it for a
 slash), an authority with user information. `normalize` decodes escapes of unreserved characters, writes the others
 with upper-case digits, resolves `.` and `..`, also encoded ones, and (by default) merges slashes; `%2F` stays what it
-is, data within a segment. `strict` refuses what `normalize` would have to resolve. `raw` changes nothing.
+is, data within a segment, and is refused where it hides a dot segment, as `;` is. `strict` refuses what `normalize` would have to resolve. `raw` changes nothing.
 """
 from libc.stdint cimport uint32_t
 
@@ -140,33 +140,54 @@ cdef int _careful(Head head, int mode, bint merge_slashes, uint32_t *path, uint3
         return 0                              # only looked at
     n = o - out
     if mode == MODE_STRICT:
-        if not _has_no_dots(out, n):
+        if _has_empty_segment(out, n) or _has_dots(out, n):
             return BAD
     else:
         n = _resolve(out, n, merge_slashes)
+        # what is left of them is hidden: no client means it, and a service may find what its route kept from it
+        if _has_dots(out, n):
+            return BAD
     head.len = at + n
     path[0] = at
     path_len[0] = n
     return 0
 
 
-cdef bint _has_no_dots(const char *p, uint32_t n) noexcept nogil:
-    """No `//`, no segment that is `.` or `..`, or `..` with a parameter (`..;x`)."""
-    cdef uint32_t i = 0, start, length
+cdef bint _has_empty_segment(const char *p, uint32_t n) noexcept nogil:
+    """`//` somewhere; a slash at the end is none."""
+    cdef uint32_t i
+    for i in range(1, n):
+        if p[i] == c"/" and p[i - 1] == c"/":
+            return True
+    return False
+
+
+cdef bint _has_dots(const char *p, uint32_t n) noexcept nogil:
+    """A segment that is `.` or `..`, or is one for a server that decodes %2F and %5C before it resolves (`..%2Fb`), or
+    that takes parameters off a segment as servlet containers do (`..;x`). Escapes are in upper case by now.
+    """
+    cdef uint32_t i = 0, dots = 0
+    cdef bint others = False
+    cdef unsigned char c
     while i < n:
-        start = i + 1
-        i = start
-        while i < n and p[i] != c"/":
-            i += 1
-        length = i - start
-        if length == 0 and i < n:
-            return False
-        if length >= 1 and p[start] == c".":
-            if length == 1 or p[start + 1] == c";":
-                return False
-            if p[start + 1] == c"." and (length == 2 or p[start + 2] == c";"):
-                return False
-    return True
+        c = <unsigned char>p[i]
+        i += 1
+        if c == c"%" and i + 1 < n:
+            if p[i] == c"2" and p[i + 1] == c"F" or p[i] == c"5" and p[i + 1] == c"C":
+                c = c"/"
+            elif p[i] == c"3" and p[i + 1] == c"B":
+                c = c";"
+            i += 2
+        if c == c".":
+            dots += 1
+        elif c == c"/" or c == c";":
+            if 1 <= dots <= 2 and not others:
+                return True
+            dots = 0
+            others = c == c";"                # dots in a parameter are none of the segment
+        else:
+            others = True
+    return 1 <= dots <= 2 and not others
 
 
 cdef uint32_t _resolve(char *p, uint32_t n, bint merge_slashes) noexcept nogil:
