@@ -606,7 +606,9 @@ cdef class Router:
     cdef bint _value(self, Predicate *p, const char *value, size_t n) except -1:
         if p.op == O_EXACT:
             return n == p.value_len and memcmp(value, self.text.p + p.value, n) == 0
-        return self.compiled[p.regex].fullmatch(PyBytes_FromStringAndSize(value, n)) is not None
+        text = PyBytes_FromStringAndSize(value, n)
+        regex = self.compiled[p.regex]
+        return regex.fullmatch(text) is not None or not text.isascii() and _as_latin_1(regex, text)
 
     cdef bint _query_param(self, Query *q, Predicate *p) except -1:
         """Names and values are compared decoded; the first pair of that name that fits decides."""
@@ -666,6 +668,17 @@ cdef class Router:
         return p.op == O_PRESENT and present or p.op == O_ABSENT and not present
 
 
+cdef bint _as_latin_1(regex, bytes text) except -1:
+    """RFC 9110 5.5: field values were Latin-1 once, and may hold any byte still. RE2 reads UTF-8, where such a byte is no
+    character: not even `.*` would match, and one byte would be the way around a route that looks for something.
+    """
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return regex.fullmatch(text.decode("latin-1")) is not None
+    return False
+
+
 cdef int _decoded(const char *p, size_t n, char *out, int room) noexcept nogil:
     """application/x-www-form-urlencoded; -1 when it does not fit."""
     cdef size_t i = 0
@@ -698,8 +711,9 @@ def lookup(Router router, method="GET", host="", path="/", query="", headers=(),
 
     cdef Match out
     cdef bytes h = host.encode(), p = path.encode(), q = query.encode(), packed
+    # bytes that are no UTF-8 come as Python's surrogates, as they do from a command line
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    cdef Head head = Head.request(f"{method} / HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode("latin-1"))
+    cdef Head head = Head.request(f"{method} / HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode("utf-8", "surrogateescape"))
     packed = ipaddress.ip_address(address).packed
     if len(packed) == 4:
         packed = bytes(10) + b"\xff\xff" + packed

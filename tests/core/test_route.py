@@ -1,5 +1,7 @@
 """The router: a table of cases, and thousands of random tables against the reasons that `explain` works out."""
 
+from urllib.parse import quote
+
 import pytest
 import re2
 from hypothesis import given, settings
@@ -257,6 +259,42 @@ def test_the_other_form_is_there_for_what_no_route_of_that_path_takes():
             status, index, _, _ = lookup(router, path="/a/", headers=headers)
             assert (status, config.routes[index].name) == wanted
         assert config.routes[lookup(router, path="/a/", method="POST", headers=[("X", "1")])[1]].name == "two"
+
+
+def raw(value):
+    """Bytes as `lookup` takes them."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("regex", "value", "fits"),
+    [
+        (".*bot.*", b"x bot \xff", True),
+        (".*bot.*", b"x bo \xff", False),
+        ("a.c", b"a\xe9c", True),              # Latin-1
+        ("a.c", "aéc".encode(), True),
+        ("a..c", "aéc".encode(), False),       # UTF-8: one character
+        ("a\u00e9+c", b"a\xe9\xe9c", True),
+        ("a[^b]c", b"a\x80c", True),
+        ("a.c", b"a\xf0\x9f\x98c", False),      # cut in the middle: three characters of Latin-1
+        ("a...c", b"a\xf0\x9f\x98c", True),
+    ],
+)
+def test_regexes_on_values_that_are_no_utf_8(regex, value, fits):
+    routes = [
+        {"path": "/header", "headers": {"X": f"~ {regex}"}},
+        {"path": "/query", "query": {"x": f"~ {regex}"}},
+        {"path": "/cookie", "cookies": {"x": f"~ {regex}"}},
+        {"path": "/agent", "user_agent": f"~ {regex}"},
+    ]
+    router = router_of(table(*routes))
+    asked = [
+        {"path": "/header", "headers": [("X", raw(value))]},
+        {"path": "/query", "query": "x=" + quote(value)},
+        {"path": "/cookie", "headers": [("Cookie", raw(b"y=1; x=" + value))]},
+        {"path": "/agent", "headers": [("User-Agent", raw(value))]},
+    ]
+    assert [lookup(router, **one)[0] for one in asked] == [200 if fits else 404] * 4
 
 
 def test_a_path_of_128_segments_is_the_longest():
