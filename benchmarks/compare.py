@@ -194,9 +194,8 @@ class Run:
         if any(gateway.name == "fastgw" for gateway in self.gateways):
             seconds = 3 if self.args.quick else 10
             folder = self.folder / "reload"
-            self.attempt(
-                "reload", self.reload, lambda: reload.figures(self.backend, folder, self.args.rounds, seconds)
-            )
+            rounds, calm = self.args.rounds, self.args.calm
+            self.attempt("reload", self.reload, lambda: reload.figures(self.backend, folder, rounds, seconds, calm))
 
     def weigh(self) -> None:
         say("memory")

@@ -11,7 +11,7 @@ from fastgw import __version__
 from fastgw.admin.api import AdminServer, Api
 from fastgw.config import ConfigError
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
-from fastgw.server.compiled import Compiled, compile_config
+from fastgw.server.compiled import Compiled, compile_config, restart_needed
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
@@ -195,7 +195,7 @@ class Gateway:
             self.plane.unlisten(name)
             self._sockets.pop(name).close()
             remove_file(name)
-        keys = self.compiled.restart_needed(new)
+        keys = restart_needed(self.compiled.config, new.config)
         self.compiled = new
         self.source = wanted
         self._reloads["ok"] += 1

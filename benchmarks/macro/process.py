@@ -174,6 +174,15 @@ def cores_busy() -> float:
     return ticks / TICKS_PER_SECOND
 
 
+def ended_children(pids: Sequence[int]) -> float:
+    """CPU seconds of children of these processes that have ended and been waited for (proc(5): cutime, cstime)."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[13]) + int(fields[14])
+    return ticks / TICKS_PER_SECOND
+
+
 def finished_children() -> float:
     """CPU seconds of the children that have ended and been waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)

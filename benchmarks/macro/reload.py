@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -22,7 +22,18 @@ import yaml
 from .backend import Backend, compiled
 from .fastgw_config import ROOT
 from .gateways import FASTGW_ENV
-from .process import LOAD_CORE, BenchError, Child, free_port, pinned
+from .process import (
+    LOAD_CORE,
+    BenchError,
+    Child,
+    cores_busy,
+    cpu_time,
+    ended_children,
+    finished_children,
+    free_port,
+    pinned,
+    tree,
+)
 
 ROUTES = 10_000
 WORKERS = 2
@@ -66,8 +77,26 @@ def parse(output: str) -> dict[str, float]:
     return {"requests": requests, "p50": p50, "p99": p99, "p999": p999, "max": longest, "late_p99": late}
 
 
-def window(port: int, seconds: int, meanwhile: Callable[[], None] | None = None) -> dict[str, float]:
-    """So many seconds of load; `meanwhile` is called again and again until it ends."""
+def used(family: Sequence[int]) -> float:
+    """CPU seconds of a gateway's or the backend's lasting processes, and of those they waited for."""
+    return cpu_time(family).seconds + ended_children(family)
+
+
+def window(
+    port: int, seconds: int, known: Sequence[int], meanwhile: Callable[[], None] | None = None
+) -> dict[str, float]:
+    """So many seconds of load; `meanwhile` is called again and again until it ends.
+
+    `others` is what processes other than `known`, the load and ourselves used of the two cores.
+    """
+    started, busy, ours = time.monotonic(), cores_busy(), used(known) + time.process_time() + finished_children()
+    figures = loaded(port, seconds, meanwhile)
+    ours = used(known) + time.process_time() + finished_children() - ours
+    others = max(0.0, cores_busy() - busy - ours) / (2 * (time.monotonic() - started))
+    return figures | {"others": others}
+
+
+def loaded(port: int, seconds: int, meanwhile: Callable[[], None] | None) -> dict[str, float]:
     words = [compiled("paced"), port, RATE, seconds, CONNECTIONS, ROUTES]
     with subprocess.Popen(pinned([str(word) for word in words], LOAD_CORE), stdout=subprocess.PIPE, text=True) as load:
         try:
@@ -78,6 +107,19 @@ def window(port: int, seconds: int, meanwhile: Callable[[], None] | None = None)
             load.kill()
             raise
     return parse(output)
+
+
+def ask(admin: int, method: str, path: str) -> tuple[int, bytes]:
+    """Status and body of a request to the admin listener."""
+    connection = http.client.HTTPConnection("127.0.0.1", admin, timeout=RELOAD_SECONDS)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise BenchError(f"{method} {path}: {error!r}") from None
+    finally:
+        connection.close()
 
 
 class Reloads:
@@ -91,23 +133,28 @@ class Reloads:
     def __call__(self) -> None:
         self.count += 1
         self.file.write_text(self.texts[self.count % 2])
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=RELOAD_SECONDS)
         started = time.monotonic()
-        try:
-            connection.request("POST", "/config/reload")
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise BenchError(f"reload {self.count}: {error!r}") from None
-        finally:
-            connection.close()
-        if answer.status != 200 or json.loads(body)["generation"] != self.count + 1:
-            raise BenchError(f"reload {self.count} was answered with {answer.status}: {body[:500]!r}")
+        status, body = ask(self.admin, "POST", "/config/reload")
+        if status != 200 or json.loads(body)["generation"] != self.count + 1:
+            raise BenchError(f"reload {self.count} was answered with {status}: {body[:500]!r}")
         self.seconds.append(time.monotonic() - started)
 
 
-def figures(backend: Backend, folder: Path, rounds: int, seconds: int) -> dict[str, float]:
-    """Medians over `rounds` pairs of windows, quiet and reloading in turn."""
+def wait_until_ready(admin: int) -> None:
+    """All workers serve: one that is still coming up would be replaced by the first reload."""
+    deadline = time.monotonic() + START_SECONDS
+    while ask(admin, "GET", "/ready")[0] != 200:
+        if time.monotonic() > deadline:
+            raise BenchError(f"not ready within {START_SECONDS} s")
+        time.sleep(0.05)
+
+
+def figures(backend: Backend, folder: Path, rounds: int, seconds: int, calm: float = 1.0) -> dict[str, float]:
+    """Medians over `rounds` pairs of windows, quiet and reloading in turn.
+
+    A pair in which others used more than `calm` of the cores is repeated, at most twice: chosen by the disturbance,
+    never by the result.
+    """
     folder.mkdir(parents=True)
     port, admin = free_port(), free_port()
     texts = (config(port, admin, backend.port), config(port, admin, backend.port, version=1))
@@ -117,17 +164,25 @@ def figures(backend: Backend, folder: Path, rounds: int, seconds: int) -> dict[s
     quiet, busy = [], []
     with Child("fastgw", command, cwd=ROOT, env=FASTGW_ENV) as gateway:
         gateway.wait_for_port(admin, START_SECONDS)
-        gateway.wait_for_port(port, START_SECONDS)
+        wait_until_ready(admin)
         reloads = Reloads(file, admin, texts)
         reloads()                                    # the first one is to warm up
         reloads.seconds.clear()
-        window(port, 1)
+        known = [*tree(gateway.pid), backend.pid]
+        window(port, 1, known)
         for number in range(rounds):
-            for kind in ((quiet, busy), (busy, quiet))[number % 2]:
-                kind.append(window(port, seconds, reloads if kind is busy else None))
+            for _ in range(3):
+                pair = {
+                    reloading: window(port, seconds, known, reloads if reloading else None)
+                    for reloading in ((False, True), (True, False))[number % 2]
+                }
+                if max(its["others"] for its in pair.values()) <= calm:
+                    break
+            quiet.append(pair[False])
+            busy.append(pair[True])
     if not reloads.seconds:
         raise BenchError("no reload ended while it was measured")
-    result = {
+    result: dict[str, float] = {
         f"{name}_{which}_us": statistics.median(its[which] for its in kind) / 1000
         for name, kind in (("quiet", quiet), ("reloading", busy))
         for which in ("p50", "p99", "p999", "max", "late_p99")
@@ -137,6 +192,7 @@ def figures(backend: Backend, folder: Path, rounds: int, seconds: int) -> dict[s
         "reloads": len(reloads.seconds),
         "reload_s": statistics.median(reloads.seconds),
         "requests": sum(its["requests"] for its in (*quiet, *busy)),
+        "others": statistics.median(its["others"] for its in (*quiet, *busy)),
         "rate_per_s": RATE,
         "window_s": seconds,
         "rounds": rounds,

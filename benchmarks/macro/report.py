@@ -18,6 +18,8 @@ def number(value: float | None, metric: str) -> str:
     """A figure in the unit of its metric."""
     if value is None:
         return "-"
+    if metric == "others":
+        return f"{value:.0%}"
     if metric.endswith("_ns"):
         return f"{value:.0f} ns"
     if metric.endswith("_ratio"):

@@ -22,7 +22,8 @@ from fastgw.config.errors import Problem
 from fastgw.observe import logging as process_log
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server import control
-from fastgw.server.compiled import Compiled, compile_config
+from fastgw.server.compiled import Release, restart_needed
+from fastgw.server.compiler import compile_aside
 from fastgw.server.names import Resolver
 from fastgw.server.start import AgentStart
 from fastgw.server.views import config_view, routes_view, services_view
@@ -66,7 +67,7 @@ class Link:
 
 class Agent:
     def __init__(self, start: AgentStart) -> None:
-        self.current = start.compiled
+        self.current = start.release
         self.source = start.source
         self.supervisor = start.supervisor
         self.memory = start.memory
@@ -89,13 +90,13 @@ class Agent:
             self.watch(link)
         self.loop.add_reader(self.supervisor, self.on_supervisor)
         self.loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
-        config = self.current.config
+        config = self.current.head
         token = config.admin.token
         api = Api(self, token.reveal() if token is not None else None, config.observability.metrics.path)
         server = AdminServer(api)
         if self.admin_socket is not None:
             await server.start(self.admin_socket)
-        await self.names.follow(self.current.config)
+        await self.names.follow(self.current.head)
         await self.stopped.wait()
         await server.close()
 
@@ -143,13 +144,13 @@ class Agent:
         """A worker is there."""
         control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
         async with self.lock:
-            if message["generation"] != self.current.spec.generation:
+            if message["generation"] != self.current.generation:
                 # born while a configuration was adopted, with the plan and the listeners of the one before
                 logger.info("worker %d began with an older configuration; it is replaced", link.slot)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(message["pid"], signal.SIGTERM)
                 return
-            link.generation = self.current.spec.generation
+            link.generation = self.current.generation
             link.pid = message["pid"]
 
     async def public(self, link: Link, message: control.Message) -> None:
@@ -223,7 +224,8 @@ class Agent:
         """All workers adopt the file as it is now, or none does. (done, facts for the caller)"""
         async with self.lock:
             try:
-                new = await self.loop.run_in_executor(None, self.compile)
+                slots = self.memory.route_slots, self.memory.service_slots
+                new = await compile_aside(self.source, self.current.generation + 1, *slots)
                 facts = await self.take_over(new)
             except ConfigError as error:
                 self.reloads["failed"] += 1
@@ -235,28 +237,22 @@ class Agent:
                 logger.error("the new configuration was not adopted: %s", failure)
                 return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
             self.reloads["ok"] += 1
-            logger.info("configuration %d is in force", new.spec.generation)
+            logger.info("configuration %d is in force", new.generation)
             return True, facts
 
-    def compile(self) -> Compiled:
-        generation = self.current.spec.generation + 1
-        return compile_config(self.source, generation, self.memory.route_slots, self.memory.service_slots)
-
-    async def take_over(self, new: Compiled) -> dict[str, Any]:
-        await self.names.follow(new.config)
-        before = {str(listener.bind) for listener in self.current.config.server.listeners}
-        after = {str(listener.bind): listener.bind for listener in new.config.server.listeners}
+    async def take_over(self, new: Release) -> dict[str, Any]:
+        before = {str(listener.bind) for listener in self.current.head.server.listeners}
+        after = {str(listener.bind): listener.bind for listener in new.head.server.listeners}
         added = [after[name] for name in after if name not in before]
         removed = sorted(before - after.keys())
         links = [link for link in self.links.values() if link.serves]
-        keys = self.current.restart_needed(new)
-        data = control.dumps(new.spec)
-        fd = control.memory_file(data)
+        keys = restart_needed(self.current.head, new.head)
         fds: list[int] = []
         try:
+            await self.names.follow(new.head)
             fds = await self.open(added) if added else []
-            prepare = {"op": "prepare", "access_log": new.config.observability.access_log}
-            await self.all(links, lambda link: link.ask(prepare, [fd], PREPARE_SECONDS))
+            prepare = {"op": "prepare", "access_log": new.head.observability.access_log}
+            await self.all(links, lambda link: link.ask(prepare, [new.plan], PREPARE_SECONDS))
             for link in links:                       # the endpoints it brought exist only now
                 control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
             names = [str(bind) for bind in added]
@@ -270,35 +266,33 @@ class Agent:
             control.send(self.supervisor, {"op": "rollback"})
             for opened in fds:
                 os.close(opened)
-            await self.names.follow(self.current.config)
+            await self.names.follow(self.current.head)
+            new.close()
             raise
-        finally:
-            os.close(fd)
-        self.commit(new, data, removed)
+        self.commit(new, removed)
         # from here on it only goes forward: a worker that cannot adopt now is replaced by one that has
         await asyncio.gather(*(self.adopt(link, names, removed, per_worker[link.slot]) for link in links))
         for opened in fds:
             os.close(opened)
         if keys:
             logger.warning("these keys take effect at the next start: %s", ", ".join(keys))
-        process_log.configure(new.config.observability.logging.level, new.config.observability.logging.format)
+        process_log.configure(new.head.observability.logging.level, new.head.observability.logging.format)
         warnings = [problem_view(problem) for problem in new.warnings]
-        return {"generation": new.spec.generation, "warnings": warnings, "restart_needed": keys}
+        return {"generation": new.generation, "warnings": warnings, "restart_needed": keys}
 
-    def commit(self, new: Compiled, data: bytes, removed: list[str]) -> None:
+    def commit(self, new: Release, removed: list[str]) -> None:
         """Every worker has prepared it: whoever is forked from now on begins with it."""
+        self.current.close()
         self.current = new
-        plan = control.memory_file(data)
-        state = control.memory_file(control.dumps(new))
-        slots = (self.memory.route_slots.names, self.memory.service_slots.names)
-        control.send(self.supervisor, {"op": "commit", "removed": removed, "slots": slots}, [plan, state])
-        os.close(plan)
-        os.close(state)
+        self.memory.route_slots, self.memory.service_slots = new.route_slots, new.service_slots
+        assert isinstance(new.routes, int)           # it was compiled in another process
+        commit = {"op": "commit", "removed": removed, "release": new.summary()}
+        control.send(self.supervisor, commit, [new.plan, new.routes])
 
     async def adopt(self, link: Link, listen: Sequence[str], unlisten: Sequence[str], fds: Sequence[int]) -> None:
         try:
             await link.ask(self.adoption(listen, unlisten), fds)
-            link.generation = self.current.spec.generation
+            link.generation = self.current.generation
         except RuntimeError as error:
             logger.error("%s; it is replaced", error)
             with contextlib.suppress(ProcessLookupError):
@@ -320,7 +314,7 @@ class Agent:
             self.opened = None
 
     def adoption(self, listen: Sequence[str], unlisten: Sequence[str]) -> control.Message:
-        config = self.current.config
+        config = self.current.head
         log = config.observability.logging
         return {
             "op": "adopt",
@@ -338,7 +332,7 @@ class Agent:
             "workers": serving,
             "of": len(self.links),
             "draining": self.draining,
-            "generation": self.current.spec.generation,
+            "generation": self.current.generation,
         }
         return serving == len(self.links) and not self.draining and self.names.tried, facts
 
@@ -349,7 +343,7 @@ class Agent:
             routes=self.memory.route_slots.by_slot(),
             services=self.memory.service_slots.by_slot(),
             snapshots=snapshots,
-            generation=self.current.spec.generation,
+            generation=self.current.generation,
             workers=sum(link.serves for link in self.links.values()),
             restarts=self.restarts,
             reloads=self.reloads,
@@ -359,13 +353,13 @@ class Agent:
         return CONTENT_TYPE, render(view)
 
     async def services(self) -> list[dict[str, Any]]:
-        return services_view(self.current.config, await self.snapshots())
+        return services_view(self.current.head, await self.snapshots())
 
     async def routes(self) -> list[dict[str, Any]]:
-        return routes_view(self.current.config)
+        return routes_view(self.current.config())
 
     async def config(self) -> dict[str, Any]:
-        return config_view(self.current.config)
+        return config_view(self.current.config())
 
     async def drain(self) -> None:
         self.draining = True

@@ -1,6 +1,6 @@
 """PlanSpec → the native Plan of one worker, in slices.
 
-`build` is a generator: it yields whenever it has worked for about a third of a millisecond, so that a worker can
+`build` is a generator: it yields whenever it has worked for about a tenth of a millisecond, so that a worker can
 take in ten thousand routes between requests. Nothing changes for requests until the plan is adopted.
 """
 
@@ -26,7 +26,8 @@ from fastgw.policies.base import BuildContext, Policy, Shared
 
 logger = logging.getLogger("fastgw.plan")
 
-SLICE = 0.0003
+SLICE = 0.0001
+"""Seconds of work at a time: what a request may have to wait for it."""
 
 PublicAnswer = Callable[[str, Exchange], Reply | Problem | Awaitable[Reply | Problem | None] | None]
 

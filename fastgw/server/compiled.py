@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastgw.config import Config, ConfigError, Problem, check
+from fastgw.config.schema.routes import Route
 from fastgw.plan import PlanSpec, compile_spec
 from fastgw.policies import RESOLVER
+from fastgw.server import control
 from fastgw.server.shared import Slots
 
 Source = Any
@@ -20,18 +22,70 @@ class Compiled:
     spec: PlanSpec
     warnings: list[Problem]
 
-    def restart_needed(self, other: Compiled) -> list[str]:
-        """The keys that differ between this, which runs, and another one, and need a restart to take effect."""
-        mine, theirs = self.config, other.config
-        pairs = {
-            "server.workers": (mine.server.workers, theirs.server.workers),
-            "admin": (mine.admin, theirs.admin),
-            "observability.metrics.max_label_values": (
-                mine.observability.metrics.max_label_values,
-                theirs.observability.metrics.max_label_values,
-            ),
-        }
-        return [key for key, (old, new) in pairs.items() if old != new]
+
+@dataclass(slots=True)
+class Release:
+    """A compiled configuration as supervisor and agent hold it: what they need themselves as objects, the rest in
+    memory files (memfd) that they pass on unread. Ten thousand routes are then no work and no memory for either.
+
+    head    the configuration without its routes
+    plan    a memory file: control.dumps of the PlanSpec
+    routes  a memory file: control.dumps of the routes; the routes themselves in the processes forked from the one
+            that checked them
+    """
+
+    generation: int
+    head: Config
+    warnings: list[Problem]
+    route_slots: Slots
+    service_slots: Slots
+    plan: int
+    routes: int | tuple[Route, ...]
+
+    @classmethod
+    def of(cls, compiled: Compiled, route_slots: Slots, service_slots: Slots) -> Release:
+        """Of one that was compiled in this process."""
+        return cls(
+            compiled.spec.generation,
+            replace(compiled.config, routes=()),
+            compiled.warnings,
+            route_slots,
+            service_slots,
+            control.memory_file(control.dumps(compiled.spec)),
+            compiled.config.routes,
+        )
+
+    def summary(self) -> Release:
+        """What travels in a message; the files go with it as descriptors."""
+        return replace(self, plan=-1, routes=())
+
+    def with_files(self, plan: int, routes: int) -> Release:
+        """A summary that has arrived, and its files, which belong to it from now on."""
+        return replace(self, plan=plan, routes=routes)
+
+    def close(self) -> None:
+        """Closes the files, in this process."""
+        os.close(self.plan)
+        if isinstance(self.routes, int):
+            os.close(self.routes)
+
+    def config(self) -> Config:
+        """The whole configuration: with many routes, some time is spent on making it."""
+        routes = self.routes
+        return replace(self.head, routes=control.loads(routes) if isinstance(routes, int) else routes)
+
+
+def restart_needed(mine: Config, theirs: Config) -> list[str]:
+    """The keys that differ between the configuration that runs and another one, and need a restart to take effect."""
+    pairs = {
+        "server.workers": (mine.server.workers, theirs.server.workers),
+        "admin": (mine.admin, theirs.admin),
+        "observability.metrics.max_label_values": (
+            mine.observability.metrics.max_label_values,
+            theirs.observability.metrics.max_label_values,
+        ),
+    }
+    return [key for key, (old, new) in pairs.items() if old != new]
 
 
 def compile_config(source: Source, generation: int, route_slots: Slots | None, service_slots: Slots | None) -> Compiled:

@@ -6,13 +6,14 @@ for a packet travels in a memfd. Only processes that were forked from one superv
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import io
 import logging
 import os
 import pickle
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastgw.config.fields import Secret
@@ -43,13 +44,30 @@ def channel() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def memory_file(data: bytes) -> int:
+def memory_file(data: bytes = b"") -> int:
     """A memfd with these bytes; the caller closes it."""
     fd = os.memfd_create("fastgw", os.MFD_CLOEXEC)
+    write_file(fd, data)
+    return fd
+
+
+def write_file(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-    return fd
+
+
+@contextlib.contextmanager
+def memory_files(count: int) -> Iterator[list[int]]:
+    """Empty memfds, closed at the end."""
+    fds: list[int] = []
+    try:
+        for _ in range(count):
+            fds.append(memory_file())
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def read_file(fd: int) -> bytes:
@@ -63,6 +81,11 @@ def read_file(fd: int) -> bytes:
         parts.append(part)
         at += len(part)
     return b"".join(parts)
+
+
+def loads(fd: int) -> Any:
+    """What `dumps` made, from a memory file."""
+    return pickle.loads(read_file(fd))
 
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
@@ -93,7 +116,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     if message.get("op") == "__large__":
         large, *fds = fds
         try:
-            message = pickle.loads(read_file(large))
+            message = loads(large)
         finally:
             os.close(large)
     return message, fds

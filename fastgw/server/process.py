@@ -1,4 +1,5 @@
-"""What every child does first: die with its parent, forget the parent's signal handling, have its own randomness."""
+"""What every child does first: die with its parent, forget the parent's signal handling, have its own randomness;
+and how its end is told."""
 
 from __future__ import annotations
 
@@ -24,3 +25,10 @@ def become_child(name: str, parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)                                   # it died before we asked to be told
     reseed()
+
+
+def describe(status: int) -> str:
+    """How a process ended, from what waitpid says."""
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit code {os.WEXITSTATUS(status)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastgw._core.record import Stats
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
-from fastgw.server.compiled import Compiled
+from fastgw.server.compiled import Release
 from fastgw.server.shared import SharedMemory
 
 
@@ -32,7 +32,7 @@ class WorkerStart:
 class AgentStart:
     """What an agent is born with."""
 
-    compiled: Compiled
+    release: Release
     source: Any
     links: Mapping[int, socket.socket]
     pids: Mapping[int, int]

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import pickle
 import selectors
 import signal
 import socket
@@ -23,8 +22,8 @@ from typing import Any
 from fastgw.config.schema.address import Bind
 from fastgw.observe import logging as process_log
 from fastgw.server import control
-from fastgw.server.compiled import Compiled
-from fastgw.server.process import become_child
+from fastgw.server.compiled import Compiled, Release
+from fastgw.server.process import become_child, describe
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
 from fastgw.server.start import AgentStart, WorkerStart
@@ -62,11 +61,10 @@ class Supervisor:
         agent_main: Callable[[AgentStart], int],
     ) -> None:
         self.agent_main = agent_main
-        self.compiled = compiled
+        self.release = Release.of(compiled, memory.route_slots, memory.service_slots)
         self.source = source
         self.count = workers
         self.memory = memory
-        self.plan = control.dumps(compiled.spec)
         self.sockets: dict[str, list[socket.socket]] = {}
         self.pending: dict[str, list[socket.socket]] = {}
         self.admin: socket.socket | None = None
@@ -84,9 +82,9 @@ class Supervisor:
 
     def open(self) -> None:
         """Raises ListenError; nothing was forked yet."""
-        for listener in self.compiled.config.server.listeners:
+        for listener in self.release.head.server.listeners:
             self.sockets[str(listener.bind)] = open_listener(listener.bind, self.count)
-        admin = self.compiled.config.admin
+        admin = self.release.head.admin
         if admin.enabled:
             self.admin = open_unix(admin.bind) if admin.bind.unix else open_tcp(admin.bind, False)
 
@@ -149,7 +147,7 @@ class Supervisor:
             return
         code = 1
         try:
-            config = self.compiled.config
+            config = self.release.head
             if self.channel is not None:
                 for end in self.channel:
                     end.close()
@@ -159,9 +157,11 @@ class Supervisor:
                     worker_end.close()
             if self.admin is not None:
                 self.admin.close()
+            plan = control.read_file(self.release.plan)
+            self.release.close()
             start = WorkerStart(
                 slot=slot,
-                plan=self.plan,
+                plan=plan,
                 sockets={name: sockets[slot] for name, sockets in self.sockets.items()},
                 agent=self.links[slot][1],
                 stats=self.memory.stats[slot],
@@ -191,7 +191,7 @@ class Supervisor:
                 for sock in sockets:
                     sock.close()
             start = AgentStart(
-                compiled=self.compiled,
+                release=self.release,
                 source=self.source,
                 links={slot: ends[0] for slot, ends in self.links.items()},
                 pids={slot: child.pid for slot, child in enumerate(self.workers) if child.pid},
@@ -293,17 +293,17 @@ class Supervisor:
 
     def commit(self, message: control.Message, fds: list[int]) -> None:
         """The configuration is in force: whoever is forked from now on begins with it."""
-        self.plan = control.read_file(fds[0])
-        self.compiled = pickle.loads(control.read_file(fds[1]))
+        self.release.close()
+        self.release = message["release"].with_files(*map(os.dup, fds))
         # the next agent must know whose counters these are
-        self.memory.route_slots.names, self.memory.service_slots.names = message["slots"]
+        self.memory.route_slots, self.memory.service_slots = self.release.route_slots, self.release.service_slots
         self.sockets.update(self.pending)
         self.pending = {}
         for name in message["removed"]:
             for sock in self.sockets.pop(name, ()):
                 sock.close()
             remove_file(name)
-        log = self.compiled.config.observability.logging
+        log = self.release.head.observability.logging
         process_log.configure(log.level, log.format)
 
     # ------------------------------------------------------------------ signals and the end
@@ -329,7 +329,7 @@ class Supervisor:
             control.send(self.channel[0], {"op": "draining"})
         self.signal_workers(signal.SIGTERM)
         if self.stopping == 1:
-            self.deadline = time.monotonic() + self.compiled.config.server.timeouts.drain + GRACE
+            self.deadline = time.monotonic() + self.release.head.server.timeouts.drain + GRACE
             logger.info("draining")
 
     def finished(self) -> bool:
@@ -350,9 +350,3 @@ class Supervisor:
         if self.admin is not None and self.admin.family == socket.AF_UNIX:
             remove_file(f"unix:{self.admin.getsockname()}")
         return True
-
-
-def describe(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return f"exit code {os.WEXITSTATUS(status)}"

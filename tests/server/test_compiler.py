@@ -1,0 +1,128 @@
+"""Compiling beside the workers: in a process of its own that takes what nobody else wants, and cannot hang a reload."""
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastgw.config import ConfigError
+from fastgw.server import compiler, control
+from fastgw.server.compiler import CompileError, compile_aside
+from fastgw.server.shared import Slots
+from fastgw.testing import GatewayProcess
+
+TREE = {
+    "server": {"listeners": ["127.0.0.1:0"]},
+    "services": {"up": "http://127.0.0.1:1"},
+    "consumers": [{"name": "ann", "keys": ["sha256:" + "0" * 64]}],
+    "routes": [{"name": f"r{i}", "path": f"/{i}", "service": "up"} for i in range(120)],
+}
+
+
+def compiled(source):
+    return asyncio.run(compile_aside(source, 7, Slots(1000), Slots(10)))
+
+
+def test_a_release_has_the_routes_in_files_and_the_rest_at_hand():
+    release = compiled(TREE)
+    try:
+        assert release.generation == 7
+        assert release.head.routes == ()
+        assert [str(service) for service in release.head.services] == ["up"]
+        assert [route.path for route in release.config().routes] == [f"/{i}" for i in range(120)]
+        assert control.loads(release.plan).routes == 120
+        assert release.route_slots.names["r119"] == 120
+    finally:
+        release.close()
+
+
+def test_problems_come_back_as_they_would_here():
+    with pytest.raises(ConfigError) as caught:
+        compiled({**TREE, "routes": [{"path": "/x", "service": "nobody"}, {"path": "/y", "servise": "up"}]})
+    assert "nobody" in str(caught.value)
+    assert "servise" in str(caught.value)
+
+
+def no_children():
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+
+
+def test_a_process_that_dies_is_an_error_and_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(compiler, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(CompileError, match="SIGKILL"):
+        compiled(TREE)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert no_children()
+
+
+def test_a_starved_process_is_followed_by_one_with_more_right_to_a_core(monkeypatch, tmp_path):
+    """The first one stands still, as if it had no time; the second is of ordinary policy, nice, and does it."""
+    attempts = tmp_path / "attempts"
+    whole = compiler.write
+
+    def write(*arguments):
+        with attempts.open("a") as file:
+            file.write(f"{os.sched_getscheduler(0)} {os.nice(0)} {os.getpid()}\n")
+        if os.sched_getscheduler(0) == os.SCHED_IDLE:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        whole(*arguments)
+
+    monkeypatch.setattr(compiler, "write", write)
+    monkeypatch.setattr(compiler, "LOOK_SECONDS", 0.2)
+    release = compiled(TREE)
+    assert len(release.config().routes) == 120
+    release.close()
+    (first, nice, pid), (second, nicer, _) = [line.split() for line in attempts.read_text().splitlines()]
+    assert (int(first), int(second)) == (os.SCHED_IDLE, os.SCHED_OTHER)
+    assert int(nicer) == min(19, int(nice) + compiler.MODEST)
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+
+
+def test_one_that_does_not_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(compiler, "write", lambda *_: signal.pause())
+    monkeypatch.setattr(compiler, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(compiler, "LONGEST_SECONDS", 0.2)
+    with pytest.raises(CompileError, match="was not compiled"):
+        compiled(TREE)
+
+
+def comm(pid):
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def test_the_agent_answers_while_a_configuration_is_compiled(config, eventually):
+    with GatewayProcess(config) as gateway:
+        tree = yaml.safe_load(gateway.file.read_text())
+        tree["routes"].insert(0, {"path": "/new", "policies": [{"respond": {"status": 418}}]})
+        gateway.file.unlink()
+        os.mkfifo(gateway.file)                       # whoever reads it waits for us
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(gateway.admin("/config/reload", "POST")))
+        asking.start()
+        pid = eventually(
+            lambda: next((pid for pid in gateway.processes() if comm(pid) == compiler.NAME), 0), "it compiles"
+        )
+        assert eventually(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE, "the lowest priority")
+        listening = {f"socket:[{line.split()[9]}]" for line in Path("/proc/net/tcp").read_text().splitlines()[1:]}
+        held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        assert not held & listening                   # no socket of the gateway is kept open by it
+        assert json.loads(gateway.admin("/ready")[1])["generation"] == 1
+        gateway.file.write_text(yaml.safe_dump(tree))
+        asking.join(20)
+        assert answers[0][0] == 200, answers
+        with gateway.client() as client:
+            client.send(b"GET /new HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.response().status == 418
