@@ -82,6 +82,7 @@ class Agent:
         self.lock = asyncio.Lock()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.opened: asyncio.Future[list[int]] | None = None
+        self.committed: asyncio.Future[None] | None = None
         self.names = Resolver(self.publish_addresses, start.addresses)
         self.stopped = asyncio.Event()
 
@@ -193,6 +194,9 @@ class Agent:
                 self.replaced(message, fds)
             elif message["op"] == "opened":
                 self.on_opened(message, fds)
+            elif message["op"] == "committed":
+                if self.committed is not None and not self.committed.done():
+                    self.committed.set_result(None)
             elif message["op"] == "reload":
                 self.spawn(self.reload())
             elif message["op"] == "draining":
@@ -269,9 +273,10 @@ class Agent:
             await self.names.follow(self.current.head)
             new.close()
             raise
-        self.commit(new, removed)
+        committed = self.commit(new, removed)
         # from here on it only goes forward: a worker that cannot adopt now is replaced by one that has
         await asyncio.gather(*(self.adopt(link, names, removed, per_worker[link.slot]) for link in links))
+        await self.closed(committed)
         for opened in fds:
             os.close(opened)
         if keys:
@@ -280,14 +285,23 @@ class Agent:
         warnings = [problem_view(problem) for problem in new.warnings]
         return {"generation": new.generation, "warnings": warnings, "restart_needed": keys}
 
-    def commit(self, new: Release, removed: list[str]) -> None:
-        """Every worker has prepared it: whoever is forked from now on begins with it."""
+    def commit(self, new: Release, removed: list[str]) -> asyncio.Future[None]:
+        """Every worker has prepared it: whoever is forked from now on begins with it. Done when that is so."""
+        committed = self.committed = self.loop.create_future()
         self.current.close()
         self.current = new
         self.memory.route_slots, self.memory.service_slots = new.route_slots, new.service_slots
         assert isinstance(new.routes, int)           # it was compiled in another process
         commit = {"op": "commit", "removed": removed, "release": new.summary()}
         control.send(self.supervisor, commit, [new.plan, new.routes])
+        return committed
+
+    async def closed(self, committed: asyncio.Future[None]) -> None:
+        """Until the supervisor has closed its sockets of the listeners that are no more, the last ones to be."""
+        try:
+            await asyncio.wait_for(committed, ANSWER_SECONDS)
+        except TimeoutError:
+            logger.error("the supervisor did not answer in %g s: removed listeners may still be open", ANSWER_SECONDS)
 
     async def adopt(self, link: Link, listen: Sequence[str], unlisten: Sequence[str], fds: Sequence[int]) -> None:
         try:

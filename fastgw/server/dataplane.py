@@ -94,9 +94,10 @@ class DataPlane:
             self.listeners[name] = self.engine.listen(sock, name)
 
     def unlisten(self, name: str) -> None:
+        """Stops listening and closes the socket, at once: others may hold references to it."""
         lid = self.listeners.pop(name, None)
         if lid is not None:
-            self.engine.unlisten(lid)
+            self.engine.unlisten(lid).close()
 
     # ------------------------------------------------------------------ the access log
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastgw.config.schema.address import Bind
@@ -157,12 +157,14 @@ class Supervisor:
                     worker_end.close()
             if self.admin is not None:
                 self.admin.close()
+            own = {name: sockets[slot] for name, sockets in self.sockets.items()}
+            self.close_sockets(but=own)
             plan = control.read_file(self.release.plan)
             self.release.close()
             start = WorkerStart(
                 slot=slot,
                 plan=plan,
-                sockets={name: sockets[slot] for name, sockets in self.sockets.items()},
+                sockets=own,
                 agent=self.links[slot][1],
                 stats=self.memory.stats[slot],
                 buckets=self.memory.buckets,
@@ -187,9 +189,7 @@ class Supervisor:
             return
         code = 1
         try:
-            for sockets in self.sockets.values():
-                for sock in sockets:
-                    sock.close()
+            self.close_sockets()
             start = AgentStart(
                 release=self.release,
                 source=self.source,
@@ -207,6 +207,14 @@ class Supervisor:
         finally:
             self.leave(code)
 
+    def close_sockets(self, but: Mapping[str, socket.socket] | None = None) -> None:
+        """In a child: a listener is closed when nobody has its sockets any more, so nobody has more than it uses."""
+        kept = set((but or {}).values())
+        for sockets in (*self.sockets.values(), *self.pending.values()):
+            for sock in sockets:
+                if sock not in kept:
+                    sock.close()
+
     def leave(self, code: int) -> None:
         """A child never returns into the supervisor's code."""
         with contextlib.suppress(Exception):
@@ -222,6 +230,8 @@ class Supervisor:
             if pid == 0:
                 continue
             child.pid = 0
+            if child is self.agent:
+                self.close_pending()                 # what it wanted them for is over
             if self.stopping:
                 continue
             if time.monotonic() - child.born > STABLE:
@@ -303,6 +313,8 @@ class Supervisor:
             for sock in self.sockets.pop(name, ()):
                 sock.close()
             remove_file(name)
+        assert self.channel is not None
+        control.send(self.channel[0], {"op": "committed", "generation": self.release.generation})
         log = self.release.head.observability.logging
         process_log.configure(log.level, log.format)
 

@@ -1,12 +1,17 @@
 """What a reload brings must work at once, and what cannot work must not be adopted."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import yaml
 
-from fastgw.testing import FakeUpstream, GatewayProcess
+from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 
 
 def rewrite(gateway, **rooms):
@@ -84,3 +89,51 @@ def test_the_file_of_a_unix_listener_goes_with_it(config, tmp_path, eventually):
         assert gateway.admin("/config/reload", "POST")[0] == 200
         eventually(lambda: not file.exists(), "the file is gone")
         assert get(gateway) == 200
+
+
+def kept_open(port):
+    """Whether anybody at all has a listening socket there: a connection is tried at once."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("replaced", ["nobody", "a worker", "the agent"])
+def test_a_removed_listener_is_closed_when_the_reload_is_answered(config, eventually, replaced):
+    """Also the sockets that a child was born with, be they its own or those of others."""
+    other = free_port()
+    config["server"]["listeners"] = [f"127.0.0.1:{free_port()}", f"127.0.0.1:{other}"]
+    with GatewayProcess(config) as gateway:
+        first = config["server"]["listeners"][0]
+        gateway.port = int(first.rpartition(":")[2])
+        if replaced != "nobody":
+            name = {"a worker": "fastgw-1", "the agent": "fastgw-agent"}[replaced]
+            old = named(gateway, name)
+            os.kill(old, signal.SIGKILL)
+            eventually(lambda: named(gateway, name) not in (0, old) and serving(gateway), "its successor")
+        for _ in range(5):
+            assert kept_open(other)
+            rewrite(gateway, server={"listeners": [first]})
+            assert gateway.admin("/config/reload", "POST")[0] == 200
+            assert not kept_open(other)
+            assert get(gateway) == 200
+            rewrite(gateway, server={"listeners": [first, f"127.0.0.1:{other}"]})
+            assert gateway.admin("/config/reload", "POST")[0] == 200
+
+
+def serving(gateway):
+    try:
+        return gateway.admin("/ready")[0] == 200
+    except OSError:
+        return False
+
+
+def named(gateway, name):
+    """The process id, 0 when there is none."""
+    return next((pid for pid in gateway.processes() if comm(pid) == name), 0)
+
+
+def comm(pid):
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:                                  # it ended since it was listed
+        return ""
