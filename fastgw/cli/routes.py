@@ -21,20 +21,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastgw.plan.explain import path_rank
     from fastgw.plan.lint import predicates_of
-    from fastgw.plan.routing import specificity
+    from fastgw.plan.precedence import Precedence
 
     config = load_or_print(args.file)
     if config is None:
         return 1
 
-    def rank(route):  # type: ignore[no-untyped-def]
-        host = 2 if not route.host else 1 if route.host[0].startswith("*.") else 0
-        return (host, path_rank(route), route.pattern.literal, -specificity(route), route.index)
-
     rows = []
-    for route in sorted(config.routes, key=rank):
+    for route in sorted(config.routes, key=Precedence(config).listed):
         target = route.service or ", ".join(f"{share.service} {share.weight}" for share in route.split)
         rows.append(
             {

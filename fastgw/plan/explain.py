@@ -1,26 +1,25 @@
 """Which route takes a request, and why the others do not: the same question the router answers, with reasons.
 
-The choice is the native router's own answer; the reasons are worked out here, in its order of precedence.
+The choice is the native router's own answer, and so are the reasons: each path, predicate and list of methods is put
+to a router that has nothing else.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import re2
 
 from fastgw._core.rewrite import rewritten
-from fastgw._core.route import agent_class, lookup
+from fastgw._core.route import Router, lookup
 from fastgw._core.target import normalize_target
 from fastgw.config import Config
 from fastgw.config.schema.routes import Route, ValueMatch
-from fastgw.plan.routing import make_rewrite, make_router, specificity
-
-KIND_RANK = {"literal": 0, "regex": 1, "param": 2, "rest": 4}
+from fastgw.plan.precedence import Key, Precedence
+from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 
 
 @dataclass(slots=True)
@@ -73,76 +72,59 @@ def ask(config: Config, method: str, url: str, headers: Sequence[tuple[str, str]
     return Asked(method, host, path.decode(), None if query is None else query.decode(), tuple(headers), address)
 
 
-def host_rank(route: Route, host: str) -> tuple[int, int] | None:
-    """(0, 0) exact, (1, -length) wildcard, (2, 0) any; None when it does not fit."""
-    if not route.host:
-        return (2, 0)
-    name = host.lower().rstrip(".")
-    ranks = []
-    for wanted in route.host:
-        if wanted == name:
-            ranks.append((0, 0))
-        elif wanted.startswith("*.") and name.endswith(wanted[1:]):
-            ranks.append((1, -len(wanted)))
-    return min(ranks) if ranks else None
+def holds(asked: Asked, segments: list[tuple[str, Any]], kind: str, **what: Any) -> int:
+    """The status that a router with this and nothing else answers: 200 or 308 when it fits, else 404 or 405."""
+    router = Router()
+    given = {"hosts": (), "methods": (), "predicates": [], **what}
+    router.add(0, given.pop("hosts"), segments, kind, given.pop("methods"), given.pop("predicates"), **given)
+    for _ in router.compile(re2.compile):
+        pass
+    status, _, _, _ = lookup(
+        router, asked.method, asked.host, asked.path, asked.query or "", asked.headers, asked.address
+    )
+    return status
 
 
-def path_fits(route: Route, path: str) -> bool:
+def fits(route: Route, asked: Asked, order: Precedence) -> Key | None:
+    """The place of a route among those whose host and path fit; None when its own do not."""
     pattern = route.pattern
     assert pattern is not None
-    if pattern.kind == "regex":
-        return re2.fullmatch(pattern.regex, path) is not None
-    if pattern.kind == "exact":
-        if path == pattern.literal:
-            return True
-        return route.trailing_slash != "strict" and path.rstrip("/") == pattern.literal.rstrip("/") != ""
-    if pattern.kind == "prefix":
-        return path == pattern.literal or path.startswith(pattern.literal + "/")
-    given = path[1:].split("/")
-    rest = pattern.segments[-1].kind == "rest"
-    wanted = pattern.segments[:-1] if rest else pattern.segments
-    if route.trailing_slash != "strict" and not rest and len(given) == len(wanted) + 1 and given[-1] == "":
-        given = given[:-1]
-    if len(given) < len(wanted) or (not rest and len(given) != len(wanted)):
-        return False
-    for segment, value in zip(wanted, given, strict=False):
-        if segment.kind == "literal" and segment.text != value:
-            return False
-        if segment.kind == "param" and not value:
-            return False
-        if segment.kind == "regex" and (not value or re2.fullmatch(segment.text, value) is None):
-            return False
-    return True
+    begin = pattern.literal.rstrip("/") + "/"
+    if pattern.kind != "regex" and not (asked.path + "/").startswith(begin):
+        return None                           # nearly all routes: no router is made for them
+    kind, segments = segments_of(route)
+    found = []
+    for host in route.host or ("",):
+        hosts = (host.encode(),) if host else ()
+        how = {"hosts": hosts, "regex": pattern.regex or None}
+        if holds(asked, segments, kind, **how) == 200:
+            found.append(order.key(route, host))
+        elif holds(asked, segments, kind, slash=route.trailing_slash, **how) in (200, 308):
+            found.append(order.key(route, host, other_slash=True))
+    return min(found, default=None)
 
 
-def path_rank(route: Route) -> tuple[tuple[int, ...], ...]:
-    """Per segment literal, parameter with a regex, parameter, whole-path regex, prefix."""
-    pattern = route.pattern
-    assert pattern is not None
-    if pattern.kind == "regex":
-        return ((3,),)
-    if pattern.kind == "template":
-        return tuple((KIND_RANK[segment.kind],) for segment in pattern.segments)
-    literals = tuple((0,) for _ in pattern.literal.split("/")[1:])
-    return (*literals, (4,)) if pattern.kind == "prefix" else literals
+def first_failure(route: Route, asked: Asked) -> str | None:
+    """The first of the predicates beside host and path that does not hold; the method is the last, because with it
+    alone the answer is 405."""
+    for predicate, words in zip(predicates_of(route), descriptions(route, asked), strict=True):
+        if holds(asked, [], "prefix", predicates=[predicate]) != 200:
+            return words
+    if route.methods and holds(asked, [], "prefix", methods=route.methods) != 200:
+        return f"method {wanted_method(asked)} is none of {', '.join(route.methods)}"
+    return None
 
 
-def value_fits(match: ValueMatch, values: Sequence[str]) -> bool:
-    if match.op == "present":
-        return bool(values)
-    if match.op == "absent":
-        return not values
-    if match.op == "exact":
-        return match.value in values
-    return any(re2.fullmatch(match.value, value) is not None for value in values)
-
-
-def cookies_of(asked: Asked) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for line in asked.values("cookie"):
-        for pair in line.split(";"):
-            name, _, value = pair.strip().partition("=")
-            found.setdefault(name, []).append(value)
+def descriptions(route: Route, asked: Asked) -> list[str]:
+    """What to say when one of the predicates does not hold, in the order of `predicates_of`."""
+    found = []
+    for kind, matches in (("header", route.headers), ("query", route.query), ("cookie", route.cookies)):
+        found += [f"{kind} {match.name} {describe(match)}" for match in matches]
+    if route.user_agent is not None:
+        regex = route.user_agent.startswith("~")
+        found.append(f"user_agent {'does not match' if regex else 'is not'} {route.user_agent}")
+    if route.client_ip:
+        found.append(f"client_ip {asked.address} is in none of {', '.join(map(str, route.client_ip))}")
     return found
 
 
@@ -153,38 +135,6 @@ def wanted_method(asked: Asked) -> str:
     return asked.method
 
 
-def first_failure(route: Route, asked: Asked) -> str | None:
-    """The first of the predicates beside host and path that does not hold."""
-    for match in route.headers:
-        if not value_fits(match, asked.values(match.name)):
-            return f"header {match.name} {describe(match)}"
-    query: dict[str, list[str]] = {}
-    for name, value in parse_qsl(asked.query or "", keep_blank_values=True):
-        query.setdefault(name, []).append(value)
-    for match in route.query:
-        if not value_fits(match, query.get(match.name, [])):
-            return f"query {match.name} {describe(match)}"
-    cookies = cookies_of(asked)
-    for match in route.cookies:
-        if not value_fits(match, cookies.get(match.name, [])):
-            return f"cookie {match.name} {describe(match)}"
-    if route.user_agent is not None:
-        agent = (asked.values("user-agent") or [""])[0]
-        if route.user_agent.startswith("~"):
-            if not asked.values("user-agent") or re2.fullmatch(route.user_agent[1:].strip(), agent) is None:
-                return f"user_agent {route.user_agent}"
-        elif agent_class(agent.encode()) != route.user_agent:
-            return f"user_agent is not {route.user_agent}"
-    if route.client_ip:
-        address = ipaddress.ip_address(asked.address)
-        if not any(address.version == network.version and address in network for network in route.client_ip):
-            return f"client_ip {asked.address} is in none of {', '.join(map(str, route.client_ip))}"
-    method = wanted_method(asked)
-    if route.methods and method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
-        return f"method {method} is none of {', '.join(route.methods)}"
-    return None
-
-
 def describe(match: ValueMatch) -> str:
     words = {"exact": f"is not {match.value!r}", "regex": f"does not match {match.value!r}"}
     return words.get(match.op, "is not there" if match.op == "present" else "is there")
@@ -193,15 +143,11 @@ def describe(match: ValueMatch) -> str:
 def explain(config: Config, asked: Asked | None) -> Explanation:
     if asked is None:
         return Explanation(None, 400)
-    host = asked.host.partition(":")[0] if not asked.host.startswith("[") else asked.host
-    fitting = []
-    for route in config.routes:
-        rank = host_rank(route, host)
-        if rank is not None and path_fits(route, asked.path):
-            fitting.append((rank, path_rank(route), -specificity(route), route.index, route))
-    fitting.sort(key=lambda item: item[:4])
+    order = Precedence(config)
+    fitting = [(key, route) for route in config.routes if (key := fits(route, asked, order)) is not None]
+    fitting.sort(key=lambda item: item[0])
     found = Explanation(asked, 404)
-    found.candidates = [Candidate(item[4], first_failure(item[4], asked)) for item in fitting]
+    found.candidates = [Candidate(route, first_failure(route, asked)) for _, route in fitting]
     found.others = len(config.routes) - len(fitting)
     router = make_router(config)
     for _ in router.compile(re2.compile):
@@ -223,12 +169,8 @@ def target_of(route: Route, asked: Asked, captures: Sequence[str]) -> str:
         return plain
     names = route.pattern.captures if route.pattern else ()
     rewrite = make_rewrite((route.strip_prefix, route.add_prefix, route.rewrite), names)
-    places = []
-    at = 0
-    for value in captures:
-        at = max(asked.path.find(value, at), 0)
-        places.append((at, len(value)))
-        at += len(value)
+    # where the same text stands first will do: captures may lie within each other
+    places = [(asked.path.find(value), len(value)) for value in captures]
     return rewritten(rewrite, asked.path, asked.query, places)
 
 

@@ -66,6 +66,28 @@ def test_routes_are_listed_in_matching_order():
     assert len(verb("routes", "config.example.yaml").stdout.splitlines()) == len(rows) + 1
 
 
+def test_a_route_is_listed_by_its_most_exact_host(tmp_path):
+    file = tmp_path / "hosts.yaml"
+    file.write_text(
+        "services: {s: 'http://127.0.0.1:1'}\nroutes:\n"
+        "  - {name: none, path: /a, service: s}\n"
+        "  - {name: short, path: /a, service: s, host: ['*.com', '*.b.com']}\n"
+        "  - {name: long, path: /a, service: s, host: '*.a.b.com'}\n"
+        "  - {name: exact, path: /a, service: s, host: ['*.com', x.com]}\n"
+    )
+    rows = orjson.loads(verb("routes", str(file), "--json").stdout)
+    assert [row["name"] for row in rows] == ["exact", "long", "short", "none"]
+
+
+def test_captures_that_lie_within_each_other_are_rewritten(tmp_path):
+    file = tmp_path / "nested.yaml"
+    file.write_text(
+        "services: {s: 'http://127.0.0.1:1'}\nroutes:\n"
+        "  - {path: '~ /(?P<all>x(?P<part>[0-9]+))', service: s, rewrite: '/{part}/{all}'}\n"
+    )
+    assert orjson.loads(verb("explain", str(file), "/x12", "--json").stdout)["target"] == "/12/x12"
+
+
 def warnings(*routes):
     tree = {"services": {"s": "http://127.0.0.1:1"}, "routes": [{"service": "s", **route} for route in routes]}
     return [(p.code, p.path) for p in lint(load(tree, resolver=RESOLVER))]
