@@ -80,6 +80,7 @@ class Agent:
         self.reloads = {"ok": 0, "failed": 0}
         self.loop = asyncio.get_running_loop()
         self.lock = asyncio.Lock()
+        self.next_reload: asyncio.Task[tuple[bool, dict[str, Any]]] | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
         self.opened: asyncio.Future[list[int]] | None = None
         self.committed: asyncio.Future[None] | None = None
@@ -101,10 +102,11 @@ class Agent:
         await self.stopped.wait()
         await server.close()
 
-    def spawn(self, coroutine: Any) -> None:
-        task = self.loop.create_task(coroutine)
+    def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = self.loop.create_task(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     # ------------------------------------------------------------------ workers
 
@@ -198,7 +200,7 @@ class Agent:
                 if self.committed is not None and not self.committed.done():
                     self.committed.set_result(None)
             elif message["op"] == "reload":
-                self.spawn(self.reload())
+                self.spawn(self.hang_up(message["number"]))
             elif message["op"] == "draining":
                 self.draining = True
 
@@ -224,9 +226,24 @@ class Agent:
 
     # ------------------------------------------------------------------ a new configuration
 
+    async def hang_up(self, number: int) -> None:
+        """SIGHUP: the supervisor remembers it until it is done, and would ask the next agent."""
+        await self.reload()
+        control.send(self.supervisor, {"op": "reloaded", "number": number})
+
     async def reload(self) -> tuple[bool, dict[str, Any]]:
-        """All workers adopt the file as it is now, or none does. (done, facts for the caller)"""
+        """All workers adopt the file as it is now, or none does. (done, facts for the caller)
+
+        Who asks while one is under way waits for the next one, with all others who ask meanwhile. A caller who goes
+        away changes nothing.
+        """
+        if self.next_reload is None:
+            self.next_reload = self.spawn(self.reload_in_turn())
+        return await asyncio.shield(self.next_reload)
+
+    async def reload_in_turn(self) -> tuple[bool, dict[str, Any]]:
         async with self.lock:
+            self.next_reload = None                  # from here on the file is read
             try:
                 slots = self.memory.route_slots, self.memory.service_slots
                 new = await compile_aside(self.source, self.current.generation + 1, *slots)

@@ -36,6 +36,8 @@ LONGEST_PAUSE = 10.0
 STABLE = 10.0
 """A child that lived so long, in seconds, died for a new reason: the pause starts over."""
 GRACE = 5.0
+AGENTS = 3
+"""So many agents in turn are asked for one reload that a SIGHUP wants: no file ends every agent for ever."""
 
 
 class Child:
@@ -74,6 +76,9 @@ class Supervisor:
         self.channel: tuple[socket.socket, socket.socket] | None = None
         self.addresses: dict[str, Any] = {}
         self.restarts = 0
+        self.reloads_wanted = 0
+        self.reloads_done = 0
+        self.agents_left = 0
         self.stopping = 0
         self.deadline = 0.0
         self.parent = os.getpid()
@@ -186,6 +191,8 @@ class Supervisor:
         self.channel = control.channel()
         if not self.fork(self.agent):
             self.selector.register(self.channel[0], selectors.EVENT_READ)
+            if self.reloads_done < self.reloads_wanted and self.agents_left:
+                self.ask_reload()                    # it came while there was no agent, or with one that died of it
             return
         code = 1
         try:
@@ -276,6 +283,8 @@ class Supervisor:
                 self.close_pending()
             elif operation == "addresses":
                 self.addresses.update(message["addresses"])
+            elif operation == "reloaded":
+                self.reloads_done = message["number"]
             elif operation == "stop":
                 self.stop()
             for fd in fds:
@@ -324,10 +333,18 @@ class Supervisor:
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self.stop()
-            elif number == signal.SIGHUP and self.channel is not None:
-                control.send(self.channel[0], {"op": "reload"})
+            elif number == signal.SIGHUP:
+                self.reloads_wanted += 1
+                self.agents_left = AGENTS
+                if self.agent.pid:
+                    self.ask_reload()
             elif number == signal.SIGUSR1:
                 self.signal_workers(signal.SIGUSR1)
+
+    def ask_reload(self) -> None:
+        assert self.channel is not None
+        self.agents_left -= 1
+        control.send(self.channel[0], {"op": "reload", "number": self.reloads_wanted})
 
     def signal_workers(self, number: int) -> None:
         for child in self.workers:
