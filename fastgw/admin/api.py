@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
+import re
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -51,7 +53,8 @@ INDEX = {
 }
 REASONS = {
     200: "OK", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
-    404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large", 431: "Request Header Fields Too Large",
+    404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large", 421: "Misdirected Request",
+    431: "Request Header Fields Too Large",
     500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 
@@ -65,6 +68,23 @@ def problem(status: int, code: str, detail: str = "", **members: Any) -> Answer:
     if detail:
         value["detail"] = detail
     return status, "application/problem+json", orjson.dumps({**value, **members}) + b"\n"
+
+
+AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?")
+
+
+def is_loopback(host: bytes) -> bool:
+    """Whether a Host header means this host by itself: `localhost`, or an address of it, with or without a port."""
+    found = AUTHORITY.fullmatch(host.strip())
+    if found is None:
+        return False
+    name = (found[1] or found[2]).decode("latin-1").lower()
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class Api:
@@ -152,11 +172,14 @@ class AdminServer:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.connections: set[Connection] = set()
+        self.any_host = True
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: Any) -> None:
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
+        # without a token, being asked on loopback is the credential; a page has it too when its name resolves to us
+        self.any_host = bool(self.api.token) or sock.family.name == "AF_UNIX"
         if sock.family.name == "AF_UNIX":
             self._server = await loop.create_unix_server(lambda: Connection(self), sock=sock)
         else:
@@ -180,6 +203,7 @@ class Connection(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
         self.target = b""
         self.authorization = b""
+        self.hosts: list[bytes] = []
         self.from_page = False
         self.head = 0
         self.body = 0
@@ -225,6 +249,8 @@ class Connection(asyncio.Protocol):
             self.authorization = value
         elif name.lower() == b"origin":
             self.from_page = True
+        elif name.lower() == b"host":
+            self.hosts.append(value)
 
     def on_headers_complete(self) -> None:
         if self.head > MAX_HEAD + len(self.target):
@@ -241,6 +267,11 @@ class Connection(asyncio.Protocol):
                 # RFC 6454, Section 7: browsers name the page behind a request; no page has a say in a gateway,
                 # even where the listener is on loopback and asks for no token
                 self.send(problem(403, "cross_origin", "The admin API does not answer web pages."))
+                return
+            if not self.server.any_host and not all(map(is_loopback, self.hosts)):
+                # RFC 9110, Section 7.4: a request for an origin we are not. A page on a name that its owner makes
+                # resolve to 127.0.0.1 (DNS rebinding) is of the same origin as we are: it sends no Origin with GET
+                self.send(problem(421, "wrong_host", "Ask by `localhost` or an address of loopback, or set a token."))
                 return
             method = self.parser.get_method().decode()
             path = self.target.partition(b"?")[0].decode("latin-1")
