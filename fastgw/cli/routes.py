@@ -21,8 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastgw.plan.lint import predicates_of
     from fastgw.plan.precedence import Precedence
+    from fastgw.plan.routing import predicates_of
 
     config = load_or_print(args.file)
     if config is None:

@@ -1,17 +1,12 @@
-"""`explain`, `routes` and the lint, over the example and small tables."""
+"""`explain` and `routes`, over the example and small tables."""
 
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import orjson
 import pytest
-
-from fastgw.config import load
-from fastgw.plan.lint import lint
-from fastgw.policies import RESOLVER
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "routing.md"
@@ -86,41 +81,6 @@ def test_captures_that_lie_within_each_other_are_rewritten(tmp_path):
         "  - {path: '~ /(?P<all>x(?P<part>[0-9]+))', service: s, rewrite: '/{part}/{all}'}\n"
     )
     assert orjson.loads(verb("explain", str(file), "/x12", "--json").stdout)["target"] == "/12/x12"
-
-
-def warnings(*routes):
-    tree = {"services": {"s": "http://127.0.0.1:1"}, "routes": [{"service": "s", **route} for route in routes]}
-    return [(p.code, p.path) for p in lint(load(tree, resolver=RESOLVER))]
-
-
-def test_shadowed_and_ambiguous_routes():
-    assert warnings({"path": "/x"}, {"path": "/y"}) == []
-    assert warnings({"path": "/x/{a}"}, {"path": "/x/{b}", "methods": ["GET"]}) == []
-    first = {"path": "/x", "headers": {"A": "1"}, "methods": ["GET", "POST"]}
-    assert warnings(first, {"path": "/x", "headers": {"A": "1"}, "methods": ["GET"]}) == [
-        ("shadowed_route", "routes[1]")
-    ]
-    assert warnings({"path": "/x", "headers": {"A": "1"}}, {"path": "/x", "headers": {"A": "2"}}) == []
-    both = ["GET", "POST"]
-    assert warnings(
-        {"path": "/x", "headers": {"X": "1"}, "methods": both},
-        {"path": "/x", "headers": {"Y": "1"}, "methods": both},
-        {"path": "/x", "headers": {"Y": "1"}, "methods": ["GET"]},
-    ) == [("ambiguous_route", "routes[1]"), ("shadowed_route", "routes[2]")]
-    assert warnings({"path": "/x", "headers": {"A": "1"}}, {"path": "/x", "headers": {"B": "1"}}) == [
-        ("ambiguous_route", "routes[1]")
-    ]
-
-
-def test_the_lint_of_many_routes_is_quick():
-    tree = {
-        "services": {"s": "http://127.0.0.1:1"},
-        "routes": [{"service": "s", "path": f"/r{i % 500}/{{id}}", "headers": {"V": str(i)}} for i in range(5000)],
-    }
-    config = load(tree, resolver=RESOLVER)
-    began = time.perf_counter()
-    assert lint(config) == []
-    assert time.perf_counter() - began < 5
 
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```\n\n((?:\| `[^\n]*\n)+)", PAGE.read_text(), re.S))
