@@ -57,6 +57,7 @@ class Gateway:
         labels = first.config.observability.metrics.max_label_values
         memory = self._memory = SharedMemory(1, labels)
         compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
+        memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
         plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public)
         self.compiled = compiled
@@ -187,6 +188,7 @@ class Gateway:
             if not isinstance(failure, (ListenError, OSError)):
                 raise
             return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
+        self._memory.adopt(new.route_slots, new.service_slots)
         self.plane.adopt()
         after = {str(listener.bind) for listener in new.config.server.listeners}
         for name in after - before:

@@ -118,6 +118,17 @@ cdef class Stats:
         """Called for a worker that took over the segment of a dead one: nothing is open yet."""
         self.counters[C_ACTIVE] = 0
 
+    def reset_route(self, int slot):
+        """For a slot that gets another name: nothing counts there while this is called."""
+        if not 0 <= slot < self.slots:
+            raise IndexError(slot)
+        memset(self.routes + <Py_ssize_t>slot * ROUTE_WORDS, 0, ROUTE_WORDS * sizeof(uint64_t))
+
+    def reset_service(self, int slot):
+        if not 0 <= slot < self.services:
+            raise IndexError(slot)
+        memset(self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS, 0, SERVICE_WORDS * sizeof(uint64_t))
+
     # ------------------------------------------------------------------ reading, in any process
 
     def read_counters(self):

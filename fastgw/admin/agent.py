@@ -307,7 +307,7 @@ class Agent:
         committed = self.committed = self.loop.create_future()
         self.current.close()
         self.current = new
-        self.memory.route_slots, self.memory.service_slots = new.route_slots, new.service_slots
+        self.memory.adopt(new.route_slots, new.service_slots)
         assert isinstance(new.routes, int)           # it was compiled in another process
         commit = {"op": "commit", "removed": removed, "release": new.summary()}
         control.send(self.supervisor, commit, [new.plan, new.routes])

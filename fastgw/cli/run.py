@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         workers = 0 if args.single else args.workers if args.workers is not None else worker_count(first.config)
         memory = SharedMemory(workers, labels)
         compiled = compile_config(args.file, 1, memory.route_slots, memory.service_slots)
+        memory.adopt(compiled.route_slots, compiled.service_slots)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from fastgw.config.schema.routes import Route
 from fastgw.plan import PlanSpec, compile_spec
 from fastgw.policies import RESOLVER
 from fastgw.server import control
-from fastgw.server.shared import Slots
+from fastgw.server.shared import SERVICES, Slots
 
 Source = Any
 
@@ -21,6 +21,8 @@ class Compiled:
     config: Config
     spec: PlanSpec
     warnings: list[Problem]
+    route_slots: Slots
+    service_slots: Slots
 
 
 @dataclass(slots=True)
@@ -43,14 +45,14 @@ class Release:
     routes: int | tuple[Route, ...]
 
     @classmethod
-    def of(cls, compiled: Compiled, route_slots: Slots, service_slots: Slots) -> Release:
+    def of(cls, compiled: Compiled) -> Release:
         """Of one that was compiled in this process."""
         return cls(
             compiled.spec.generation,
             replace(compiled.config, routes=()),
             compiled.warnings,
-            route_slots,
-            service_slots,
+            compiled.route_slots,
+            compiled.service_slots,
             control.memory_file(control.dumps(compiled.spec)),
             compiled.config.routes,
         )
@@ -89,19 +91,17 @@ def restart_needed(mine: Config, theirs: Config) -> list[str]:
 
 
 def compile_config(source: Source, generation: int, route_slots: Slots | None, service_slots: Slots | None) -> Compiled:
-    """Raises ConfigError with every problem."""
+    """Raises ConfigError with every problem. The slots are those of the generation before, None for the first."""
     config, problems = check(source, resolver=RESOLVER)
     if config is None:
         raise ConfigError(problems)
-    spec = compile_spec(
-        config,
-        generation=generation,
-        route_slot=route_slots or Slots(config.observability.metrics.max_label_values),
-        service_slot=service_slots or Slots(1024),
-    )
+    route_slots = route_slots or Slots(config.observability.metrics.max_label_values)
+    route_slots = route_slots.next(generation, dict.fromkeys(str(route.name) for route in config.routes))
+    service_slots = (service_slots or Slots(SERVICES)).next(generation, config.services)
+    spec = compile_spec(config, generation=generation, route_slot=route_slots, service_slot=service_slots)
     if config.file and os.path.exists(config.file):
         spec.config_dir = os.path.dirname(os.path.abspath(config.file))
-    return Compiled(config, spec, problems)
+    return Compiled(config, spec, problems, route_slots, service_slots)
 
 
 def worker_count(config: Config) -> int:

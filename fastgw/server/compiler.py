@@ -94,7 +94,7 @@ def write(fds: Sequence[int], source: Any, generation: int, route_slots: Slots, 
     except ConfigError as error:
         control.write_file(fds[0], control.dumps(error.problems))
         return
-    release = Release.of(compiled, route_slots, service_slots)
+    release = Release.of(compiled)
     control.write_file(fds[0], control.dumps(release.summary()))
     control.write_file(fds[1], control.read_file(release.plan))
     control.write_file(fds[2], control.dumps(release.routes))

@@ -63,7 +63,7 @@ class Supervisor:
         agent_main: Callable[[AgentStart], int],
     ) -> None:
         self.agent_main = agent_main
-        self.release = Release.of(compiled, memory.route_slots, memory.service_slots)
+        self.release = Release.of(compiled)
         self.source = source
         self.count = workers
         self.memory = memory
