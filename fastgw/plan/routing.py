@@ -18,10 +18,20 @@ from fastgw.config.schema.routes import Route
 Predicate = tuple[str, str, bytes, bytes]
 
 
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""IPv4 addresses as the router compares them: RFC 4291 2.5.5.2."""
+
+
 def networks(route: Route) -> bytes:
     """17 bytes per network: the address as IPv6 (IPv4 mapped) and the prefix length."""
     packed = b""
+    given: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for network in route.client_ip:
+        if isinstance(network, ipaddress.IPv6Network) and network.supernet_of(MAPPED) and network != MAPPED:
+            given += network.address_exclude(MAPPED)      # ::/0 is all of IPv6, and none of IPv4
+        else:
+            given.append(network)
+    for network in given:
         address, length = network.network_address.packed, network.prefixlen
         if isinstance(network, ipaddress.IPv4Network):
             address, length = bytes(10) + b"\xff\xff" + address, length + 96

@@ -209,6 +209,16 @@ def test_the_other_form_is_there_for_what_no_route_of_that_path_takes():
         assert config.routes[lookup(router, path="/a/", method="POST", headers=[("X", "1")])[1]].name == "two"
 
 
+def test_ranges_of_ipv6_hold_no_ipv4_address():
+    ranges = ["::/0", "::/64", "::fffe:0:0/95", "::ffff:10.0.0.0/104"]
+    for text, four in zip(ranges, (404, 404, 404, 200), strict=True):
+        router = router_of(table({"path": "/x", "client_ip": text}))
+        assert lookup(router, path="/x", address="10.1.2.3")[0] == four
+    router = router_of(table({"path": "/x", "client_ip": "::/0"}))
+    for address in ("::", "::1", "2001:db8::1", "::fffe:ffff:ffff", "::1:0:0:0", "ffff::"):
+        assert lookup(router, path="/x", address=address)[0] == 200
+
+
 def raw(value):
     """Bytes as `lookup` takes them."""
     return value.decode("utf-8", "surrogateescape")

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from fastgw._core.route import lookup
 from fastgw.config import ConfigError, load
 from fastgw.plan.explain import Asked, explain
+from fastgw.plan.lint import lint
 from fastgw.plan.routing import compile_router, load_router_now
 from fastgw.policies import RESOLVER
 from tests.oracle.router import AGENTS, Request, decide
@@ -49,7 +50,7 @@ PREDICATES = {
     "query": st.dictionaries(st.sampled_from(["q", "a b"]), VALUES, min_size=1),
     "cookies": st.dictionaries(st.sampled_from(["c", "d"]), VALUES, min_size=1),
     "user_agent": st.sampled_from(["bot", "tool", "mobile", "desktop", "~ curl/.*"]),
-    "client_ip": subset(["10.0.0.0/8", "10.1.2.3/32", "2001:db8::/33", "0.0.0.0/0"], 2),
+    "client_ip": subset(["10.0.0.0/8", "10.1.2.3/32", "2001:db8::/33", "0.0.0.0/0", "::/0"], 2),
 }
 HEADERS = st.lists(
     st.one_of(
@@ -121,10 +122,12 @@ def test_the_router_does_what_the_page_says(case):
     if config is None:
         return
     router = load_router_now(compile_router(config))
+    never = {p.path for p in lint(config) if p.code == "shadowed_route" and p.message.startswith("is never chosen:")}
     for request in requests:
         wanted = decide(routes, request)
         note(f"{request} → {wanted}")
         assert native(router, request) == (wanted.status, wanted.route, wanted.allowed)
+        assert f"routes[{wanted.route}]" not in never
 
 
 @settings(max_examples=200, deadline=None)
