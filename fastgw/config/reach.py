@@ -58,7 +58,12 @@ def never(where: Path, text: str, config: Config, normal: str | None, hint: str)
 def reachable(route: Route, pattern: PathPattern, config: Config, where: Path) -> Finding | None:
     """What is wrong with a path that nothing can match. `where` is the place of the path in the file."""
     if pattern.kind == "regex":
-        return None
+        if can_begin(pattern.regex, "/"):
+            return None
+        return Finding(
+            "unreachable", where, "matches no path: a regex has to match all of it, the '/' it begins with too",
+            "'~ /v[0-9]+/.*'",
+        )  # fmt: skip
     text = sample(pattern)
     if text.count("/") > MAX_DEPTH:
         segments = text.count("/") - (pattern.captures[-1:] == ("*",))
@@ -77,6 +82,12 @@ def reachable(route: Route, pattern: PathPattern, config: Config, where: Path) -
     return never(where, str(route.path), config, normal, as_pattern(normal or "", pattern))
 
 
+def reachable_endpoint(text: str, config: Config, where: Path) -> Finding | None:
+    """The same for the path of a public endpoint, which is compared whole."""
+    normal = normal_form(text, config)
+    return None if normal == text else never(where, text, config, normal, normal or "")
+
+
 def slash_effect(route: Route, pattern: PathPattern, where: Path) -> Finding | None:
     """`trailing_slash` is for paths with an end: not for `/x/*`, a regex, or the root, which has no other form."""
     if route.trailing_slash == "strict":
@@ -90,6 +101,13 @@ def slash_effect(route: Route, pattern: PathPattern, where: Path) -> Finding | N
     else:
         return None
     return Finding("no_effect", where, f"changes nothing: {reason}", "no `trailing_slash`", severity="warning")
+
+
+def add_effect(route: Route, where: Path) -> Finding | None:
+    if route.add_prefix != "":
+        return None
+    message = "changes nothing: '/' is no prefix"
+    return Finding("no_effect", where, message, "text, or no `add_prefix`", severity="warning")
 
 
 def strip_effect(route: Route, pattern: PathPattern, config: Config, where: Path, given: Any) -> Finding | None:

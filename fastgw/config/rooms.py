@@ -12,6 +12,7 @@ from fastgw._core.codes import CODES as FAILURES
 from fastgw.config.env import Expanded
 from fastgw.config.errors import Finding, Path, did_you_mean
 from fastgw.config.findings import field_names, fields_of, from_validation, models_in, unknown_key
+from fastgw.config.reach import reachable_endpoint
 from fastgw.config.registry import PolicySpec, Resolver
 from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
 from fastgw.config.schema.base import is_later
@@ -351,6 +352,7 @@ class Check:
                 )
         places: dict[str, int] = {}
         for number, public in enumerate(config.server.public_endpoints):
+            self.tell(reachable_endpoint(public.path, config, ("server", "public_endpoints", number)))
             if public.path in places:
                 self.report(
                     Finding(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from fastgw.config.errors import Finding, Path, did_you_mean
 from fastgw.config.findings import from_validation, unknown_key
 from fastgw.config.pattern import PathPattern, parse_path
-from fastgw.config.reach import reachable, slash_effect, strip_effect
+from fastgw.config.reach import add_effect, reachable, slash_effect, strip_effect
 from fastgw.config.rooms import MAX_ROUTES, Check, not_implemented, validator
 from fastgw.config.schema.routes import MATCH_KEYS, ROUTE_KEYS, PolicyUse, Route
 from fastgw.config.text import Map
@@ -239,6 +239,7 @@ def rewriting(check: Check, route: Route, item: dict[str, Any], path: Path, patt
     route.strip_prefix = strip or None
     if given is not None and not check.reported(where):
         check.tell(strip_effect(route, pattern, check.config, where, given))
+    check.tell(add_effect(route, (*path, "add_prefix")))
     if route.rewrite is None:
         return
     for other in ("strip_prefix", "add_prefix"):

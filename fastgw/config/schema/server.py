@@ -190,8 +190,8 @@ class Server(Room):
     )
     path_normalization: Literal["normalize", "strict", "raw"] = key(
         "normalize",
-        "`normalize` resolves `.` and `..` and decodes what need not be encoded, `strict` refuses `//`, "
-        "`..`, encoded slashes and backslashes with 400, `raw` changes nothing.",
+        "`normalize` resolves `.` and `..` and decodes what need not be encoded, and refuses `..;x` and `..%2F` "
+        "with 400, `strict` refuses `//`, `..`, encoded slashes and backslashes too, `raw` changes nothing.",
     )
     merge_slashes: bool = key(True, "With `normalize`: `//` in a path becomes `/`.")
     public_endpoints: tuple[PublicEndpoint, ...] = key(
