@@ -169,6 +169,7 @@ cdef class Endpoint(Timed):
 
     cdef int _available(self, PooledStream stream) except -1:
         if self.waiting:
+            self.reuses += stream.reused             # 0 for the one it waited for to be opened
             return self._serve(stream)
         if self.retired or len(self.idle) >= self.limits.max_idle:
             self.connections -= 1
