@@ -31,6 +31,9 @@ MAX_HEAD = 16 * 1024
 MAX_BODY = 1024 * 1024
 MAX_CONNECTIONS = 100
 TIMEOUT = 30.0
+"""Seconds in which a request must be there."""
+ANSWER_TIMEOUT = 900.0
+"""Seconds an answer may take: that of a reload may have to wait for another one, and for busy cores."""
 
 
 class Backend(Protocol):
@@ -275,6 +278,9 @@ class Connection(asyncio.Protocol):
                 return
             method = self.parser.get_method().decode()
             path = self.target.partition(b"?")[0].decode("latin-1")
+            if self.timer is not None:
+                self.timer.cancel()
+            self.timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, self.drop)
             self.task = asyncio.get_running_loop().create_task(self.answer(method, path))
 
     async def answer(self, method: str, path: str) -> None:

@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def ask(args: argparse.Namespace, method: str, path: str) -> tuple[int, Any] | None:
+def ask(args: argparse.Namespace, method: str, path: str, seconds: float = 60) -> tuple[int, Any] | None:
     """Status and body; None, with a word on stderr, when nobody answers."""
     host, _, port = args.admin.rpartition(":")
     headers = {"Authorization": f"Bearer {args.token}"} if args.token else {}
     try:
-        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=60)
+        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=seconds)
         connection.request(method, path, headers=headers)
         response = connection.getresponse()
         body = response.read()

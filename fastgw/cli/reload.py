@@ -6,6 +6,9 @@ import argparse
 
 from fastgw.cli.admin_client import add_arguments, ask, show
 
+RELOAD_SECONDS = 900.0
+"""As long as the admin listener lets it take."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
@@ -18,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    answer = ask(args, "POST", "/config/reload")
+    answer = ask(args, "POST", "/config/reload", RELOAD_SECONDS)
     if answer is None:
         return 3
     status, facts = answer

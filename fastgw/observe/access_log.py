@@ -143,12 +143,13 @@ class AccessLog:
         self._reopen.set()
         self._queue.put([])
 
-    def close(self) -> None:
+    def close(self, wait: float = 5.0) -> None:
+        """What was taken is still written; returns when that is done, or after `wait` seconds."""
         if not self._closed:
             self._closed = True
             self.flush()
             self._queue.put(None)
-            self._thread.join(5)
+            self._thread.join(wait)
 
     # ------------------------------------------------------------------ the writer's thread
 

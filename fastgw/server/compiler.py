@@ -71,7 +71,7 @@ def fork(fds: Sequence[int], idle: bool, *arguments: Any) -> int:
     code = 1
     try:
         gc.freeze()                                  # no destructor of the agent's may close a descriptor of ours
-        become_child(NAME, parent)
+        become_child(NAME, parent, signal.SIGKILL)
         # a connection of the admin listener must end when the agent ends it
         for low, high in pairwise([2, *sorted(fds), os.sysconf("SC_OPEN_MAX")]):
             os.closerange(low + 1, high)

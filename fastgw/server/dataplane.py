@@ -120,7 +120,7 @@ class DataPlane:
         (self.log_settings, self.log), self.prepared_log = self.prepared_log, None
         self.engine.set_access_log(self.log)
         if old is not None:
-            old.close()
+            old.close(wait=0)                        # requests are served meanwhile, however slow its disk is
         if self.log is not None and self.flusher is None:
             self.flush()
 

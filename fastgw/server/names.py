@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +16,8 @@ from fastgw.plan.addresses import Address, known, resolve
 logger = logging.getLogger("fastgw.names")
 
 FIRST_SECONDS = 5.0
+AT_A_TIME = 16
+"""Look-ups under way."""
 Addresses = dict[str, tuple[Address, ...]]
 
 
@@ -28,6 +32,7 @@ class Resolver:
         self.tried = False
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.failing: set[str] = set()
+        self.room = asyncio.Semaphore(AT_A_TIME)
 
     def stop(self) -> None:
         for task in self.tasks.values():
@@ -59,10 +64,10 @@ class Resolver:
         self.tried = True
 
     async def watch(self, url: str, origin: Origin, refresh: float, done: asyncio.Event) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                found = await loop.run_in_executor(None, resolve, origin)
+                async with self.room:
+                    found = await look_up(origin)
             except OSError as error:
                 if url not in self.failing:
                     self.failing.add(url)
@@ -75,3 +80,33 @@ class Resolver:
                     self.publish({url: found})
             done.set()
             await asyncio.sleep(refresh)
+
+
+async def look_up(origin: Origin) -> tuple[Address, ...]:
+    """`resolve` in a thread that nobody waits for at the end: a name server that is silent must not hold up a stop,
+    as it would by the loop's executor, whose threads are joined."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[tuple[Address, ...]] = loop.create_future()
+
+    def tell(found: tuple[Address, ...], error: OSError | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(error)
+
+    def work() -> None:
+        found: tuple[Address, ...] = ()
+        failure = None
+        try:
+            found = resolve(origin)
+        except OSError as error:
+            failure = error
+        except Exception as error:                   # a name that cannot even be asked for, as UnicodeError tells
+            failure = OSError(str(error))
+        with contextlib.suppress(RuntimeError):      # the loop was closed meanwhile
+            loop.call_soon_threadsafe(tell, found, failure)
+
+    threading.Thread(target=work, name="look-up", daemon=True).start()
+    return await answer

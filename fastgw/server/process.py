@@ -13,14 +13,14 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 
 
-def become_child(name: str, parent: int) -> None:
-    """In a process that was just forked from `parent`. SIGTERM comes when the supervisor dies, whatever killed it."""
+def become_child(name: str, parent: int, death: signal.Signals = signal.SIGTERM) -> None:
+    """In a process that was just forked from `parent`. `death` comes when that dies, whatever killed it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)     # Ctrl-C reaches the whole group; the supervisor decides
     signal.set_wakeup_fd(-1)
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, death, 0, 0, 0)
     libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)                                   # it died before we asked to be told

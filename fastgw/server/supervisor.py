@@ -35,7 +35,8 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 10.0
 STABLE = 10.0
 """A child that lived so long, in seconds, died for a new reason: the pause starts over."""
-GRACE = 5.0
+GRACE = 2.0
+"""Seconds that a child has beyond what it was given: then it is killed, be it stuck or stopped."""
 AGENTS = 3
 """So many agents in turn are asked for one reload that a SIGHUP wants: no file ends every agent for ever."""
 
@@ -79,7 +80,9 @@ class Supervisor:
         self.reloads_wanted = 0
         self.reloads_done = 0
         self.agents_left = 0
-        self.stopping = 0
+        self.stopping = False
+        self.terms = 0
+        self.agent_told = False
         self.deadline = 0.0
         self.parent = os.getpid()
 
@@ -274,21 +277,28 @@ class Supervisor:
             if received is None:
                 return
             message, fds = received
-            operation = message["op"]
-            if operation == "open":
-                self.open_more(message["binds"])
-            elif operation == "commit":
-                self.commit(message, fds)
-            elif operation == "rollback":
-                self.close_pending()
-            elif operation == "addresses":
-                self.addresses.update(message["addresses"])
-            elif operation == "reloaded":
-                self.reloads_done = message["number"]
-            elif operation == "stop":
-                self.stop()
-            for fd in fds:
-                os.close(fd)
+            try:
+                self.handle(message, fds)
+            except Exception:                        # whatever it is, the workers must not lose their supervisor by it
+                logger.exception("the agent's %s failed", message["op"])
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def handle(self, message: control.Message, fds: list[int]) -> None:
+        operation = message["op"]
+        if operation == "open":
+            self.open_more(message["binds"])
+        elif operation == "commit":
+            self.commit(message, fds)
+        elif operation == "rollback":
+            self.close_pending()
+        elif operation == "addresses":
+            self.addresses.update(message["addresses"])
+        elif operation == "reloaded":
+            self.reloads_done = message["number"]
+        elif operation == "stop":
+            self.stop()
 
     def open_more(self, binds: list[Bind]) -> None:
         assert self.channel is not None
@@ -301,6 +311,10 @@ class Supervisor:
             error = str(failure)
             self.close_pending()
         fds = [sock.fileno() for sockets in self.pending.values() for sock in sockets]
+        if len(fds) > control.MAX_FDS:
+            error = f"at most {control.MAX_FDS // self.count} listeners can be added in one reload"
+            fds = []
+            self.close_pending()
         control.send(self.channel[0], {"op": "opened", "error": error}, fds)
 
     def close_pending(self) -> None:
@@ -332,7 +346,8 @@ class Supervisor:
     def on_signals(self, numbers: bytes) -> None:
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
-                self.stop()
+                self.terms += 1
+                self.stop(at_once=self.terms > 1)
             elif number == signal.SIGHUP:
                 self.reloads_wanted += 1
                 self.agents_left = AGENTS
@@ -351,29 +366,37 @@ class Supervisor:
             if child.pid:
                 os.kill(child.pid, number)
 
-    def stop(self) -> None:
-        """Once: drain. Twice: at once."""
-        self.stopping += 1
+    def stop(self, at_once: bool = False) -> None:
+        """Drains; `at_once`, a second SIGTERM, lets nothing come to its end."""
+        now = time.monotonic()
+        if not self.stopping:
+            self.stopping = True
+            self.deadline = now + self.release.head.server.timeouts.drain + GRACE
+            logger.info("draining")
+        elif not at_once:
+            return
+        if at_once:
+            self.deadline = min(self.deadline, now + GRACE)
         if self.channel is not None:
             control.send(self.channel[0], {"op": "draining"})
         self.signal_workers(signal.SIGTERM)
-        if self.stopping == 1:
-            self.deadline = time.monotonic() + self.release.head.server.timeouts.drain + GRACE
-            logger.info("draining")
 
     def finished(self) -> bool:
-        """All workers are gone, and then the agent too."""
-        late = time.monotonic() >= self.deadline
+        """All workers are gone, and then the agent too. It never waits: who is late is killed, stopped or stuck."""
+        now = time.monotonic()
+        late = now >= self.deadline
         if any(child.pid for child in self.workers):
             if late:
+                logger.warning("workers that did not end in time are killed")
                 self.signal_workers(signal.SIGKILL)
-                self.deadline = time.monotonic() + GRACE
+                self.deadline = now + GRACE
             return False
         if self.agent.pid:
-            os.kill(self.agent.pid, signal.SIGKILL if late else signal.SIGTERM)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.agent.pid, 0)
-            self.agent.pid = 0
+            if not self.agent_told or late:
+                os.kill(self.agent.pid, signal.SIGKILL if self.agent_told else signal.SIGTERM)
+                self.agent_told = True
+                self.deadline = now + GRACE
+            return False
         for name in self.sockets:
             remove_file(name)
         if self.admin is not None and self.admin.family == socket.AF_UNIX:

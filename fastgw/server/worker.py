@@ -20,6 +20,8 @@ from fastgw.server.start import WorkerStart
 
 logger = logging.getLogger("fastgw.worker")
 
+PUBLIC_SECONDS = 5.0
+
 
 class Worker:
     def __init__(self, start: WorkerStart, loop: asyncio.AbstractEventLoop) -> None:
@@ -29,8 +31,7 @@ class Worker:
         self.drain_seconds = start.drain
         self.stopped = asyncio.Event()
         self.draining = False
-        self.questions: dict[int, asyncio.Future[Any]] = {}
-        self.next_question = 0
+        self.questions: dict[str, asyncio.Future[Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         start.stats.reset_gauges()
         self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public)
@@ -119,16 +120,18 @@ class Worker:
         """A public endpoint: /health is ours, the others are the agent's to answer."""
         if kind == "health":
             return 200, "application/json", b'{"status":"ok"}\n'
-        self.next_question += 1
-        future: asyncio.Future[Any] = self.loop.create_future()
-        self.questions[self.next_question] = future
-        self.tell({"op": "public", "kind": kind, "question": self.next_question})
-        try:
-            return await asyncio.wait_for(future, 5)
-        except TimeoutError:
-            return 503, "application/json", b'{"status":"the agent does not answer"}\n'
-        finally:
-            self.questions.pop(self.next_question, None)
+        future = self.questions.get(kind)
+        if future is None:                           # who asks while the agent is asked shares its answer
+            future = self.questions[kind] = self.loop.create_future()
+            self.tell({"op": "public", "kind": kind, "question": kind})
+            self.loop.call_later(PUBLIC_SECONDS, self.give_up, kind, future)
+        return await asyncio.shield(future)
+
+    def give_up(self, kind: str, future: asyncio.Future[Any]) -> None:
+        if self.questions.get(kind) is future:
+            del self.questions[kind]
+        if not future.done():
+            future.set_result((503, "application/json", b'{"status":"the agent does not answer"}\n'))
 
     # ------------------------------------------------------------------ the end
 
