@@ -136,7 +136,11 @@ def markdown(result: Result, verdicts: Sequence[Verdict], plot: str | None = Non
         parts += ["## Route table (100,000 routes)", table(["what", "figure"], rows)]
     if result.get("reload"):
         rows = [[name.replace("_", " "), number(value, name)] for name, value in result["reload"].items()]
-        parts += ["## Latency while 10,000 routes are reloaded", table(["what", "figure"], rows)]
+        how = (
+            "Windows of the length below, quiet and reloading in turn; a load at a fixed rate (`macro/paced.c`); "
+            "two workers, nothing of the gateway pinned."
+        )
+        parts += ["## Latency while 10,000 routes are reloaded", how, table(["what", "figure"], rows)]
     if result.get("memory"):
         rows = [
             [gateway, name.replace("_", " "), number(value, name)]
