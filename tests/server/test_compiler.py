@@ -48,21 +48,23 @@ def test_problems_come_back_as_they_would_here():
     assert "servise" in str(caught.value)
 
 
-def no_children():
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
-
-
 def test_a_process_that_dies_is_an_error_and_leaves_nothing(monkeypatch):
+    pids = []
+
+    def fork(*arguments):
+        pids.append(whole(*arguments))
+        return pids[-1]
+
+    whole = compiler.fork
+    monkeypatch.setattr(compiler, "fork", fork)
     monkeypatch.setattr(compiler, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(CompileError, match="SIGKILL"):
         compiled(TREE)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert no_children()
+    (pid,) = pids
+    with pytest.raises(ChildProcessError):           # it was waited for
+        os.waitpid(pid, os.WNOHANG)
 
 
 def test_a_starved_process_is_followed_by_one_with_more_right_to_a_core(monkeypatch, tmp_path):
