@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -69,6 +70,23 @@ def test_what_waits_is_bounded_and_counted():
     thread.join(10)
     os.close(reader)
     assert b"".join(found).count(b"\n") == taken
+
+
+def test_a_log_that_another_one_follows_is_not_waited_for_and_loses_nothing():
+    """As a worker does when a reload brings another log while nobody reads the pipe of the one before."""
+    reader, writer = os.pipe()
+    log = AccessLog(f"/proc/self/fd/{writer}", "json", ["status"], capacity=10_000)
+    for _ in range(8_000):
+        log(Row())
+    begun = time.monotonic()
+    log.close(wait=0)
+    assert time.monotonic() - begun < 1
+    os.close(writer)
+    found = b""
+    while data := os.read(reader, 65536):                # its own thread writes the rest and closes it
+        found += data
+    os.close(reader)
+    assert found.count(b"\n") == 8_000
 
 
 @pytest.mark.parametrize("format", ["json", "combined"])
