@@ -37,7 +37,10 @@ cdef class Engine:
         self.clients = set()
         self.per_address = {}
         self.endpoints = {}
-        self.reactor.start()
+        if hasattr(loop, "drive_with"):
+            loop.drive_with(self.reactor)
+        else:
+            self.reactor.start()
 
     # ------------------------------------------------------------------ plans
 

@@ -65,6 +65,11 @@ cdef class Reactor:
     cdef list ready                                # handlers that asked for on_ready
     cdef bint in_batch, wake_asked, closed
     cdef int64_t wake_at
+    cdef bint driving                              # the loop waits for us, not we for it
+    cdef bint busy                                 # there were events since the loop's last turn
+    cdef public bint owed                          # the loop has something to do
+    cdef public int64_t due                        # when its next timer is, ns
+    cdef int bounces
     cdef object report                             # callable(exception) for a handler that raised
     cdef int add(self, int fd, Handler handler, uint32_t events) except -1
     cdef int remove(self, Handler handler) except -1
@@ -73,12 +78,16 @@ cdef class Reactor:
     cdef int later(self, Handler handler) except -1
     cdef int _guarded(self, Handler handler, uint32_t events, bint is_ready) except -1
     cdef int _run_ready(self) except -1
+    cdef int _take(self, int wait_ms) except -2
+    cdef int _drive(self) except -1
+    cdef int _begin(self) except -1
+    cdef int _settle(self) except -1
     cdef int _arm_timer(self) except -1
     cdef int turn(self) except -1
 
 
 cdef enum:
-    RBUF = 65536
-    SCRATCH = 131072
+    RBUF = 131072
+    SCRATCH = 262144
     HIGH_WATER = 131072
     LOW_WATER = 32768

@@ -1,7 +1,9 @@
-"""One worker's sockets: an epoll of our own, nested in the asyncio loop.
+"""One worker's sockets: an epoll of our own, nested in the asyncio loop, or the loop nested in it.
 
-The loop watches one descriptor (`loop.add_reader` on our epoll); sockets are registered with it once,
-edge-triggered, and never again. A request costs no call into asyncio, no Future, no transport object.
+In somebody else's loop that loop watches one descriptor (`loop.add_reader` on our epoll). In a worker, whose loop is
+ours, it is the other way round: our epoll watches the loop's own, we wait, and the loop has its turn when it has
+something to do (`drive`). Sockets are registered once, edge-triggered, and never again. A request costs no call into
+asyncio, no Future, no transport object.
 All sockets share one receive buffer: what a handler does not use up at once it keeps for itself, so an idle
 connection holds no buffer. For the same reason no handler may read while another one's bytes are in it:
 `resume()` only notes that there is something to read, and the reactor comes back to it.
@@ -80,7 +82,12 @@ cdef extern from *:
 cdef enum:
     BATCH = 128
     ROUNDS = 4               # batches taken in one turn of the asyncio loop
+    BOUNCES = 2              # turns of the asyncio loop after it had something to do
     READS = 4                # receive buffers taken from one socket before the others have their turn
+
+cdef int64_t STAY_NS = 50_000_000          # the asyncio loop has a turn at least so often,
+cdef int64_t IDLE_NS = 1_000_000_000       # and so often when nothing happens
+cdef int64_t NEVER = 1 << 62
 
 
 cdef class Handler(Timed):
@@ -461,10 +468,21 @@ cdef class Reactor:
     def start(self):
         self.loop.add_reader(self.epfd, self._on_readable)
 
+    def start_driving(self, int backend):
+        """For a `WorkerLoop`, whose own epoll is `backend`: we wait for its events too, so that one of ours costs
+        nothing of asyncio's."""
+        if fgw_epoll_add(self.epfd, backend, EPOLLIN, <void*>self) < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.driving = True
+        self.bounces = BOUNCES
+        self.due = NEVER
+        self.loop.again(self.drive)
+
     def close(self):
         if not self.closed:
             self.closed = True
-            self.loop.remove_reader(self.epfd)
+            if not self.driving:
+                self.loop.remove_reader(self.epfd)
 
     def __dealloc__(self):
         if self.epfd >= 0:
@@ -514,7 +532,7 @@ cdef class Reactor:
         return 0
 
     def _wake(self):
-        if not self.wake_asked and not self.closed:
+        if not self.wake_asked and not self.closed and not self.driving:
             self.wake_asked = True
             self.loop.call_soon(self._on_readable)
 
@@ -544,60 +562,125 @@ cdef class Reactor:
                 self._guarded(handler, 0, True)
         return 0
 
-    cdef int turn(self) except -1:
+    cdef int _take(self, int wait_ms) except -2:
+        """Waits for events and handles one batch; how many there were."""
         cdef epoll_event events[BATCH]
-        cdef int i, n, rounds
+        cdef int i, n
         cdef void *p
         cdef Handler handler
         cdef uint64_t expirations
+        if wait_ms == 0:
+            n = epoll_wait(self.epfd, events, BATCH, 0)
+        else:
+            with nogil:
+                n = epoll_wait(self.epfd, events, BATCH, wait_ms)
+        self.now = monotonic_ns()
+        if n <= 0:
+            return 0
+        # Idle upstream connections first: one that has something to say, or has closed, must not be given to a
+        # request that is in the same batch.
+        for i in range(n):
+            p = fgw_event_ptr(&events[i])
+            if p == NULL or p == <void*>self:
+                continue
+            if (<Handler>p).first:
+                handler = <Handler>p
+                if handler.fd >= 0:
+                    self._guarded(handler, events[i].events, False)
+                events[i].events = 0
+        for i in range(n):
+            if events[i].events == 0:
+                continue
+            p = fgw_event_ptr(&events[i])
+            if p == NULL:
+                read(self.timerfd, &expirations, 8)
+                self.wake_at = 0
+                continue
+            if p == <void*>self:
+                self.owed = True                  # asyncio's own descriptors have events
+                continue
+            handler = <Handler>p
+            if handler.fd < 0:
+                continue                          # closed earlier in this batch
+            self._guarded(handler, events[i].events, False)
+            self.now = monotonic_ns()
+            if self.ready:
+                self._run_ready()
+        return n
+
+    cdef int _begin(self) except -1:
         self.in_batch = True
         self.wake_asked = False
+        self.now = monotonic_ns()
         if self.ready:
-            self.now = monotonic_ns()
             self._run_ready()
-        for rounds in range(ROUNDS):
-            n = epoll_wait(self.epfd, events, BATCH, 0)
-            if n <= 0:
-                break
-            self.now = monotonic_ns()
-            # Idle upstream connections first: one that has something to say, or has closed, must not be given to a
-            # request that is in the same batch.
-            for i in range(n):
-                p = fgw_event_ptr(&events[i])
-                if p != NULL and (<Handler>p).first:
-                    handler = <Handler>p
-                    if handler.fd >= 0:
-                        self._guarded(handler, events[i].events, False)
-                    events[i].events = 0
-            for i in range(n):
-                if events[i].events == 0:
-                    continue
-                p = fgw_event_ptr(&events[i])
-                if p == NULL:
-                    read(self.timerfd, &expirations, 8)
-                    self.wake_at = 0
-                    continue
-                handler = <Handler>p
-                if handler.fd < 0:
-                    continue                      # closed earlier in this batch
-                self._guarded(handler, events[i].events, False)
-                self.now = monotonic_ns()
-                if self.ready:
-                    self._run_ready()
-            if n < BATCH:
-                break
+        return 0
+
+    cdef int _settle(self) except -1:
+        """After a batch: timers, and what was closed."""
         try:
             self.wheel.run(self.now)
         except Exception as error:
             self.report(error)
         if self.ready:
             self._run_ready()
-        self._arm_timer()
-        self.in_batch = False
         if self.graves:
             self.graves.clear()
+        return self._arm_timer()
+
+    cdef int turn(self) except -1:
+        """One turn of the loop that watches us."""
+        cdef int rounds
+        self._begin()
+        for rounds in range(ROUNDS):
+            if self._take(0) < BATCH:
+                break
+        self._settle()
+        self.in_batch = False
         if self.ready:
             self._wake()
+        return 0
+
+    def drive(self):
+        """Waits for events in the place of the loop, until the loop has something to do: an event of its own, a
+        callback or a timer, or nothing was asked of it for a while."""
+        if self.closed:
+            return
+        try:
+            self._drive()
+        finally:
+            self.in_batch = False
+            self.loop.again(self.drive)
+
+    cdef int _drive(self) except -1:
+        cdef int n
+        cdef int64_t until, left
+        self._begin()
+        until = self.now + (STAY_NS if self.busy else IDLE_NS)
+        self.busy = False
+        if self.bounces:
+            # callbacks that only the loop knows of may stand behind this one
+            self.bounces -= 1
+            self.busy = self._take(0) > 0
+            self._settle()
+        else:
+            while True:
+                left = min(self.due, until) - self.now
+                if left < 0 or self.owed or self.ready:
+                    left = 0
+                n = self._take((left + 999999) // 1000000)
+                self._settle()
+                if n and not self.busy:
+                    self.busy = True
+                    until = min(until, self.now + STAY_NS)
+                if self.owed or self.now >= until or self.now >= self.due:
+                    break
+        if self.owed or self.now >= self.due:
+            self.bounces = BOUNCES
+            self.owed = False
+            if self.now >= self.due:
+                self.due = NEVER
+                self.loop.passed()
         return 0
 
     cdef int _arm_timer(self) except -1:

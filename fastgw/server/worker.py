@@ -11,11 +11,10 @@ import signal
 import socket
 from typing import Any
 
-import uvloop
-
 from fastgw.observe import logging as process_log
 from fastgw.server import control
 from fastgw.server.dataplane import DataPlane
+from fastgw.server.loop import WorkerLoop
 from fastgw.server.start import WorkerStart
 
 logger = logging.getLogger("fastgw.worker")
@@ -162,7 +161,8 @@ def worker_main(start: WorkerStart) -> int:
         await worker.stopped.wait()
 
     try:
-        uvloop.run(live())
+        with asyncio.Runner(loop_factory=WorkerLoop) as runner:
+            runner.run(live())
     except Exception:
         logger.exception("the worker cannot go on")
         return 1

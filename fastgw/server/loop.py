@@ -1,0 +1,78 @@
+"""The event loop of a worker: uvloop, whose waiting is done by the reactor.
+
+Nested the usual way, an event of a client costs two epolls and a turn of libuv. In a worker nearly all events are
+clients' and upstreams', so here the reactor waits, with the loop's own epoll among its descriptors, and lets the loop
+run when it has something to do. What the loop has to do beyond events of its descriptors, callbacks and timers, it
+says by the two methods that everything in asyncio schedules by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, TypeVarTuple
+
+import uvloop
+
+Args = TypeVarTuple("Args")
+LATE_NS = 2_000_000
+"""libuv's timers count in whole milliseconds of a clock that it reads once a turn."""
+
+
+class WorkerLoop(uvloop.Loop):
+    """An asyncio loop. `drive_with(reactor)` hands the waiting over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reactor: Any = None
+        self._deadlines: list[int] = []
+        self._known: set[int] = set()
+
+    def drive_with(self, reactor: Any) -> None:
+        """Called by the engine, from a callback of this loop."""
+        self._reactor = reactor
+        reactor.start_driving(self._get_backend_id())  # type: ignore[attr-defined]  # libuv's epoll
+        if self._deadlines:
+            reactor.due = self._deadlines[0]
+
+    def again(self, drive: Callable[[], None]) -> None:
+        """The reactor's own turn after this one; it is no work of the loop."""
+        super().call_soon(drive)
+
+    def passed(self) -> None:
+        """The next deadline was reached: the loop sees to its timers, we look for the one after it."""
+        now = time.monotonic_ns()
+        while self._deadlines and self._deadlines[0] <= now:
+            self._known.discard(heapq.heappop(self._deadlines))
+        if self._deadlines:
+            self._reactor.due = self._deadlines[0]
+
+    def call_soon(
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        if self._reactor is not None:
+            self._reactor.owed = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Args], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        # rounded up and kept once each, so that timers that are set and cancelled all the time do not pile up
+        step = 1_000_000 if delay < 1 else 10_000_000
+        at = (time.monotonic_ns() + int(delay * 1e9) + LATE_NS) // step * step + step
+        if at not in self._known:
+            self._known.add(at)
+            heapq.heappush(self._deadlines, at)
+        if self._reactor is not None:
+            if delay <= 0:
+                self._reactor.owed = True
+            elif at < self._reactor.due:
+                self._reactor.due = at
+        return super().call_later(delay, callback, *args, context=context)
