@@ -1,6 +1,6 @@
 """PlanSpec → the native Plan of one worker, in slices.
 
-`build` is a generator: it yields whenever it has worked for about a tenth of a millisecond, so that a worker can
+`build` is a generator: it yields whenever it has worked for some tens of microseconds, so that a worker can
 take in ten thousand routes between requests. Nothing changes for requests until the plan is adopted.
 """
 
@@ -21,13 +21,15 @@ from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Limits, Service
 from fastgw._core.settings import Settings
 from fastgw.plan.routing import load_router, make_rewrite, make_split
-from fastgw.plan.spec import PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec
+from fastgw.plan.spec import CHUNK, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec
 from fastgw.policies.base import BuildContext, Policy, Shared
 
 logger = logging.getLogger("fastgw.plan")
 
-SLICE = 0.0001
+SLICE = 0.00003
 """Seconds of work at a time: what a request may have to wait for it."""
+MANY = 20_000
+"""Routes. Of more, more are taken at a time, so that a build comes to its end in seconds."""
 
 PublicAnswer = Callable[[str, Exchange], Reply | Problem | Awaitable[Reply | Problem | None] | None]
 
@@ -193,22 +195,23 @@ class Builder:
 def build(spec: PlanSpec, engine: Engine, host: Host) -> Generator[None, None, Plan]:
     """Yields after every slice of work; returns the Plan (StopIteration.value)."""
     builder = Builder(spec, engine, host)
-    until = time.monotonic() + SLICE
+    slice_ = SLICE * max(1.0, len(spec.chunks) * CHUNK / MANY)
+    until = time.monotonic() + slice_
     for given in spec.services:
         builder.services[given.name] = builder.service(given)
         if time.monotonic() > until:
             yield
-            until = time.monotonic() + SLICE
+            until = time.monotonic() + slice_
     for use in spec.policies:
         builder.shared_chain.append(builder.hook(use))
         yield
-    until = time.monotonic() + SLICE
+    until = time.monotonic() + slice_
     for chunk in spec.chunks:
         for route in pickle.loads(chunk):
             builder.routes.append(builder.route(route))
             if time.monotonic() > until:
                 yield
-                until = time.monotonic() + SLICE
+                until = time.monotonic() + slice_
     router = yield from load_router(spec.router)
     return builder.finish(router)
 

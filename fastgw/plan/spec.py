@@ -17,7 +17,7 @@ from fastgw.config.schema.services import Service
 from fastgw.plan.addresses import Address, known
 from fastgw.plan.routing import compile_router
 
-CHUNK = 50
+CHUNK = 16
 SECOND = 1_000_000_000
 
 Slots = Callable[[str], int]

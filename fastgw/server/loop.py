@@ -18,8 +18,7 @@ from typing import Any, TypeVarTuple
 import uvloop
 
 Args = TypeVarTuple("Args")
-LATE_NS = 2_000_000
-"""libuv's timers count in whole milliseconds of a clock that it reads once a turn."""
+MILLISECOND = 1_000_000
 
 
 class WorkerLoop(uvloop.Loop):
@@ -64,9 +63,11 @@ class WorkerLoop(uvloop.Loop):
         *args: *Args,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        # rounded up and kept once each, so that timers that are set and cancelled all the time do not pile up
-        step = 1_000_000 if delay < 1 else 10_000_000
-        at = (time.monotonic_ns() + int(delay * 1e9) + LATE_NS) // step * step + step
+        # libuv's timers count in whole milliseconds, of a clock that is up to one behind
+        at = (time.monotonic_ns() // MILLISECOND + round(delay * 1000) + 1) * MILLISECOND
+        if delay >= 1:
+            # a coarser step, and each kept once: timers that are set and cancelled all the time must not pile up
+            at += -at % (10 * MILLISECOND)
         if at not in self._known:
             self._known.add(at)
             heapq.heappush(self._deadlines, at)
