@@ -1,8 +1,8 @@
 """Clients that other people wrote."""
 
 import asyncio
-import shutil
 import os
+import shutil
 import subprocess
 
 import httpx
@@ -50,7 +50,10 @@ class TestCurl:
 
     def test_a_chunked_upload_and_http10(self, world):
         url = world.gateway.url + "/up/"
-        sent = subprocess.run([CURL, "-sS", "-T", "-", url], input=b"streamed" * 1000, capture_output=True, timeout=30, env=PLAIN)
+        streamed = b"streamed" * 1000
+        sent = subprocess.run(
+            [CURL, "-sS", "-T", "-", url], input=streamed, capture_output=True, timeout=30, env=PLAIN
+        )
         assert sent.stdout == b"ok"
         assert bytes(world.up.requests[0].body) == b"streamed" * 1000
         assert curl("--http1.0", url).stdout == b"ok"
