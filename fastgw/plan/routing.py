@@ -116,14 +116,14 @@ def compile_router(config: Config) -> bytes:
     return make_router(config).dump()
 
 
-def load_router(data: bytes) -> Generator[None, None, Router]:
+def load_router(data: bytes | memoryview) -> Generator[None, None, Router]:
     """The table from its bytes; yields between the regexes it compiles."""
     router = Router.load(data)
     yield from router.compile(re2.compile)
     return router
 
 
-def load_router_now(data: bytes) -> Router:
+def load_router_now(data: bytes | memoryview) -> Router:
     steps = load_router(data)
     while True:
         try:

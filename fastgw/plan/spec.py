@@ -7,7 +7,7 @@ chunks. Nothing in it is a socket or a native object.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,8 +87,8 @@ class PlanSpec:
     settings: dict[str, Any]
     services: tuple[ServiceSpec, ...]
     policies: tuple[PolicySpecUse, ...]
-    router: bytes
-    chunks: list[bytes] = field(default_factory=list)
+    router: bytes | memoryview
+    chunks: Sequence[bytes | memoryview] = field(default_factory=list)
     routes: int = 0
     error_pages: dict[str, tuple[str, str]] = field(default_factory=dict)
     public: dict[str, str] = field(default_factory=dict)
@@ -222,11 +222,13 @@ def compile_spec(
         consumers=config.consumers,
     )
     chunk: list[RouteSpec] = []
+    chunks: list[bytes] = []
     for route in config.routes:
         chunk.append(route_of(config, route, route_slot(str(route.name))))
         if len(chunk) == CHUNK:
-            spec.chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+            chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
             chunk = []
     if chunk:
-        spec.chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+        chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+    spec.chunks = chunks
     return spec

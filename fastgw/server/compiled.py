@@ -10,7 +10,7 @@ from fastgw.config import Config, ConfigError, Problem, check
 from fastgw.config.schema.routes import Route
 from fastgw.plan import PlanSpec, compile_spec
 from fastgw.policies import RESOLVER
-from fastgw.server import control
+from fastgw.server import control, plan_file
 from fastgw.server.shared import SERVICES, Slots
 
 Source = Any
@@ -31,7 +31,7 @@ class Release:
     memory files (memfd) that they pass on unread. Ten thousand routes are then no work and no memory for either.
 
     head    the configuration without its routes
-    plan    a memory file: control.dumps of the PlanSpec
+    plan    a memory file: plan_file.write of the PlanSpec
     routes  a memory file: control.dumps of the routes; the routes themselves in the processes forked from the one
             that checked them
     """
@@ -53,7 +53,7 @@ class Release:
             compiled.warnings,
             compiled.route_slots,
             compiled.service_slots,
-            control.memory_file(control.dumps(compiled.spec)),
+            plan_file.write(compiled.spec),
             compiled.config.routes,
         )
 

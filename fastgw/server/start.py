@@ -18,7 +18,7 @@ class WorkerStart:
     """What a worker is born with."""
 
     slot: int
-    plan: bytes
+    plan: int                                        # a memory file; see plan_file
     sockets: Mapping[str, socket.socket]
     agent: socket.socket
     stats: Stats

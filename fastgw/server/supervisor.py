@@ -37,6 +37,8 @@ STABLE = 10.0
 """A child that lived so long, in seconds, died for a new reason: the pause starts over."""
 GRACE = 2.0
 """Seconds that a child has beyond what it was given: then it is killed, be it stuck or stopped."""
+MODEST = 10
+"""The nice value of the agent: what it does can wait, requests can not."""
 AGENTS = 3
 """So many agents in turn are asked for one reload that a SIGHUP wants: no file ends every agent for ever."""
 
@@ -167,7 +169,7 @@ class Supervisor:
                 self.admin.close()
             own = {name: sockets[slot] for name, sockets in self.sockets.items()}
             self.close_sockets(but=own)
-            plan = control.read_file(self.release.plan)
+            plan = os.dup(self.release.plan)
             self.release.close()
             start = WorkerStart(
                 slot=slot,
@@ -211,6 +213,7 @@ class Supervisor:
                 restarts=self.restarts,
                 addresses=self.addresses,
             )
+            os.nice(MODEST)
             code = self.agent_main(start)
         except BaseException:
             logger.exception("the agent could not start")

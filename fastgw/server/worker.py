@@ -6,13 +6,12 @@ import asyncio
 import gc
 import logging
 import os
-import pickle
 import signal
 import socket
 from typing import Any
 
 from fastgw.observe import logging as process_log
-from fastgw.server import control
+from fastgw.server import control, plan_file
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.loop import WorkerLoop
 from fastgw.server.start import WorkerStart
@@ -37,7 +36,8 @@ class Worker:
 
     def run(self) -> None:
         """Takes the plan it was born with and begins to accept."""
-        spec = pickle.loads(self.start.plan)
+        spec = plan_file.read(self.start.plan)
+        os.close(self.start.plan)
         self.plane.adopt_now(spec)
         for url, addresses in self.start.addresses.items():
             self.plane.engine.set_addresses(url, addresses)
@@ -86,7 +86,7 @@ class Worker:
             self.tell({"op": "answer", "id": message["id"], "value": answer, "error": failure})
 
     async def on_prepare(self, message: control.Message, fds: list[int]) -> int:
-        spec = pickle.loads(control.read_file(fds[0]))
+        spec = plan_file.read(fds[0])
         await self.plane.prepare(spec, message["access_log"])
         return int(spec.generation)
 

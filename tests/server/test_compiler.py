@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fastgw.config import ConfigError
-from fastgw.server import compiler, control
+from fastgw.server import compiler, plan_file
 from fastgw.server.compiler import CompileError, compile_aside
 from fastgw.server.shared import Slots
 from fastgw.testing import GatewayProcess
@@ -35,7 +35,7 @@ def test_a_release_has_the_routes_in_files_and_the_rest_at_hand():
         assert release.head.routes == ()
         assert [str(service) for service in release.head.services] == ["up"]
         assert [route.path for route in release.config().routes] == [f"/{i}" for i in range(120)]
-        assert control.loads(release.plan).routes == 120
+        assert plan_file.read(release.plan).routes == 120
         assert release.route_slots.names["r119"] == 120
     finally:
         release.close()
