@@ -45,6 +45,10 @@ CODES = {
     "unreachable": "no request can match it",
     "no_effect": "the key is there and changes nothing",
     "exposed": "reachable from where it should not be",
+    "bad_certificate": "a certificate, key, revocation list or staple can not be used",
+    "key_mismatch": "a key, list or staple does not belong to the certificate beside it",
+    "weak_key": "a key, signature or cipher is too weak to protect anything",
+    "expired": "a certificate, list or staple is not valid now, or soon will not be",
 }
 
 

@@ -77,6 +77,7 @@ class Check:
         self.consumers(data.get("consumers"))
         self.config.policies = self.policies(data.get("policies"), ("policies",))
         check_routes(self, data.get("routes"))
+        self.tls()
         self.cross()
         return self.config
 
@@ -158,11 +159,6 @@ class Check:
             self.later(service, path)
             if service.load_balancer not in BALANCERS_NOW:
                 self.report(not_implemented((*path, "load_balancer"), repr(service.load_balancer)))
-            listed = isinstance(value, dict) and isinstance(value.get("endpoints"), list)
-            for number, endpoint in enumerate(service.endpoints):
-                if endpoint.url.scheme == "https":
-                    at = (*path, "endpoints", number) if listed else path
-                    self.report(not_implemented(at, "https to a service"))
             if not service.endpoints and service.discovery is None and not self.reported(path):
                 self.report(
                     Finding("missing_key", path, "the service has no endpoints", "endpoints: [http://host:port]")
@@ -296,6 +292,18 @@ class Check:
             return None
         self.later(checked, at)
         return PolicyUse(name, spec, checked, where, templates=tuple(context))
+
+    def tls(self) -> None:
+        """Reads the files of certificates. Without TLS nothing is imported that could."""
+        services = self.config.services.values()
+        if (
+            any(listener.tls is not None for listener in self.config.server.listeners)
+            or any(service.tls is not None for service in services)
+            or any(endpoint.url.scheme == "https" for service in services for endpoint in service.endpoints)
+        ):
+            from fastgw.config.tls import check_tls
+
+            check_tls(self)
 
     # -------------------------------------------------------------------------------------- across rooms
 

@@ -7,7 +7,7 @@ chunks. Nothing in it is a socket or a native object.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,14 @@ from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
 from fastgw.plan.addresses import Address, known
 from fastgw.plan.routing import compile_router
+from fastgw.plan.tls import (
+    RedirectSpec,
+    TlsSpec,
+    UpstreamTlsSpec,
+    compile_listeners,
+    compile_redirects,
+    compile_upstream,
+)
 
 CHUNK = 16
 SECOND = 1_000_000_000
@@ -46,6 +54,7 @@ class ServiceSpec:
     response_ns: int
     idle_ns: int
     limits: dict[str, int]
+    tls: UpstreamTlsSpec | None = None
 
 
 @dataclass(slots=True)
@@ -94,6 +103,8 @@ class PlanSpec:
     public: dict[str, str] = field(default_factory=dict)
     consumers: tuple[Any, ...] = ()
     config_dir: str = "."
+    tls: dict[str, TlsSpec] = field(default_factory=dict)
+    redirects: dict[str, RedirectSpec] = field(default_factory=dict)
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -124,13 +135,13 @@ def settings_of(config: Config) -> dict[str, Any]:
     }
 
 
-def service_of(name: str, service: Service, slot: int) -> ServiceSpec:
+def service_of(config: Config, name: str, service: Service, slot: int) -> ServiceSpec:
     endpoints = []
     for endpoint in service.endpoints:
         origin = endpoint.url
         url = str(origin)
         authority = url.partition("://")[2] or "localhost"
-        host = authority.removesuffix(":80") if origin.scheme == "http" else authority
+        host = authority.removesuffix(":443" if origin.scheme == "https" else ":80")
         endpoints.append(
             EndpointSpec(url, url if origin.unix else authority, host.encode(), endpoint.weight, known(origin))
         )
@@ -151,6 +162,7 @@ def service_of(name: str, service: Service, slot: int) -> ServiceSpec:
         ns(service.timeouts.response),
         ns(service.timeouts.idle),
         limits,
+        compile_upstream(service, config.tls.services.get(name)),
     )
 
 
@@ -206,13 +218,17 @@ def compile_spec(
     generation: int = 1,
     route_slot: Slots = lambda name: 0,
     service_slot: Slots = lambda name: 0,
+    tls_before: Mapping[str, TlsSpec] | None = None,
 ) -> PlanSpec:
-    """`route_slot` and `service_slot` give the metric slot of a name, the same one over plans; 0 is "other"."""
+    """`route_slot` and `service_slot` give the metric slot of a name, the same one over plans; 0 is "other".
+
+    `tls_before` is the `tls` of the spec that runs: its ticket keys go on.
+    """
     spec = PlanSpec(
         generation=generation,
         settings=settings_of(config),
         services=tuple(
-            service_of(name, service, service_slot(name)) for name, service in config.services.items()
+            service_of(config, name, service, service_slot(name)) for name, service in config.services.items()
         ),
         policies=uses_of(config.policies, None),
         router=compile_router(config),
@@ -220,6 +236,8 @@ def compile_spec(
         error_pages={key: (page.content_type, page.body) for key, page in config.server.error_pages.items()},
         public={entry.path: entry.endpoint for entry in config.server.public_endpoints},
         consumers=config.consumers,
+        tls=compile_listeners(config, tls_before or {}),
+        redirects=compile_redirects(config),
     )
     chunk: list[RouteSpec] = []
     chunks: list[bytes] = []

@@ -10,6 +10,7 @@
       .observability Observability         access_log, metrics, tracing, logging (observe.py)
       .policies    tuple[PolicyUse, ...]   for every route, in order (routes.py)
       .routes      tuple[Route, ...]       in file order; match keys are flat on the route
+      .tls         Material                what the files of certificates held (material.py)
 
 Durations are seconds (float), sizes bytes (int), address ranges `ipaddress` networks, secrets `Secret`,
 templates `Template`; a shorthand of the file is always its long form here. Nothing is None that has a
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastgw.config.errors import Path
+from fastgw.config.material import Material
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.server import Admin, Server, Stores
@@ -49,6 +51,7 @@ class Config:
     observability: Observability = field(default_factory=Observability)
     policies: tuple[PolicyUse, ...] = ()
     routes: tuple[Route, ...] = ()
+    tls: Material = field(default_factory=Material)
 
     def chain(self, route: Route) -> tuple[PolicyUse, ...]:
         """The policies of a route in order: those for every route but `without`, then its own."""

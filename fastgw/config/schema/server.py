@@ -9,18 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema, model_validator
 from fastgw.config.fields import Cidr, Duration, Name, Secret, Size, shown, wrong
 from fastgw.config.schema.address import Bind, BindAddress
 from fastgw.config.schema.base import Later, Room, key
-
-
-class Certificate(Later):
-    cert: str = key(doc="File with the certificate and its chain, PEM.", example="edge.crt")
-    key: str = key(doc="File with the private key, PEM.", example="edge.key")
-
-
-class ListenerTls(Later):
-    certificates: tuple[Certificate, ...] = key(
-        doc="One or more; chosen by the name the client asks for.", min_length=1
-    )
-    min_version: Literal["1.2", "1.3"] = key("1.2", "The oldest TLS version that is spoken.")
+from fastgw.config.schema.tls import ListenerTls
 
 
 class Listener(Room):
@@ -32,7 +21,7 @@ class Listener(Room):
         example="0.0.0.0:8080",
     )
     protocol: Literal["http"] = key("http", "What is spoken.")
-    tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.", later=True)
+    tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.")
 
     @model_validator(mode="before")
     @classmethod

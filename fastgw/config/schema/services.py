@@ -9,13 +9,14 @@ from pydantic import BeforeValidator, WithJsonSchema, model_validator
 from fastgw.config.fields import Duration, Name, Ratio, Secret, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, OriginUrl
 from fastgw.config.schema.base import Later, Room, key
+from fastgw.config.schema.tls import UpstreamTls
 
 
 class Endpoint(Room):
     """One address of a service. A bare URL is the short form of `{url: URL}`."""
 
     url: OriginUrl = key(
-        doc="`http://host:port` or `unix:/path`. A name is resolved again in the background.",
+        doc="`http://host:port`, `https://host:port` or `unix:/path`. A name is resolved again in the background.",
         example="http://127.0.0.1:9001",
     )
     weight: int = key(1, "Its share of the requests among the endpoints.", ge=1, le=1000)
@@ -92,12 +93,6 @@ class Discovery(Later):
     token: Secret | None = key(None, "What is sent to be let in.")
 
 
-class UpstreamTls(Later):
-    verify: bool = key(True, "Whether the upstream's certificate is checked.")
-    ca: str | None = key(None, "File with the authorities that are trusted, PEM.")
-    server_name: str | None = key(None, "The name that is asked for and checked.")
-
-
 Balancer = Literal[
     "round_robin", "least_requests", "least_connections", "random", "power_of_two", "consistent_hash", "ip_hash",
     "ewma",
@@ -135,7 +130,7 @@ class Service(Room):
     circuit_breaker: CircuitBreaker | None = key(None, "Stops asking a service that fails.", later=True)
     retry: Retry | None = key(None, "Repeats failed requests.", later=True)
     discovery: Discovery | None = key(None, "Where its endpoints are learnt from.", later=True)
-    tls: UpstreamTls | None = key(None, "How https endpoints are checked.", later=True)
+    tls: UpstreamTls | None = key(None, "How https endpoints are checked.")
 
     @model_validator(mode="before")
     @classmethod
