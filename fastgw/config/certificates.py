@@ -298,7 +298,8 @@ def read_staple(path: str, leaf: x509.Certificate, now: float) -> tuple[bytes, l
         return der or b"", [warning("ocsp", "expired", "the OCSP response says that the certificate is revoked")]
     if end is not None and end.timestamp() <= now:
         # stapling an old response is worse than none: clients refuse it
-        return b"", [warning("ocsp", "expired", f"the OCSP response ended on {day(end)}; it is not stapled", "a new one")]
+        message = f"the OCSP response ended on {day(end)}; it is not stapled"
+        return b"", [warning("ocsp", "expired", message, "a new one")]
     return der or b"", []
 
 

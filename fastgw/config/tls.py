@@ -172,7 +172,8 @@ def check_parameters(tls: ListenerTls) -> Iterable[Finding]:
 
 def unknown(path: Path, word: str, what: str, known: Sequence[str]) -> Finding:
     hint = did_you_mean(word, known)
-    return Finding("bad_choice", path, f"{shown(word)} is no {what}", "" if hint else "one of " + ", ".join(known), hint)
+    expected = "" if hint else "one of " + ", ".join(known)
+    return Finding("bad_choice", path, f"{shown(word)} is no {what}", expected, hint)
 
 
 def known_groups() -> frozenset[str]:
@@ -191,11 +192,10 @@ def check_ciphers(ciphers: Sequence[str]) -> Iterable[Finding]:
             yield Finding("bad_choice", ("ciphers", number), message, "under `ciphersuites`")
         elif not selected(word):
             wrong = True
-            names = [str(cipher["name"]) for cipher in selected("ALL:COMPLEMENTOFALL")]
-            yield unknown(("ciphers", number), word, "cipher this OpenSSL has", names) if did_you_mean(
-                word, names
-            ) else Finding("bad_choice", ("ciphers", number), f"{shown(word)} is no cipher this OpenSSL has",
-                           "names as `openssl ciphers` prints them")  # fmt: skip
+            hint = did_you_mean(word, (str(cipher["name"]) for cipher in selected("ALL:COMPLEMENTOFALL")))
+            expected = "" if hint else "names as `openssl ciphers` prints them"
+            message = f"{shown(word)} is no cipher this OpenSSL has"
+            yield Finding("bad_choice", ("ciphers", number), message, expected, hint)
     if not ciphers or wrong:
         return
     together = selected(":".join(ciphers))
@@ -248,7 +248,8 @@ def check_upstream(tls: UpstreamTls) -> tuple[UpstreamMaterial, list[Finding]]:
     ca = cert = private = b""
     if not tls.verify:
         message = "anybody on the way can answer in the upstream's place"
-        found.append(Finding("exposed", ("verify",), message, "true, with `ca` for an own authority", severity="warning"))
+        wanted = "true, with `ca` for an own authority"
+        found.append(Finding("exposed", ("verify",), message, wanted, severity="warning"))
         if tls.ca is not None:
             message = "has no effect: nothing is checked"
             found.append(Finding("unused", ("ca",), message, "verify: true", severity="warning"))

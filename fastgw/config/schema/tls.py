@@ -17,11 +17,11 @@ from fastgw.config.schema.base import Room, key
 
 ALPN_NOW = frozenset({"http/1.1"})
 """The protocols this version can speak; the others are part of the format."""
-GROUPS = frozenset(
-    "x25519 x448 p-256 prime256v1 secp256r1 p-384 secp384r1 p-521 secp521r1 "
-    "ffdhe2048 ffdhe3072 ffdhe4096 ffdhe6144 ffdhe8192".split()
-)
-HYBRID_GROUPS = frozenset("x25519mlkem768 secp256r1mlkem768 secp384r1mlkem1024".split())
+GROUPS = frozenset({
+    "x25519", "x448", "p-256", "prime256v1", "secp256r1", "p-384", "secp384r1", "p-521", "secp521r1",
+    "ffdhe2048", "ffdhe3072", "ffdhe4096", "ffdhe6144", "ffdhe8192",
+})  # fmt: skip
+HYBRID_GROUPS = frozenset({"x25519mlkem768", "secp256r1mlkem768", "secp384r1mlkem1024"})
 """Known from OpenSSL 3.5 on."""
 # RFC 8446 appendix B.4: there are no others
 CIPHERSUITES = (
@@ -148,7 +148,11 @@ class RedirectHttp(Room):
 
     bind: BindAddress = key(doc="Where it listens.", example="0.0.0.0:8080")
     port: int | None = key(
-        None, "The port of the https URL, when clients see another one than the listener's.", ge=1, le=65535, example=443
+        None,
+        "The port of the https URL, when clients see another one than the listener's.",
+        ge=1,
+        le=65535,
+        example=443,
     )
 
     @model_validator(mode="before")
@@ -178,7 +182,7 @@ class ListenerTls(Room):
     )
     profile: Literal["modern", "intermediate"] = key(
         "intermediate",
-        "Versions, ciphers and groups as Mozilla recommends them: `modern` is TLS 1.3 only. The keys below overrule it.",
+        "Versions, ciphers and groups as Mozilla recommends them; `modern` is TLS 1.3 only. Other keys overrule it.",
     )
     min_version: Version | None = key(
         None, "The oldest TLS version that is spoken; by default the profile's (1.2, `modern` 1.3).", example="1.2"
