@@ -22,7 +22,7 @@ from cryptography.x509 import ocsp as ocsp_responses
 from cryptography.x509.oid import NameOID
 
 from fastgw.config.errors import Finding
-from fastgw.config.fields import Secret, shown
+from fastgw.config.fields import Secret
 from fastgw.config.material import CertificateSpec, Kind
 from fastgw.config.schema.tls import dns_name
 
@@ -59,17 +59,22 @@ class Unusable(Exception):
 # ------------------------------------------------------------------------------------------------- files
 
 
+def named(path: str) -> str:
+    """A path as it is shown: its end is what matters."""
+    return repr(path if len(path) <= 200 else "…" + path[-199:])
+
+
 def read(path: str, key: str) -> bytes:
     try:
         with open(path, "rb") as stream:
             data = stream.read(MAX_FILE + 1)
     except OSError as error:
-        reason = f"{shown(path)} can not be read: {error.strerror}"
+        reason = f"{named(path)} can not be read: {error.strerror}"
         raise Unusable(key, "file_unreadable", reason, "a file that can be read") from None
     except ValueError:
-        raise Unusable(key, "file_unreadable", f"{shown(path)} is not the name of a file") from None
+        raise Unusable(key, "file_unreadable", f"{named(path)} is not the name of a file") from None
     if len(data) > MAX_FILE:
-        raise Unusable(key, "file_unreadable", f"{shown(path)} is too large", "at most 16 MiB")
+        raise Unusable(key, "file_unreadable", f"{named(path)} is too large", "at most 16 MiB")
     return data
 
 
@@ -78,12 +83,12 @@ def read_certificates(path: str, key: str) -> list[x509.Certificate]:
     data = read(path, key)
     if b"-----BEGIN CERTIFICATE-----" not in data:
         what = "a private key" if b"PRIVATE KEY-----" in data else "no certificate"
-        message = f"{shown(path)} holds {what}" if data else f"{shown(path)} is empty"
+        message = f"{named(path)} holds {what}" if data else f"{named(path)} is empty"
         raise Unusable(key, "bad_certificate", message, "PEM: -----BEGIN CERTIFICATE-----")
     try:
         return x509.load_pem_x509_certificates(data)
     except (ValueError, UnsupportedAlgorithm) as error:
-        message = f"{shown(path)} holds a certificate that can not be read: {first_line(error)}"
+        message = f"{named(path)} holds a certificate that can not be read: {first_line(error)}"
         raise Unusable(key, "bad_certificate", message, "PEM: -----BEGIN CERTIFICATE-----") from None
 
 
@@ -92,7 +97,7 @@ def read_key(path: str, passphrase: Secret | None, key: str = "key") -> Any:
     data = read(path, key)
     if b"PRIVATE KEY-----" not in data:
         what = "a certificate" if b"-----BEGIN CERTIFICATE-----" in data else "no private key"
-        message = f"{shown(path)} holds {what}" if data else f"{shown(path)} is empty"
+        message = f"{named(path)} holds {what}" if data else f"{named(path)} is empty"
         raise Unusable(key, "bad_certificate", message, "PEM: -----BEGIN PRIVATE KEY-----")
     encrypted = b"ENCRYPTED" in data
     secret = passphrase.reveal().encode() if passphrase is not None and encrypted else None
@@ -289,7 +294,7 @@ def read_staple(path: str, leaf: x509.Certificate, now: float) -> tuple[bytes, l
         status = response.certificate_status if successful else None
         end = response.next_update_utc if successful else None
     except (ValueError, UnsupportedAlgorithm):
-        raise Unusable("ocsp", "bad_certificate", f"{shown(path)} is no OCSP response", "DER or PEM") from None
+        raise Unusable("ocsp", "bad_certificate", f"{named(path)} is no OCSP response", "DER or PEM") from None
     if not successful:
         raise Unusable("ocsp", "bad_certificate", f"the OCSP response says {response.response_status.name.lower()}")
     if serial != leaf.serial_number:
@@ -355,12 +360,12 @@ def load_revocations(
     try:
         data = read(path, key)
         if mark not in data:
-            raise Unusable(key, "bad_certificate", f"{shown(path)} holds no revocation list", f"PEM: {mark.decode()}")
+            raise Unusable(key, "bad_certificate", f"{named(path)} holds no revocation list", f"PEM: {mark.decode()}")
         lists = [x509.load_pem_x509_crl(mark + part) for part in data.split(mark)[1:]]
     except Unusable as error:
         return b"", [error.finding]
     except (ValueError, UnsupportedAlgorithm):
-        message = f"{shown(path)} holds a revocation list that can not be read"
+        message = f"{named(path)} holds a revocation list that can not be read"
         return b"", [Finding("bad_certificate", (key,), message, f"PEM: {mark.decode()}")]
     signers = x509.load_pem_x509_certificates(authorities) if authorities else []
     findings: list[Finding] = []

@@ -10,7 +10,7 @@ import re
 import ssl
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastgw.config.certificates import CertificateFiles, load, load_authorities, load_revocations
 from fastgw.config.errors import Finding, Path, did_you_mean
@@ -27,6 +27,9 @@ from fastgw.config.schema.tls import (
     ListenerTls,
     UpstreamTls,
 )
+
+if TYPE_CHECKING:
+    from fastgw.config.schema import Config
 
 YEAR = 365 * 86400
 MIN_STRENGTH = 112
@@ -47,13 +50,12 @@ def below(path: Path, findings: Iterable[Finding]) -> Iterable[Finding]:
 def check_tls(check: Any) -> None:
     """Everything about TLS of a `rooms.Check`."""
     config = check.config
-    listed = isinstance(check.data, dict) and isinstance(check.data.get("server"), dict)
-    for number, listener in enumerate(config.server.listeners if listed else ()):
+    for number, listener in enumerate(config.server.listeners):
         if listener.tls is not None:
             path: Path = ("server", "listeners", number, "tls")
             material, findings = check_listener(listener.tls)
             config.tls.listeners[str(listener.bind)] = material
-            for finding in below(path, findings):
+            for finding in below(path, [*findings, *check_redirect(config, number)]):
                 check.report(finding)
     for name, service in config.services.items():
         upstream, findings = check_service(service)
@@ -111,6 +113,24 @@ def check_shape(tls: ListenerTls) -> Iterable[Finding]:
     if not tls.tickets.enabled:
         for name in tls.tickets.model_fields_set - {"enabled"}:
             yield Finding("unused", ("tickets", name), "has no effect: there are no tickets", severity="warning")
+
+
+def check_redirect(config: Config, number: int) -> Iterable[Finding]:
+    """Its address is one more that the gateway listens at."""
+    tls = config.server.listeners[number].tls
+    if tls is None or tls.redirect_http is None:
+        return
+    bind = tls.redirect_http.bind
+    taken = {listener.bind: f"listeners[{n}]" for n, listener in enumerate(config.server.listeners)}
+    taken |= {
+        other.tls.redirect_http.bind: f"listeners[{n}].tls.redirect_http"
+        for n, other in enumerate(config.server.listeners[:number])
+        if other.tls is not None and other.tls.redirect_http is not None
+    }
+    if config.admin.enabled:
+        taken[config.admin.bind] = "the admin listener"
+    if bind in taken and (bind.port or bind.unix):
+        yield Finding("conflict", ("redirect_http",), f"{bind} is already at {taken[bind]}", "each address once")
 
 
 def check_alpn(protocol: str, path: Path) -> Iterable[Finding]:
@@ -208,7 +228,7 @@ def check_ciphers(ciphers: Sequence[str]) -> Iterable[Finding]:
     ]
     if weak:
         message = f"selects {', '.join(weak[:3])}{' and others' if len(weak) > 3 else ''}, which protect nothing"
-        yield Finding("weak_key", ("ciphers",), message, "authenticated ciphers of 128 bits")
+        yield Finding("weak_key", ("ciphers",), message, "authenticated ciphers of 128 bits", "'!aNULL' takes them out")
 
 
 @functools.lru_cache(maxsize=256)
