@@ -11,6 +11,7 @@ from fastgw import __version__
 from fastgw.admin.api import AdminServer, Api
 from fastgw.config import ConfigError
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
+from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Compiled, compile_config, restart_needed
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.names import Resolver
@@ -44,6 +45,8 @@ class Gateway:
         self.stop_wanted = asyncio.Event()
         self._lock = asyncio.Lock()
         self._reloads = {"ok": 0, "failed": 0}
+        self._certificates = CertificateWatch()
+        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Gateway:
         await self.start()
@@ -72,6 +75,8 @@ class Gateway:
                 plane.listen(name, sock)
             if self.with_admin and compiled.config.admin.enabled:
                 await self._open_admin(compiled)
+            self._certificates.follow(compiled.config, compiled.spec.tls, loop.time())
+            self._watching = loop.create_task(self._watch_certificates())
         except BaseException:
             await self.stop(0)
             raise
@@ -94,6 +99,8 @@ class Gateway:
     async def stop(self, drain: float | None = None) -> None:
         """Drains for the configured time (or `drain` seconds), then closes everything."""
         self._draining = True
+        if self._watching is not None:
+            self._watching.cancel()
         if self.plane is not None:
             seconds = self.compiled.config.server.timeouts.drain if drain is None and self.compiled else drain or 0.0
             await self.plane.drain(seconds)
@@ -140,6 +147,8 @@ class Gateway:
             reloads=self._reloads,
             dropped_lines=snapshot["dropped_lines"],
             version=__version__,
+            certificates=self._certificates.states(),
+            certificate_failures=self._certificates.failures,
         )
         return CONTENT_TYPE, render(view)
 
@@ -165,7 +174,8 @@ class Gateway:
         wanted = self.source if source is None else source
         generation = self.compiled.spec.generation + 1
         try:
-            new = compile_config(wanted, generation, self._memory.route_slots, self._memory.service_slots)
+            slots = self._memory.route_slots, self._memory.service_slots
+            new = compile_config(wanted, generation, *slots, self.compiled.spec.tls)
         except ConfigError as error:
             self._reloads["failed"] += 1
             return False, {"problems": [{n: getattr(p, n) for n in p.__slots__} for p in error.problems]}
@@ -199,9 +209,35 @@ class Gateway:
             remove_file(name)
         keys = restart_needed(self.compiled.config, new.config)
         self.compiled = new
+        self._certificates.follow(new.config, new.spec.tls, asyncio.get_running_loop().time())
         self.source = wanted
         self._reloads["ok"] += 1
         return True, {"generation": generation, "restart_needed": keys}
+
+    async def _watch_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.refresh_certificates()
+            except Exception as failure:             # the next look tries again
+                logger.error("the certificates were not taken into use: %s", failure)
+
+    async def refresh_certificates(self) -> bool:
+        """Takes changed certificates and new ticket keys into use; the configuration stays as it is."""
+        async with self._lock:
+            assert self.plane is not None and self.compiled is not None
+            if self._certificates.empty:
+                return False
+            loop = asyncio.get_running_loop()
+            change = await loop.run_in_executor(None, self._certificates.poll, loop.time())
+            if change is None:
+                return False
+            new = self.compiled.refreshed(change.material, change.rotate)
+            await self.plane.prepare(new.spec, new.config.observability.access_log)
+            self.plane.adopt()
+            self.compiled = new
+            self._certificates.taken(change, new.spec.tls, loop.time())
+            return True
 
     async def drain(self) -> None:
         """What the admin API asks: accepts no more, and tells who runs us by `stop_wanted`."""

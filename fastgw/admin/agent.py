@@ -22,6 +22,7 @@ from fastgw.config.errors import Problem
 from fastgw.observe import logging as process_log
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server import control
+from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Release, restart_needed
 from fastgw.server.compiler import compile_aside
 from fastgw.server.names import Resolver
@@ -85,6 +86,7 @@ class Agent:
         self.opened: asyncio.Future[list[int]] | None = None
         self.committed: asyncio.Future[None] | None = None
         self.names = Resolver(self.publish_addresses, start.addresses)
+        self.certificates = CertificateWatch()
         self.stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -99,6 +101,8 @@ class Agent:
         if self.admin_socket is not None:
             await server.start(self.admin_socket)
         await self.names.follow(self.current.head)
+        self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
+        self.spawn(self.watch_certificates())
         await self.stopped.wait()
         await server.close()
 
@@ -246,8 +250,9 @@ class Agent:
             self.next_reload = None                  # from here on the file is read
             try:
                 slots = self.memory.route_slots, self.memory.service_slots
-                new = await compile_aside(self.source, self.current.generation + 1, *slots)
+                new = await compile_aside(self.source, self.current.generation + 1, *slots, self.current.tls)
                 facts = await self.take_over(new)
+                self.certificates.follow(new.head, new.tls, self.loop.time())
             except ConfigError as error:
                 self.reloads["failed"] += 1
                 for problem in error.problems:
@@ -260,6 +265,27 @@ class Agent:
             self.reloads["ok"] += 1
             logger.info("configuration %d is in force", new.generation)
             return True, facts
+
+    async def watch_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.refresh_certificates()
+            except Exception as failure:             # the next look tries again
+                logger.error("the certificates were not taken into use: %s", failure)
+
+    async def refresh_certificates(self) -> bool:
+        """Brings changed certificates and new ticket keys to all workers, or to none; the configuration stays."""
+        async with self.lock:
+            if self.certificates.empty:
+                return False
+            change = await self.loop.run_in_executor(None, self.certificates.poll, self.loop.time())
+            if change is None:
+                return False
+            new = self.current.refreshed(change.material, change.rotate)
+            await self.take_over(new)
+            self.certificates.taken(change, new.tls, self.loop.time())
+            return True
 
     async def take_over(self, new: Release) -> dict[str, Any]:
         before = {str(listener.bind) for listener in self.current.head.server.listeners}
@@ -380,6 +406,8 @@ class Agent:
             reloads=self.reloads,
             dropped_lines=sum(snapshot["dropped_lines"] for snapshot in snapshots),
             version=__version__,
+            certificates=self.certificates.states(),
+            certificate_failures=self.certificates.failures,
         )
         return CONTENT_TYPE, render(view)
 

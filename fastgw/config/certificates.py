@@ -298,7 +298,9 @@ def read_staple(path: str, leaf: x509.Certificate, now: float) -> tuple[bytes, l
     if not successful:
         raise Unusable("ocsp", "bad_certificate", f"the OCSP response says {response.response_status.name.lower()}")
     if serial != leaf.serial_number:
-        raise Unusable("ocsp", "key_mismatch", "the OCSP response is about another certificate", "that of `cert`")
+        # usual for a while after a renewal, which must not wait for it
+        message = "the OCSP response is about another certificate; it is not stapled"
+        return b"", [warning("ocsp", "key_mismatch", message, "that of `cert`")]
     if status is ocsp_responses.OCSPCertStatus.REVOKED:
         return der or b"", [warning("ocsp", "expired", "the OCSP response says that the certificate is revoked")]
     if end is not None and end.timestamp() <= now:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -31,6 +31,19 @@ CONNECTIONS = (
 POOL_STATES = ("busy", "idle", "connecting")
 
 
+class ServedCertificate(Protocol):
+    """What metrics want to know of a certificate; `not_after` is seconds since 1970."""
+
+    @property
+    def listener(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def not_after(self) -> int: ...
+
+
 @dataclass(slots=True)
 class View:
     """What is known at one moment, over all workers.
@@ -39,6 +52,7 @@ class View:
     routes       slot → route name; slot 0 is `other`
     services     slot → service name
     snapshots    Engine.snapshot() of each worker that answered
+    certificates those that are served; none without TLS
     """
 
     stats: Sequence[Stats] = ()
@@ -51,6 +65,8 @@ class View:
     reloads: Mapping[str, int] = field(default_factory=dict)
     dropped_lines: int = 0
     version: str = ""
+    certificates: Sequence[ServedCertificate] = ()
+    certificate_failures: int = 0
 
 
 class Collector:
@@ -65,6 +81,27 @@ class Collector:
         yield from self.connections()
         yield from self.pools()
         yield from self.process()
+        if self.view.certificates:
+            yield from self.certificates()
+
+    def certificates(self) -> Iterator[Metric]:
+        ends: dict[tuple[str, str, str], int] = {}
+        for one in self.view.certificates:
+            key = (one.listener, one.name, one.kind)
+            ends[key] = min(one.not_after, ends.get(key, one.not_after))
+        family = GaugeMetricFamily(
+            "fastgw_certificate_not_after_seconds",
+            "End of a certificate's validity, seconds since 1970.",
+            labels=("listener", "name", "kind"),
+        )
+        for key in sorted(ends):
+            family.add_metric(key, ends[key])
+        yield family
+        yield CounterMetricFamily(
+            "fastgw_certificate_reload_failures",
+            "Changed certificate files that could not be taken into use.",
+            value=self.view.certificate_failures,
+        )
 
     def requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("fastgw_requests", "Requests answered.", labels=("route", "status"))

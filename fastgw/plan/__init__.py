@@ -5,6 +5,10 @@
 """
 
 from fastgw.plan.build import Host, build, build_now
-from fastgw.plan.spec import PlanSpec, ServiceSpec, compile_spec
+from fastgw.plan.spec import PlanSpec, ServiceSpec, compile_spec, with_tls
+from fastgw.plan.tls import CertificateSpec, TlsSpec, UpstreamTlsSpec
 
-__all__ = ["Host", "PlanSpec", "ServiceSpec", "build", "build_now", "compile_spec"]
+__all__ = [
+    "CertificateSpec", "Host", "PlanSpec", "ServiceSpec", "TlsSpec", "UpstreamTlsSpec", "build", "build_now",
+    "compile_spec", "with_tls",
+]  # fmt: skip

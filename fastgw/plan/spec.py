@@ -7,8 +7,8 @@ chunks. Nothing in it is a socket or a native object.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastgw.config import Config
@@ -23,6 +23,7 @@ from fastgw.plan.tls import (
     compile_listeners,
     compile_redirects,
     compile_upstream,
+    rotated,
 )
 
 CHUNK = 16
@@ -250,3 +251,18 @@ def compile_spec(
         chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
     spec.chunks = chunks
     return spec
+
+
+def with_tls(spec: PlanSpec, config: Config, rotate: Container[str] = ()) -> PlanSpec:
+    """The same plan, one generation on, with what `config.tls` holds now. `rotate`: listeners with a new ticket key.
+
+    `config` is the one the plan was compiled from; its routes are not looked at.
+    """
+    tls = {
+        name: rotated(one) if name in rotate else one for name, one in compile_listeners(config, spec.tls).items()
+    }
+    services = tuple(
+        replace(service, tls=compile_upstream(config.services[service.name], config.tls.services.get(service.name)))
+        for service in spec.services
+    )
+    return replace(spec, generation=spec.generation + 1, tls=tls, services=services)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastgw.config import Config, ConfigError, Problem, check
+from fastgw.config.material import Material
 from fastgw.config.schema.routes import Route
-from fastgw.plan import PlanSpec, compile_spec
+from fastgw.plan import PlanSpec, TlsSpec, compile_spec, with_tls
 from fastgw.policies import RESOLVER
 from fastgw.server import control, plan_file
 from fastgw.server.shared import SERVICES, Slots
@@ -24,6 +26,13 @@ class Compiled:
     route_slots: Slots
     service_slots: Slots
 
+    def refreshed(self, material: Material, rotate: Container[str]) -> Compiled:
+        """The same, one generation on, with certificates as they are now and new ticket keys for some listeners."""
+        config = replace(self.config, tls=material)
+        spec = with_tls(self.spec, config, rotate)
+        slots = self.route_slots.again(spec.generation), self.service_slots.again(spec.generation)
+        return Compiled(config, spec, [], *slots)
+
 
 @dataclass(slots=True)
 class Release:
@@ -34,6 +43,7 @@ class Release:
     plan    a memory file: plan_file.write of the PlanSpec
     routes  a memory file: control.dumps of the routes; the routes themselves in the processes forked from the one
             that checked them
+    tls     the plan's, by listener
     """
 
     generation: int
@@ -43,6 +53,7 @@ class Release:
     service_slots: Slots
     plan: int
     routes: int | tuple[Route, ...]
+    tls: Mapping[str, TlsSpec] = field(default_factory=dict)
 
     @classmethod
     def of(cls, compiled: Compiled) -> Release:
@@ -55,7 +66,18 @@ class Release:
             compiled.service_slots,
             plan_file.write(compiled.spec),
             compiled.config.routes,
+            compiled.spec.tls,
         )
+
+    def refreshed(self, material: Material, rotate: Container[str]) -> Release:
+        """The same, one generation on, with certificates as they are now and new ticket keys for some listeners."""
+        head = replace(self.head, tls=material)
+        spec = with_tls(control.loads(self.plan), head, rotate)
+        plan = control.memory_file(control.dumps(spec))
+        routes = self.routes
+        routes = os.dup(routes) if isinstance(routes, int) else control.memory_file(control.dumps(routes))
+        slots = self.route_slots.again(spec.generation), self.service_slots.again(spec.generation)
+        return Release(spec.generation, head, [], *slots, plan, routes, spec.tls)
 
     def summary(self) -> Release:
         """What travels in a message; the files go with it as descriptors."""
@@ -90,15 +112,24 @@ def restart_needed(mine: Config, theirs: Config) -> list[str]:
     return [key for key, (old, new) in pairs.items() if old != new]
 
 
-def compile_config(source: Source, generation: int, route_slots: Slots | None, service_slots: Slots | None) -> Compiled:
-    """Raises ConfigError with every problem. The slots are those of the generation before, None for the first."""
+def compile_config(
+    source: Source,
+    generation: int,
+    route_slots: Slots | None,
+    service_slots: Slots | None,
+    tls_before: Mapping[str, TlsSpec] | None = None,
+) -> Compiled:
+    """Raises ConfigError with every problem. The slots and the TLS, whose ticket keys go on, are those of the
+    generation before, None for the first."""
     config, problems = check(source, resolver=RESOLVER)
     if config is None:
         raise ConfigError(problems)
     route_slots = route_slots or Slots(config.observability.metrics.max_label_values)
     route_slots = route_slots.next(generation, dict.fromkeys(str(route.name) for route in config.routes))
     service_slots = (service_slots or Slots(SERVICES)).next(generation, config.services)
-    spec = compile_spec(config, generation=generation, route_slot=route_slots, service_slot=service_slots)
+    spec = compile_spec(
+        config, generation=generation, route_slot=route_slots, service_slot=service_slots, tls_before=tls_before
+    )
     if config.file and os.path.exists(config.file):
         spec.config_dir = os.path.dirname(os.path.abspath(config.file))
     return Compiled(config, spec, problems, route_slots, service_slots)

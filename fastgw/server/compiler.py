@@ -12,12 +12,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fastgw.config import ConfigError
+from fastgw.plan import TlsSpec
 from fastgw.server import control
 from fastgw.server.compiled import Release, compile_config
 from fastgw.server.process import become_child, describe
@@ -43,9 +44,15 @@ class Starved(Exception):
     """It had no time to run."""
 
 
-async def compile_aside(source: Any, generation: int, route_slots: Slots, service_slots: Slots) -> Release:
+async def compile_aside(
+    source: Any,
+    generation: int,
+    route_slots: Slots,
+    service_slots: Slots,
+    tls_before: Mapping[str, TlsSpec] | None = None,
+) -> Release:
     """Raises ConfigError with every problem, CompileError when the process died or took too long."""
-    arguments = (source, generation, route_slots, service_slots)
+    arguments = (source, generation, route_slots, service_slots, tls_before)
     try:
         return await attempt(True, *arguments)
     except Starved:
@@ -87,10 +94,17 @@ def fork(fds: Sequence[int], idle: bool, *arguments: Any) -> int:
         os._exit(code)
 
 
-def write(fds: Sequence[int], source: Any, generation: int, route_slots: Slots, service_slots: Slots) -> None:
+def write(
+    fds: Sequence[int],
+    source: Any,
+    generation: int,
+    route_slots: Slots,
+    service_slots: Slots,
+    tls_before: Mapping[str, TlsSpec] | None,
+) -> None:
     """The life of the compiling process: the summary of a Release and its two files; or a list of problems."""
     try:
-        compiled = compile_config(source, generation, route_slots, service_slots)
+        compiled = compile_config(source, generation, route_slots, service_slots, tls_before)
     except ConfigError as error:
         control.write_file(fds[0], control.dumps(error.problems))
         return

@@ -43,6 +43,10 @@ class Slots:
             new.take(name, generation)
         return new
 
+    def again(self, generation: int) -> Slots:
+        """Those of a generation with the same names: none is reused."""
+        return self.next(generation, self.names.keys() - self.removed.keys())
+
     def take(self, name: str, generation: int) -> None:
         if name in self.names:
             return

@@ -171,7 +171,7 @@ def test_a_common_name_alone_is_warned_of(pki):
 
 def test_staples(pki):
     pair, other = pki.leaf("a.example"), pki.leaf("b.example")
-    assert "error[key_mismatch] certificates[0].ocsp: the OCSP response is about another" in one(
+    assert "warning[key_mismatch] certificates[0].ocsp: the OCSP response is about another" in one(
         listener(f"certificates: [{pair.yaml(ocsp=pki.ocsp(other))}]")[1]
     )
     assert "error[bad_certificate] certificates[0].ocsp:" in one(
