@@ -9,7 +9,7 @@ import argparse
 import importlib
 import sys
 
-VERBS = ("run", "check", "explain", "routes", "schema", "reload", "status", "drain", "demo")
+VERBS = ("run", "check", "explain", "routes", "schema", "reload", "status", "drain", "cert", "demo")
 
 OK, BAD_CONFIG, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
