@@ -32,7 +32,7 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("observability", Observability, "observability"),
     ("routes", Route, "routes[]"),
 )
-SHORT_FORMS = frozenset({"Listener", "PublicEndpoint", "ErrorPage", "Endpoint"})
+SHORT_FORMS = frozenset({"Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp"})
 """Rooms for which a bare value is enough."""
 ONE_OR_MANY = frozenset({"by", "issuer", "audience"})
 """Keys of policies that take one text or a list of them."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastgw.config.schema import Config
 
 YEAR = 365 * 86400
-MIN_STRENGTH = 112
+MIN_STRENGTH = 128
 OPERATOR = re.compile(r"[!+-]|@(STRENGTH|SECLEVEL=[0-5])\Z")
 
 

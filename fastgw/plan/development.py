@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import ipaddress
 import logging
@@ -104,11 +105,14 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def cache_dir() -> Path:
-    """Where made certificates are kept: $FASTGW_CACHE, or fastgw in $XDG_CACHE_HOME (~/.cache)."""
+    """Where made certificates are kept: $FASTGW_CACHE, or fastgw in $XDG_CACHE_HOME (~/.cache). OSError: nowhere."""
     own = os.environ.get("FASTGW_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastgw")
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastgw")
+    except RuntimeError:
+        raise OSError(errno.ENOENT, "there is no home directory") from None
 
 
 KEPT: dict[tuple[str, ...], CertificateSpec] = {}
@@ -130,8 +134,8 @@ def place_of(names: tuple[str, ...]) -> Path:
 
 
 def from_cache(names: tuple[str, ...]) -> CertificateSpec | None:
-    path = place_of(names)
     try:
+        path = place_of(names)
         status = os.stat(path)
     except OSError:
         return None
@@ -144,10 +148,10 @@ def from_cache(names: tuple[str, ...]) -> CertificateSpec | None:
 
 def to_cache(names: tuple[str, ...]) -> CertificateSpec:
     certificate, private = make(names)
-    path = place_of(names)
     try:
+        path = place_of(names)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(path, pem(certificate) + key_pem(private))
     except OSError as error:
-        logger.warning("the self-signed certificate is not kept over a restart: %s: %s", path, error.strerror)
+        logger.warning("the self-signed certificate is not kept over a restart: %s", error)
     return to_spec([certificate], private)

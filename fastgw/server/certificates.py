@@ -23,7 +23,7 @@ from fastgw.plan.tls import TlsSpec
 
 logger = logging.getLogger("fastgw.tls")
 
-POLL_SECONDS = 3.0
+POLL_SECONDS = 2.0
 RENEW = 30 * 86400
 """Seconds before its end from which on a self-signed certificate is made anew."""
 

@@ -76,6 +76,18 @@ def test_without_a_place_it_lives_as_long_as_the_process(cache, caplog, tmp_path
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_user_without_a_home(monkeypatch, caplog):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(development, "KEPT", {})
+    monkeypatch.delenv("FASTGW_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(development.Path, "home", nowhere)
+    assert self_signed() == self_signed()
+    assert "there is no home directory" in caplog.text
+
+
 def test_an_authority_signs_leaves():
     ca, key = make((), authority=True)
     leaf, _ = make(("a.example",), issuer=(ca, key))

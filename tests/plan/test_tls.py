@@ -112,7 +112,7 @@ def test_hsts(pki, hsts, value):
 
 def test_a_redirect_is_a_listener_of_its_own(pki):
     spec = compiled({"self_signed": True, "redirect_http": {"bind": "127.0.0.1:8080", "port": 443}})
-    (place, redirect), = spec.redirects.items()
+    ((place, redirect),) = spec.redirects.items()
     assert (place, redirect.listener, redirect.port) == ("127.0.0.1:8080", NAME, 443)
 
 

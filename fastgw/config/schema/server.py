@@ -203,6 +203,13 @@ class Server(Room):
         example={"404": "<h1>Not here</h1>"},
     )
 
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """Every address that is listened at: the listeners', then those of their redirects to https."""
+        redirects = (listener.tls.redirect_http for listener in self.listeners if listener.tls is not None)
+        own = tuple(listener.bind for listener in self.listeners)
+        return own + tuple(redirect.bind for redirect in redirects if redirect is not None)
+
 
 class Admin(Room):
     """The listener for operators: health, metrics, routes, services, reload."""
