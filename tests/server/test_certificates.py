@@ -10,6 +10,7 @@ from fastgw.observe.metrics import View, render
 from fastgw.server import control
 from fastgw.server.certificates import RENEW, CertificateWatch
 from fastgw.server.compiled import Release, compile_config
+from fastgw.server.shared import Slots
 from fastgw.testing.certificates import Authority
 
 NAME = "127.0.0.1:8443"
@@ -283,3 +284,14 @@ def test_the_ends_of_certificates_are_metrics(pki):
     assert "fastgw_certificate_reload_failures_total 2.0" in text
     assert 59 < kept.watch.states()[0].days() < 61
     assert "fastgw_certificate" not in render(View()).decode()
+
+
+def test_a_refresh_begins_no_counter_anew():
+    """Slots that the generation before gave to new names are not given again."""
+    before = Slots(2).next(1, ["a", "b"]).next(2, ["b"]).next(3, ["b", "c"])
+    assert before.reused == [1]
+    after = before.again(4)
+    assert (after.names, after.removed, after.reused) == (before.names, before.removed, [])
+    removed = before.next(4, ["c"])
+    after = removed.again(5)
+    assert (after.names, after.removed, after.reused) == (removed.names, removed.removed, [])
