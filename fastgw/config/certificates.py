@@ -8,6 +8,8 @@ Nothing here raises for what a file holds. The path of a finding begins with the
 
 from __future__ import annotations
 
+import os
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +17,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509 import ocsp as ocsp_responses
 from cryptography.x509.oid import NameOID
 
@@ -33,6 +35,11 @@ SOON = 14 * 86400
 MIN_RSA = 2048
 MIN_CURVE = 256
 WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, InternalError, x509.InvalidVersion, x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What the library raises for things it reads; some of it only when a part is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ def read_certificates(path: str, key: str) -> list[x509.Certificate]:
         raise Unusable(key, "bad_certificate", message, "PEM: -----BEGIN CERTIFICATE-----")
     try:
         return x509.load_pem_x509_certificates(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         message = f"{named(path)} holds a certificate that can not be read: {first_line(error)}"
         raise Unusable(key, "bad_certificate", message, "PEM: -----BEGIN CERTIFICATE-----") from None
 
@@ -104,8 +111,9 @@ def read_key(path: str, passphrase: Secret | None, key: str = "key") -> Any:
     if encrypted and not secret:
         raise Unusable(key, "missing_key", "the private key is encrypted, and there is no passphrase", "`passphrase`")
     try:
-        return serialization.load_pem_private_key(data, secret)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # the primes of an RSA key are not tested, which takes 25 ms; `check_pair` signs with it instead
+        return serialization.load_pem_private_key(data, secret, unsafe_skip_rsa_key_validation=True)
+    except UNREADABLE:
         # the reason of a library could quote what it read
         reason = "the passphrase does not open the private key" if encrypted else "the private key can not be read"
         raise Unusable(key, "bad_certificate", reason, "RSA, ECDSA or Ed25519 in PEM") from None
@@ -133,11 +141,15 @@ def load(files: CertificateFiles, now: float | None = None) -> tuple[Certificate
         private = read_key(files.key, files.passphrase)
     except Unusable as error:
         findings.append(error.finding)
-    if chain:
-        findings += check_chain(chain, now)
-        findings += check_names(chain[0])
-    if chain and private is not None:
-        findings += check_pair(chain, private)
+    try:
+        if chain:
+            findings += check_chain(chain, now)
+            findings += check_names(chain[0])
+        if chain and private is not None:
+            findings += check_pair(chain, private)
+    except UNREADABLE as error:
+        message = f"{named(files.cert)} holds a certificate that can not be read: {first_line(error)}"
+        findings.append(Finding("bad_certificate", ("cert",), message, "an X.509 certificate"))
     if chain and files.ocsp is not None:
         try:
             staple, more = read_staple(files.ocsp, chain[0], now)
@@ -146,7 +158,24 @@ def load(files: CertificateFiles, now: float | None = None) -> tuple[Certificate
             findings.append(error.finding)
     if any(finding.severity == "error" for finding in findings):
         return None, findings
-    return to_spec(chain, private, staple), findings
+    spec = to_spec(chain, private, staple)
+    findings += check_library(spec)
+    return (None if any(finding.severity == "error" for finding in findings) else spec), findings
+
+
+def check_library(spec: CertificateSpec) -> Iterator[Finding]:
+    """OpenSSL, which will serve it, has the last word. It reads files only, so it gets one in memory."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    fd = os.memfd_create("certificate", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as stream:
+            stream.write(spec.chain_pem + spec.key_pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    except ssl.SSLError as error:
+        reason = getattr(error, "reason", "") or first_line(error)
+        yield Finding("bad_certificate", ("cert",), f"OpenSSL does not take the certificate: {reason}", "another one")
+    finally:
+        os.close(fd)
 
 
 def to_spec(chain: Sequence[x509.Certificate], private: Any, staple: bytes = b"") -> CertificateSpec:
@@ -178,7 +207,7 @@ def public_of(one: x509.Certificate) -> Any:
     """Its public key; None when the library does not know the kind."""
     try:
         return one.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return None
 
 
@@ -189,7 +218,7 @@ def names_of(one: x509.Certificate) -> tuple[bytes, ...]:
         extension = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         candidates = extension.get_values_for_type(x509.DNSName)
         addresses = extension.get_values_for_type(x509.IPAddress)
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         common = one.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         candidates, addresses = [str(attribute.value) for attribute in common], []
     for name in candidates:
@@ -212,8 +241,6 @@ def check_names(one: x509.Certificate) -> Iterator[Finding]:
         # RFC 9525 §6.3: the common name is no name of a server any more
         message = "the certificate has a common name only, which clients do not look at"
         yield warning("cert", "bad_certificate", message, "subject alternative names")
-    except ValueError as error:
-        yield Finding("bad_certificate", ("cert",), f"the extensions can not be read: {first_line(error)}")
 
 
 def check_pair(chain: Sequence[x509.Certificate], private: Any) -> Iterator[Finding]:
@@ -223,10 +250,22 @@ def check_pair(chain: Sequence[x509.Certificate], private: Any) -> Iterator[Find
     yield from check_strength("key", "the key", private)
     mine = spki(private.public_key())
     if spki(public_of(chain[0])) == mine:
+        if isinstance(private, rsa.RSAPrivateKey) and not signs(private):
+            yield Finding("bad_certificate", ("key",), "the private key is damaged: it signs nothing", "a whole one")
         return
     other = next((n for n, one in enumerate(chain) if spki(public_of(one)) == mine), None)
     hint = f"certificate {other + 1} of the file does; it must be the first" if other else ""
     yield Finding("key_mismatch", ("key",), "the key does not belong to the certificate", "the key of `cert`", hint)
+
+
+def signs(private: rsa.RSAPrivateKey) -> bool:
+    """Can what it signs be verified?"""
+    try:
+        signature = private.sign(b"fastgw", padding.PKCS1v15(), hashes.SHA256())
+        private.public_key().verify(signature, b"fastgw", padding.PKCS1v15(), hashes.SHA256())
+    except (InvalidSignature, *UNREADABLE):
+        return False
+    return True
 
 
 def spki(public: Any) -> bytes | None:
@@ -293,7 +332,7 @@ def read_staple(path: str, leaf: x509.Certificate, now: float) -> tuple[bytes, l
         serial = response.serial_number if successful else None
         status = response.certificate_status if successful else None
         end = response.next_update_utc if successful else None
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise Unusable("ocsp", "bad_certificate", f"{named(path)} is no OCSP response", "DER or PEM") from None
     if not successful:
         raise Unusable("ocsp", "bad_certificate", f"the OCSP response says {response.response_status.name.lower()}")
@@ -334,6 +373,8 @@ def load_authorities(path: str, key: str, now: float | None = None) -> tuple[byt
     findings: list[Finding] = []
     for number, one in enumerate(found, 1):
         what = f"authority {number}" if len(found) > 1 else "the authority"
+        if public_of(one) is None:
+            findings.append(Finding("bad_certificate", (key,), f"{what} has a key of a kind that is not known"))
         # an old authority beside valid ones is usual while they are exchanged
         for finding in check_dates(key, what, one, now):
             finding.severity = "warning" if len(found) > 1 else finding.severity
@@ -349,7 +390,7 @@ def load_authorities(path: str, key: str, now: float | None = None) -> tuple[byt
 def is_authority(one: x509.Certificate) -> bool:
     try:
         return one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return False
 
 
@@ -366,7 +407,7 @@ def load_revocations(
         lists = [x509.load_pem_x509_crl(mark + part) for part in data.split(mark)[1:]]
     except Unusable as error:
         return b"", [error.finding]
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         message = f"{named(path)} holds a revocation list that can not be read"
         return b"", [Finding("bad_certificate", (key,), message, f"PEM: {mark.decode()}")]
     signers = x509.load_pem_x509_certificates(authorities) if authorities else []
@@ -389,5 +430,5 @@ def signed_by(one: x509.CertificateRevocationList, signer: x509.Certificate) -> 
     public = public_of(signer)
     try:
         return one.issuer == signer.subject and kind_of(public) is not None and one.is_signature_valid(public)
-    except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
+    except (InvalidSignature, *UNREADABLE):
         return False
