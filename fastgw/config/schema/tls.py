@@ -52,7 +52,9 @@ def parse_version(value: object) -> object:
     return str(value) if isinstance(value, float) else value
 
 
-Version = Annotated[Literal["1.2", "1.3"], BeforeValidator(parse_version)]
+Version = Annotated[
+    Literal["1.2", "1.3"], BeforeValidator(parse_version), WithJsonSchema({"enum": ["1.2", "1.3", 1.2, 1.3]})
+]
 
 
 def parse_list(value: object) -> object:
