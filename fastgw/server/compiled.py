@@ -72,8 +72,8 @@ class Release:
     def refreshed(self, material: Material, rotate: Container[str]) -> Release:
         """The same, one generation on, with certificates as they are now and new ticket keys for some listeners."""
         head = replace(self.head, tls=material)
-        spec = with_tls(control.loads(self.plan), head, rotate)
-        plan = control.memory_file(control.dumps(spec))
+        spec = with_tls(plan_file.read(self.plan), head, rotate)
+        plan = plan_file.write(spec)
         routes = self.routes
         routes = os.dup(routes) if isinstance(routes, int) else control.memory_file(control.dumps(routes))
         slots = self.route_slots.again(spec.generation), self.service_slots.again(spec.generation)

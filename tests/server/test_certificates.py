@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.observe.metrics import View, render
-from fastgw.server import control
+from fastgw.server import plan_file
 from fastgw.server.certificates import RENEW, CertificateWatch
 from fastgw.server.compiled import Release, compile_config
 from fastgw.server.shared import Slots
@@ -256,7 +256,7 @@ def test_a_release_is_refreshed_without_its_configuration(pki):
     try:
         fresh = release.refreshed(kept.compiled.config.tls, {NAME})
         try:
-            spec = control.loads(fresh.plan)
+            spec = plan_file.read(fresh.plan)
             assert (fresh.generation, spec.generation) == (2, 2)
             assert spec.tls == fresh.tls
             assert spec.tls[NAME].ticket_keys[1:] == kept.spec.ticket_keys
