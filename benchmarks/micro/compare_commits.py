@@ -67,16 +67,23 @@ def micro(tree: Path, names: Sequence[str]) -> dict[str, float]:
     return {name: its["best_ns"] for name, its in result["figures"].items()}
 
 
-def proxied(tree: Path, folder: Path) -> dict[str, float]:
-    """Instructions of one proxied request, by callgrind; nothing where that commit can not be measured so."""
+WHOLE = {"plain": "a proxied request", "policy": "one through the policies", "static": "a static answer"}
+"""Workloads whose instructions per request are counted: what the modules without a kernel of their own cost."""
+
+
+def whole(tree: Path, folder: Path) -> dict[str, float]:
+    """Instructions per request, by callgrind; nothing where that commit can not be measured so."""
     gateway = dataclasses.replace(GATEWAYS["fastgw"], env={"PYTHONPATH": str(tree)})
+    counts: dict[str, float] = {}
     try:
         with Backend("c", folder / "backend") as backend:
-            count = instructions.per_request(gateway, "plain", backend, folder / "plain")
+            for workload, what in WHOLE.items():
+                counts[f"instructions of {what}"] = instructions.per_request(
+                    gateway, workload, backend, folder / workload
+                )
     except (BenchError, OSError) as error:
         say(f"  instructions of {tree.name}: {error}")
-        return {}
-    return {"instructions of a proxied request": count}
+    return counts
 
 
 def ratios(a: Mapping[str, float], b: Mapping[str, float]) -> list[list[str]]:
@@ -101,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(f"measuring {(args.a, args.b)[side]}")
                 its = micro(tree, args.names)
                 if not args.no_instructions:
-                    its |= proxied(tree, folder / f"run{side}")
+                    its |= whole(tree, folder / f"run{side}")
                 figures.append(its)
     except BenchError as error:
         say(f"compare_commits: {error}")

@@ -81,7 +81,6 @@ class BuildContext:
     route_name    the route it stands on; None for one that serves every route
     config_dir    the folder of the configuration file, for relative paths; None when there is no file
     policy_key    the stable identity of this policy: the same after a reload that did not touch it
-    fetch         `await fetch(service, method=…, path=…, …)`: bounded subrequests outside an exchange
     """
 
     consumers: Sequence[Any] = ()
@@ -90,7 +89,6 @@ class BuildContext:
     route_name: str | None = None
     config_dir: str | None = None
     policy_key: str = ""
-    fetch: Callable[..., Awaitable[Any]] | None = None
 
 
 class Policy:

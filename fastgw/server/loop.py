@@ -32,8 +32,12 @@ class WorkerLoop(uvloop.Loop):
 
     def drive_with(self, reactor: Any) -> None:
         """Called by the engine, from a callback of this loop."""
+        backend = getattr(self, "_get_backend_id", None)  # libuv's epoll; uvloop has it for its own tests
+        if backend is None:
+            reactor.start()                           # nested the usual way
+            return
         self._reactor = reactor
-        reactor.start_driving(self._get_backend_id())  # type: ignore[attr-defined]  # libuv's epoll
+        reactor.start_driving(backend())
         if self._deadlines:
             reactor.due = self._deadlines[0]
 

@@ -1,15 +1,18 @@
 """The timer, the ratios, and the kernels built against this tree."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.micro import compare_commits, measure
 
 STEP_NS = 1000
+ROOT = Path(__file__).parents[2]
 
 
 def busy(n):
@@ -54,3 +57,12 @@ def test_a_kernel_runs_against_this_tree():
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)["figures"]
     assert figures["clock: arm and cancel a deadline"]["best_ns"] > 0
+
+
+def test_the_page_says_how_each_module_is_measured():
+    page = (ROOT / "benchmarks" / "README.md").read_text().partition("## Micro-benchmarks")[2]
+    told = [name for row in re.findall(r"^\| [^|]+ \| ([a-z_, ]+) \|$", page, re.M) for name in row.split(", ")]
+    assert sorted(told) == sorted(path.stem for path in (ROOT / "fastgw" / "_core").glob("*.pyx"))
+    own = re.search(r"^\| a kernel of its own[^|]+ \| ([a-z_, ]+) \|$", page, re.M).group(1).split(", ")
+    kernels = {path.stem for path in (ROOT / "benchmarks" / "micro" / "kernels").glob("*.pyx")}
+    assert kernels == {*own, "probe"}

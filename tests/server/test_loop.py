@@ -121,6 +121,16 @@ def test_it_sleeps_when_nothing_happens(driven):
     assert driven(work) < 0.1
 
 
+def test_without_the_epoll_of_uvloop_it_is_nested(driven, monkeypatch):
+    monkeypatch.setattr(WorkerLoop, "_get_backend_id", None)
+
+    async def work(loop):
+        await asyncio.sleep(0.02)
+        return loop._reactor
+
+    assert driven(work) is None
+
+
 def test_it_ends(driven):
     async def work(loop):
         return "done"

@@ -1,10 +1,14 @@
 """probe: what the built-in policies cost an exchange, their request and response hooks together."""
+import hashlib
 import time
 
 import jwt
 
 from fastgw._core.probe import measure
+from fastgw._core.policy import PythonHook
+from fastgw.config.schema.services import Consumer
 from fastgw.policies import BuildContext, resolve
+from fastgw.policies.base import Policy
 
 SECRET = "0123456789abcdef0123456789abcdef"
 TOKEN = jwt.encode(
@@ -26,8 +30,10 @@ RESPONSE = (
     b"HTTP/1.1 200 OK\r\nServer: backend\r\nDate: Fri, 20 Nov 2026 12:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: 154\r\nX-Powered-By: bench\r\n\r\n"
 )
+KEY = "sha256:" + hashlib.sha256(b"client-0001").hexdigest()
 OPTIONS = {
     "request_id": {},
+    "key_auth": {},
     "cors": {"origins": ["https://app.example.com"]},
     "jwt": {"secret": SECRET, "required_scopes": ["read:orders"]},
     "rate_limit": {"requests": 100_000_000, "per": "1s", "by": "header:X-Api-Key"},
@@ -40,7 +46,19 @@ OPTIONS = {
 
 def hook(name, **changes):
     policy = resolve(name)
-    return policy(policy.Options.model_validate({**OPTIONS[name], **changes}), BuildContext(policy_key=name)).hook()
+    context = BuildContext(policy_key=name, consumers=(Consumer(name="client-0001", keys=(KEY,)),))
+    return policy(policy.Options.model_validate({**OPTIONS[name], **changes}), context).hook()
+
+
+class InPython(Policy):
+    """One of somebody's own: reads a header and sets one."""
+
+    name = "in_python"
+
+    def request(self, exchange):
+        if exchange.request.get("X-Api-Key") is not None:
+            exchange.request.set("X-Seen", "yes")
+
 
 
 def case(*hooks):
@@ -52,6 +70,7 @@ def case(*hooks):
 
 CASES = [(name, case(hook(name))) for name in OPTIONS]
 CASES += [
+    ("a policy in Python", case(PythonHook(InPython({}, BuildContext()), Policy))),
     ("jwt, token cache off", case(hook("jwt", cache={"size": 0}))),
     ("cors, jwt, rate_limit, headers", case(*[hook(name) for name in ("cors", "jwt", "rate_limit", "headers")])),
 ]
