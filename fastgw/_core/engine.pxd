@@ -1,5 +1,5 @@
 """The data plane of one worker: a reactor, a relay, listeners and endpoints."""
-from fastgw._core.parse cimport Authorities
+from fastgw._core.h1 cimport H1Codec
 from fastgw._core.reactor cimport Reactor
 from fastgw._core.record cimport Stats
 from fastgw._core.respond cimport Relay
@@ -12,10 +12,10 @@ cdef class Engine:
     cdef readonly Relay relay
     cdef readonly Stats stats
     cdef H1Opener opener
-    cdef Authorities checks
+    cdef H1Codec h1
     cdef dict listeners                   # id → (Listener, socket)
     cdef int next_listener
-    cdef set clients                      # H1Downstream
+    cdef set clients                      # accept.Connection
     cdef dict per_address
     cdef dict endpoints                   # (service name, url) → pool.Endpoint
     cdef readonly bint closed

@@ -6,9 +6,9 @@ method is called in the loop's thread.
 import logging
 import socket as _socket
 
-from fastgw._core.accept cimport H1Downstream, Listener
+from fastgw._core.accept cimport Connection, Listener
 from fastgw._core.clock cimport Timer
-from fastgw._core.parse cimport Authorities
+from fastgw._core.h1 cimport H1Codec
 from fastgw._core.plan cimport Plan
 from fastgw._core.pool cimport Endpoint, Limits, PooledStream
 from fastgw._core.reactor cimport Reactor
@@ -32,7 +32,7 @@ cdef class Engine:
         self.reactor = Reactor(loop, _report)
         self.relay = Relay(self.reactor, stats)
         self.opener = H1Opener(self.reactor)
-        self.checks = Authorities(True)
+        self.h1 = H1Codec()
         self.listeners = {}
         self.clients = set()
         self.per_address = {}
@@ -99,7 +99,7 @@ cdef class Engine:
         if not unix:
             # accepted sockets inherit it: no system call per connection
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        listener = Listener(self.reactor, self.relay, self.checks, name or str(sock.getsockname()), unix,
+        listener = Listener(self.reactor, self.relay, self.h1, name or str(sock.getsockname()), unix,
                             self.clients, self.per_address)
         listener.start(sock.fileno())
         self.next_listener += 1
@@ -123,7 +123,7 @@ cdef class Engine:
 
     def drain(self):
         """Stops accepting, closes idle connections, answers the others with `Connection: close`."""
-        cdef H1Downstream connection
+        cdef Connection connection
         self.reactor.outside()
         self.relay.draining = True
         for lid in list(self.listeners):
@@ -133,7 +133,7 @@ cdef class Engine:
 
     def close(self):
         """Closes everything at once."""
-        cdef H1Downstream connection
+        cdef Connection connection
         cdef Endpoint endpoint
         if self.closed:
             return

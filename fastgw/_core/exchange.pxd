@@ -147,6 +147,10 @@ cdef class Exchange(Timed):
     cdef Driver driver
     cdef readonly object plan
     cdef readonly Route route
+    cdef readonly object request_trailers     # Head of trailer fields, or None; set before request_end
+    cdef readonly object response_trailers    # the same, set before response_end
+    cdef readonly object client_cert      # what the client's certificate says, or None
+    cdef bint upgraded                    # both ways are open without end: a tunnel inside a protocol
     cdef readonly object service          # pool.Service it went to
     cdef readonly object endpoint         # pool.Endpoint of the last attempt
     # -- the target: offsets into request.buf, as policies and upstream see it (normalised once)

@@ -279,6 +279,8 @@ cdef class Exchange(Timed):
         self.route = None
         self.service = None
         self.endpoint = None
+        self.request_trailers = self.response_trailers = self.client_cert = None
+        self.upgraded = False
         self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
         self.has_query = self.secure = False
         self.settings = None

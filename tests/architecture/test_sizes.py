@@ -12,7 +12,7 @@ EXEMPT = {
     "reactor.pyx": "the sockets, and the loop that drives them",
     "route.pyx": "building and searching work on the same tables",
     "headers.pyx": "the scanner and the edits work on the same offsets",
-    "accept.pyx": "one state machine: the HTTP/1.1 connection of a client",
+    "h1.pyx": "one state machine: the HTTP/1.1 connection of a client",
     "respond.pyx": "one state machine: the way of an exchange",
 }
 

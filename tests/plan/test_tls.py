@@ -58,8 +58,9 @@ def test_openssl_takes_the_profiles(pki, profile):
         context.set_ciphers(spec.ciphers.decode())
         names = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] == "TLSv1.2"]
         assert names == spec.ciphers.decode().split(":")
+    # ssl takes one group at a time, and before Python 3.11.4 none that is not an EC curve
     for group in spec.groups.decode().split(":"):
-        if "MLKEM" not in group:
+        if group.startswith(("prime", "secp")):
             context.set_ecdh_curve(group)
     assert all(suite in {c["name"] for c in context.get_ciphers()} for suite in spec.ciphersuites.decode().split(":"))
 
