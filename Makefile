@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-CORE := $(wildcard fastgw/_core/*.pyx fastgw/_core/*.pxd)
+CORE := $(wildcard fastgw/_core/*.pyx fastgw/_core/*.pxd fastgw/_core/*.h)
 CONFIG ?= config.example.yaml
 
 .DEFAULT_GOAL := help

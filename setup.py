@@ -7,6 +7,9 @@ FASTGW_ONLY=a,b    builds only the named modules of _core
 """
 
 import os
+import shlex
+import subprocess
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -24,12 +27,40 @@ if SANITIZE:
     link = [sanitizers]
 flags += ["-Wno-unused-function", "-Wno-unreachable-code"]
 
-sources = sorted(Path("fastgw/_core").glob("*.pyx"))
-extensions = [
-    Extension(f"fastgw._core.{path.stem}", [str(path)], extra_compile_args=flags, extra_link_args=link)
-    for path in sources
-    if not ONLY or path.stem in ONLY
-]
+# Modules that need more than a C compiler: header, libraries, and the Debian package that has them.
+NEEDS = {
+    "tls": ("openssl/ssl.h", ["ssl", "crypto"], "libssl-dev"),
+    "tls_server": ("openssl/ssl.h", ["ssl", "crypto"], "libssl-dev"),
+    "tls_client": ("openssl/ssl.h", ["ssl", "crypto"], "libssl-dev"),
+}
+
+
+def has_header(header: str) -> bool:
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    probe = [*compiler, "-E", "-x", "c", "-"]
+    code = f"#include <{header}>\n".encode()
+    return subprocess.run(probe, input=code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+extensions = []
+for path in sorted(Path("fastgw/_core").glob("*.pyx")):
+    if ONLY and path.stem not in ONLY:
+        continue
+    header, libraries, package = NEEDS.get(path.stem, ("", [], ""))
+    if header and not has_header(header):
+        print(f"fastgw is built without {path.stem}: {header} is not there (Debian: apt-get install {package})")
+        continue
+    extensions.append(
+        Extension(
+            f"fastgw._core.{path.stem}",
+            [str(path)],
+            extra_compile_args=flags,
+            extra_link_args=link,
+            include_dirs=["fastgw/_core"],
+            depends=[str(header) for header in Path("fastgw/_core").glob("*.h")],
+            libraries=libraries,
+        )
+    )
 
 setup(
     ext_modules=cythonize(

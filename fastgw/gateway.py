@@ -82,10 +82,10 @@ class Gateway:
             raise
 
     def _open(self, compiled: Compiled) -> None:
-        for listener in compiled.config.server.listeners:
-            name = str(listener.bind)
+        for bind in compiled.config.server.binds:
+            name = str(bind)
             if name not in self._sockets:
-                self._sockets[name] = open_listener(listener.bind, 1)[0]
+                self._sockets[name] = open_listener(bind, 1)[0]
         self.ports = [sock.getsockname()[1] for sock in self._sockets.values() if sock.family != socket.AF_UNIX]
 
     async def _open_admin(self, compiled: Compiled) -> None:
@@ -200,7 +200,7 @@ class Gateway:
             return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
         self._memory.adopt(new.route_slots, new.service_slots)
         self.plane.adopt()
-        after = {str(listener.bind) for listener in new.config.server.listeners}
+        after = {str(bind) for bind in new.config.server.binds}
         for name in after - before:
             self.plane.listen(name, self._sockets[name])
         for name in before - after:

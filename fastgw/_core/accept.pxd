@@ -11,12 +11,13 @@ from fastgw._core.settings cimport Settings
 cdef class Codec:
     """Makes the connections of one protocol."""
     cdef Connection open(self, Listener listener)
+    cdef Channel channel(self, Reactor reactor)           # what its connections sit on
 
 
 cdef class Listener(Handler):
     cdef Reactor reactor
     cdef Relay relay
-    cdef Codec codec                      # of a connection whose first bytes say nothing else
+    cdef Codec codec                      # where the plan has none for this listener
     cdef readonly str name
     cdef bint is_unix
     cdef int listen_fd                    # kept while it rests
@@ -41,6 +42,8 @@ cdef class Connection(Downstream):
     cdef int text_len
     cdef bint counted                     # in listener.per_address
     cdef bint secure                      # TLS
+    cdef bytes hsts                       # Strict-Transport-Security for every answer, or None
+    cdef object client_cert               # client_certificate.ClientCertificate, or None
     cdef Timer timer
     cdef int begin(self) except -1        # the channel is there: bytes may come
     cdef int drain(self) except -1        # no new requests; close when idle

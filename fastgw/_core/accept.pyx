@@ -143,13 +143,14 @@ cdef class Listener(Handler):
 
     cdef int admit(self, int fd, const uint8_t *address, const char *text, int text_len, bint counted) except -1:
         """From here on the socket is a connection's."""
-        cdef Connection connection = self.codec.open(self)
+        cdef Codec codec = <Codec>self.relay.plan.codecs.get(self.name, self.codec)
+        cdef Connection connection = codec.open(self)
         memcpy(connection.address, address, 16)
         memcpy(connection.text, text, text_len)
         connection.text_len = text_len
         connection.counted = counted
         self.connections.add(connection)
-        connection.channel = Channel(self.reactor)
+        connection.channel = codec.channel(self.reactor)
         connection.channel.attach(fd, connection)
         return connection.begin()
 
@@ -157,6 +158,9 @@ cdef class Listener(Handler):
 cdef class Codec:
     cdef Connection open(self, Listener listener):
         raise NotImplementedError
+
+    cdef Channel channel(self, Reactor reactor):
+        return Channel(reactor)
 
 
 cdef class Connection(Downstream):
@@ -193,24 +197,27 @@ cdef class Connection(Downstream):
     cdef int follow(self, Connection before) except -1:
         """The protocol was found out, or changed: the same client, the same channel. `begin` follows, then the
         bytes that `before` still had."""
+        self.reactor.bury(before)                 # it may run just now, and we take what held it
         memcpy(self.address, before.address, 16)
         memcpy(self.text, before.text, 48)
         self.text_len = before.text_len
         self.counted = before.counted
         self.secure = before.secure
+        self.hsts = before.hsts
+        self.client_cert = before.client_cert
         self.listener.connections.discard(before)
         self.listener.connections.add(self)
         self.channel = before.channel
         self.channel.owner = self
         before.channel = None
         self.reactor.wheel.unlink(&before.timer)
-        self.reactor.bury(before)
         return 0
 
     cdef int introduce(self, Exchange ex) except -1:
         ex.plan = self.relay.plan
         ex.settings = self.settings
         ex.secure = self.secure
+        ex.client_cert = self.client_cert
         memcpy(ex.client_addr, self.address, 16)
         memcpy(ex.client_text, self.text, 48)
         memcpy(ex.peer_text, self.text, 48)

@@ -66,6 +66,8 @@ CODES: dict[str, Code] = {
     "overloaded": Code(503, GATEWAY, "Too many connections"),
     "draining": Code(503, GATEWAY, "The gateway is going away"),
     "internal_error": Code(500, GATEWAY, "The gateway failed"),
+    # later words stand at the end: see NAMES
+    "upstream_tls_failed": Code(502, UPSTREAM, "The upstream's TLS handshake failed"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

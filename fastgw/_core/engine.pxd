@@ -12,10 +12,12 @@ cdef class Engine:
     cdef readonly Relay relay
     cdef readonly Stats stats
     cdef H1Opener opener
-    cdef H1Codec h1
+    cdef readonly H1Codec h1
+    cdef readonly dict ports              # listener's name → its TCP port, also when 0 was asked for
+    cdef readonly dict kept               # what outlives a plan, by whoever needs it
     cdef dict listeners                   # id → (Listener, socket)
     cdef int next_listener
     cdef set clients                      # accept.Connection
     cdef dict per_address
-    cdef dict endpoints                   # (service name, url) → pool.Endpoint
+    cdef dict endpoints                   # (service name, url, identity) → pool.Endpoint
     cdef readonly bint closed

@@ -11,6 +11,9 @@ from fastgw._core.record import Stats
 class Engine:
     loop: asyncio.AbstractEventLoop
     closed: bool
+    h1: Any
+    kept: dict[Any, Any]
+    ports: dict[str, int]
     def __init__(self, loop: asyncio.AbstractEventLoop, stats: Stats) -> None: ...
     @property
     def plan(self) -> Plan | None: ...
@@ -27,6 +30,8 @@ class Engine:
         host: bytes,
         addresses: tuple[tuple[int, bytes], ...],
         limits: Limits,
+        identity: bytes | None = ...,
+        make: Callable[[], Any] | None = ...,
     ) -> Endpoint: ...
     def set_addresses(self, url: str, addresses: tuple[tuple[int, bytes], ...]) -> None: ...
     def listen(self, sock: socket.socket, name: str | None = ...) -> int: ...

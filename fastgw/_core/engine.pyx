@@ -37,6 +37,8 @@ cdef class Engine:
         self.clients = set()
         self.per_address = {}
         self.endpoints = {}
+        self.kept = {}
+        self.ports = {}
         if hasattr(loop, "drive_with"):
             loop.drive_with(self.reactor)
         else:
@@ -65,15 +67,18 @@ cdef class Engine:
                 if endpoint.connections == 0:
                     del self.endpoints[key]
 
-    def endpoint(self, str service, str name, str url, bytes host, tuple addresses, Limits limits):
+    def endpoint(self, str service, str name, str url, bytes host, tuple addresses, Limits limits, identity=None,
+                 make=None):
         """The endpoint of a service by its url: the same object over plans, with its connections.
 
-        `addresses` is a tuple of (address family, raw sockaddr bytes); see `sockaddr()`.
+        `addresses` is a tuple of (address family, raw sockaddr bytes); see `sockaddr()`. `make()` gives the
+        ChannelMaker of a new one; endpoints of another `identity` have connections of their own.
         """
-        cdef Endpoint found = self.endpoints.get((service, url))
+        cdef Endpoint found = self.endpoints.get((service, url, identity))
         if found is None:
-            found = Endpoint(self.reactor, self.opener, name, url, host, addresses, limits)
-            self.endpoints[service, url] = found
+            found = Endpoint(self.reactor, self.opener, name, url, host, addresses, limits,
+                             None if make is None else make())
+            self.endpoints[service, url, identity] = found
         else:
             found.limits = limits
             if addresses:
@@ -101,6 +106,8 @@ cdef class Engine:
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         listener = Listener(self.reactor, self.relay, self.h1, name or str(sock.getsockname()), unix,
                             self.clients, self.per_address)
+        if not unix:
+            self.ports[listener.name] = sock.getsockname()[1]
         listener.start(sock.fileno())
         self.next_listener += 1
         self.listeners[self.next_listener] = (listener, sock)
@@ -162,7 +169,7 @@ cdef class Engine:
         """Gauges: connections, active exchanges, and each endpoint's pool."""
         cdef Endpoint endpoint
         pools = []
-        for (service, url), endpoint in self.endpoints.items():
+        for (service, url, _), endpoint in self.endpoints.items():
             pools.append({
                 "service": service, "endpoint": endpoint.name, "url": url,
                 "addresses": len(endpoint.addresses), "connections": endpoint.connections,

@@ -6,6 +6,7 @@ W3C traceparent is validated, continued or begun here too: both are what travels
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.exchange cimport Exchange
 from fastgw._core.headers cimport (
@@ -172,12 +173,26 @@ cdef int _walk_forwarded(Exchange ex, Settings settings, Header *h, bint *done) 
     return 0
 
 
+cdef int _drop_certificates(Head head) noexcept:
+    """What a client says of its certificate itself is not passed on, on whatever listener it comes."""
+    cdef int i
+    cdef Header *h
+    for i in range(head.count):
+        h = &head.items[i]
+        if h.name_len > 14 and not h.drop and equals_lower(head.buf + h.name, b"x-client-cert-", 14):
+            h.drop = 1
+            head.dropped += 1
+    return 0
+
+
 cdef int find_client(Exchange ex, Settings settings) except -1:
     """ex.client_* holds the peer; afterwards the client. Untrusted forwarding headers are dropped."""
     cdef Head head = ex.request
     cdef int i
     cdef Header *h
     cdef bint seen = False, done = False, has_xff = False
+    if settings.client_certs:
+        _drop_certificates(head)
     for i in range(head.count):
         if H_FORWARDED <= head.items[i].id <= H_X_FORWARDED_HOST:
             seen = True
@@ -217,7 +232,10 @@ cdef inline char* _put(char *o, const char *p, size_t n) noexcept nogil:
 
 cdef size_t forwarding_size(Exchange ex, Settings settings) noexcept:
     """An upper bound of what put_forwarding writes."""
-    return 640 + 2 * ex.authority_len + (ex.request.head_len if ex.trusted_peer else 0)
+    cdef size_t certificate = 0
+    if ex.client_cert is not None:
+        certificate = len(<bytes>ex.client_cert.lines)
+    return 640 + certificate + 2 * ex.authority_len + (ex.request.head_len if ex.trusted_peer else 0)
 
 
 cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept:
@@ -263,9 +281,16 @@ cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept:
                     h.drop = 1
                     head.dropped += 1
             o = _put_forwarded(o, ex)
+    if ex.client_cert is not None:
+        o = _put_certificate(o, ex)
     if ex.trace_flags != 0xff:
         o = _put_trace(o, ex)
     return o
+
+
+cdef char* _put_certificate(char *o, Exchange ex) noexcept:
+    cdef bytes lines = ex.client_cert.lines
+    return _put(o, PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines))
 
 
 cdef char* _put_forwarded(char *o, Exchange ex) noexcept:

@@ -51,6 +51,7 @@ cdef class H1Downstream(Connection):
     cdef int _refuse(self, Exchange ex, str code, object detail) except -2
     cdef Py_ssize_t _partial(self) except -2
     cdef int _begin(self, Exchange ex) except -1
+    cdef int _start(self, Exchange ex) except -1
     cdef int _close(self, bint reset) except -1
     cdef int _shut(self) except -1
     cdef int _idle(self) except -1
@@ -58,3 +59,13 @@ cdef class H1Downstream(Connection):
     cdef int _stalled(self) except -1
     cdef int _head_timeout(self) except -1
     cdef int _decide(self, Exchange ex) noexcept
+
+
+cdef class RedirectCodec(H1Codec):
+    cdef int port
+    cdef str name
+    cdef dict ports
+
+
+cdef class H1Redirect(H1Downstream):
+    cdef int port

@@ -69,6 +69,24 @@ cdef class H1Codec(Codec):
         return H1Downstream(listener, self)
 
 
+cdef class RedirectCodec(H1Codec):
+    """`RedirectCodec(port)`: of a plain listener that sends everybody to https, at this port.
+
+    0 is the port of the listener of that name, as `ports` (Engine.ports) has it when a client comes.
+    """
+
+    def __init__(self, int port, str name=None, dict ports=None):
+        H1Codec.__init__(self)
+        self.port = port
+        self.name = name
+        self.ports = ports
+
+    cdef Connection open(self, Listener listener):
+        cdef H1Redirect connection = H1Redirect(listener, self)
+        connection.port = self.port or <int>self.ports.get(self.name, 443)
+        return connection
+
+
 cdef class H1Downstream(Connection):
     def __cinit__(self, Listener listener, Codec codec):
         self.checks = (<H1Codec>codec).checks
@@ -253,8 +271,12 @@ cdef class H1Downstream(Connection):
             ex.allow = b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"
             relay.fail(ex, "method_not_allowed", "TRACE is not offered.")
         else:
-            relay.start(ex)
+            self._start(ex)
         return k
+
+    cdef int _start(self, Exchange ex) except -1:
+        """A whole head: on its way."""
+        return self.relay.start(ex)
 
     cdef Py_ssize_t _partial(self) except -2:
         """A head has begun: the time for it runs from its first byte."""
@@ -557,6 +579,8 @@ cdef class H1Downstream(Connection):
             need += PyBytes_GET_SIZE(settings.via)
         if settings.server_header is not None:
             need += PyBytes_GET_SIZE(settings.server_header)
+        if self.hsts is not None:
+            need += PyBytes_GET_SIZE(self.hsts)
         if need > SCRATCH // 2:
             mine = <char*>malloc(need)
             if mine == NULL:
@@ -615,6 +639,12 @@ cdef class H1Downstream(Connection):
             memcpy(o, b"Via: 1.1 ", 9)
             memcpy(o + 9, PyBytes_AS_STRING(settings.via), PyBytes_GET_SIZE(settings.via))
             o += 9 + PyBytes_GET_SIZE(settings.via)
+            memcpy(o, b"\r\n", 2)
+            o += 2
+        if self.hsts is not None:
+            memcpy(o, b"Strict-Transport-Security: ", 27)
+            memcpy(o + 27, PyBytes_AS_STRING(self.hsts), PyBytes_GET_SIZE(self.hsts))
+            o += 27 + PyBytes_GET_SIZE(self.hsts)
             memcpy(o, b"\r\n", 2)
             o += 2
         if not self.keep:
@@ -685,3 +715,8 @@ cdef class H1Downstream(Connection):
 
     def __repr__(self):
         return f"<H1Downstream {self.text[:self.text_len].decode()} phase {self.phase}>"
+
+
+cdef class H1Redirect(H1Downstream):
+    cdef int _start(self, Exchange ex) except -1:
+        return self.relay.redirect(ex, self.port)

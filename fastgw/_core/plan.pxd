@@ -10,5 +10,6 @@ cdef class Plan:
     cdef readonly dict services           # name → pool.Service
     cdef readonly dict error_pages        # code or status text → page
     cdef readonly int generation
+    cdef readonly dict codecs             # listener's name → accept.Codec, where it is not plain HTTP
     cdef readonly dict public             # path → Route, answered before the router is asked; None for none
     cdef readonly int alive               # exchanges under way on it

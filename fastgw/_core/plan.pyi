@@ -15,6 +15,7 @@ class Plan:
     generation: int
     alive: int
     public: dict[bytes, Route] | None
+    codecs: dict[str, Any]
     def __init__(
         self,
         router: Router,
@@ -24,4 +25,5 @@ class Plan:
         error_pages: Mapping[str, Any] | None = ...,
         generation: int = ...,
         public: Mapping[bytes, Route] | None = ...,
+        codecs: Mapping[str, Any] | None = ...,
     ) -> None: ...

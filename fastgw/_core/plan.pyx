@@ -6,7 +6,7 @@ Two plans can be alive at once: an exchange keeps the one it began with. `Plan.a
 
 cdef class Plan:
     def __init__(self, Router router, list routes, Settings settings, dict services, dict error_pages=None,
-                 int generation=1, dict public=None):
+                 int generation=1, dict public=None, dict codecs=None):
         self.router = router
         self.routes = routes
         self.settings = settings
@@ -14,6 +14,7 @@ cdef class Plan:
         self.error_pages = error_pages or {}
         self.generation = generation
         self.public = public or None
+        self.codecs = codecs or {}
 
     def __repr__(self):
         return f"<Plan {self.generation}: {len(self.routes)} routes, {len(self.services)} services>"

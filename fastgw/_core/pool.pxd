@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from fastgw._core.clock cimport Timed, Timer
 from fastgw._core.exchange cimport Exchange, UpstreamStream
-from fastgw._core.reactor cimport Reactor
+from fastgw._core.reactor cimport ChannelMaker, Reactor
 
 
 cdef class PooledStream(UpstreamStream):
@@ -29,6 +29,7 @@ cdef class Limits:
 cdef class Endpoint(Timed):
     cdef readonly str name                # host:port or unix:path, for logs and metrics
     cdef readonly str url
+    cdef readonly ChannelMaker maker      # None: plain channels
     cdef readonly bytes host              # for a Host header when the client sent none
     cdef readonly tuple addresses         # (family, sockaddr bytes)…, replaced by name resolution
     cdef int next_address

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fastgw._core.clock cimport Timer, timer_detach
+from fastgw._core.reactor cimport ChannelMaker, Reactor
 from fastgw._core.exchange cimport CONTINUE, REPLIED, WAIT, Exchange, UpstreamStream
 
 
@@ -45,7 +46,8 @@ cdef class Limits:
 
 cdef class Endpoint(Timed):
     def __init__(self, Reactor reactor, Opener opener, str name, str url, bytes host, tuple addresses,
-                 Limits limits):
+                 Limits limits, ChannelMaker maker=None):
+        self.maker = maker
         self.reactor = reactor
         self.opener = opener
         self.name = name

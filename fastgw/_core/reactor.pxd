@@ -44,6 +44,7 @@ cdef class Channel(Handler):
     cdef int _finish_closing(self) except -1
     cdef int _flush(self) except -1
     cdef int _read(self) except -1
+    cdef int _connected(self, int error) except -1
     cdef int kick(self) except -1                  # owner.on_kick() when the handler that runs now is done
     cdef void pause(self) noexcept
     cdef int resume(self) except -1
@@ -51,6 +52,14 @@ cdef class Channel(Handler):
     cdef int shut(self) except -1                  # close when the output is out
     cdef int _closed(self) except -1
     cdef int kill(self, bint reset) except -1      # close now; reset = RST instead of FIN
+
+
+cdef class ChannelMaker:
+    """Makes channels of another kind than plain ones, to one endpoint. `name` is for logs."""
+    cdef Channel make(self, Reactor reactor)
+    cdef int failed(self, Channel channel) except -1          # on_connected said EPROTO
+    cdef int succeeded(self, Channel channel) except -1
+    cdef str protocol(self, Channel channel)                  # agreed on in the handshake, "" when nothing was
 
 
 cdef class Reactor:
@@ -89,5 +98,6 @@ cdef class Reactor:
 cdef enum:
     RBUF = 131072
     SCRATCH = 262144
+    READS = 4                # receive buffers taken from one socket before the others have their turn
     HIGH_WATER = 131072
     LOW_WATER = 32768

@@ -83,7 +83,6 @@ cdef enum:
     BATCH = 128
     ROUNDS = 4               # batches taken in one turn of the asyncio loop
     BOUNCES = 2              # turns of the asyncio loop after it had something to do
-    READS = 4                # receive buffers taken from one socket before the others have their turn
 
 cdef int64_t STAY_NS = 50_000_000          # the asyncio loop has a turn at least so often,
 cdef int64_t IDLE_NS = 1_000_000_000       # and so often when nothing happens
@@ -158,7 +157,7 @@ cdef class Channel(Handler):
                 return 0
             self.connecting = False
             error = fgw_so_error(self.fd)
-            self.owner.on_connected(error)
+            self._connected(error)
             if self.fd < 0 or error:
                 return 0
         if events & EPOLLOUT and self.out_len:
@@ -174,6 +173,9 @@ cdef class Channel(Handler):
             if events & (EPOLLHUP | EPOLLERR):
                 return self.owner.on_hangup()
         return 0
+
+    cdef int _connected(self, int error) except -1:
+        return self.owner.on_connected(error)
 
     cdef int on_ready(self) except -1:
         self.queued = False
@@ -439,6 +441,20 @@ cdef class Channel(Handler):
         self.out_len = self.out_cap = self.out_at = 0
         self.owner = None
         return 0
+
+
+cdef class ChannelMaker:
+    cdef Channel make(self, Reactor reactor):
+        return Channel(reactor)
+
+    cdef int failed(self, Channel channel) except -1:
+        return 0
+
+    cdef int succeeded(self, Channel channel) except -1:
+        return 0
+
+    cdef str protocol(self, Channel channel):
+        return ""
 
 
 cdef class Reactor:

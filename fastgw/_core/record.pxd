@@ -10,6 +10,19 @@ cdef enum:
     C_REQUESTS
     C_RATE_LIMITED
     C_COALESCED
+    C_TLS_FULL               # handshakes
+    C_TLS_RESUMED
+    C_TLS_TIMEOUT            # and why others came to nothing
+    C_TLS_CLOSED             # the client went away
+    C_TLS_BUSY               # too many under way
+    C_TLS_PLAIN              # it spoke HTTP
+    C_TLS_VERSION            # no common version
+    C_TLS_CIPHER             # no common cipher, group or signature
+    C_TLS_NAME               # a name nobody has
+    C_TLS_ALPN               # no common protocol
+    C_TLS_CERTIFICATE        # none, or one that is no good
+    C_TLS_ALERT              # the client did not like something
+    C_TLS_PROTOCOL           # anything else
     C_COUNTERS               # how many there are
 
 cdef enum:

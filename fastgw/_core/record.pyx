@@ -17,7 +17,9 @@ from fastgw._core.codes import NAMES
 BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075,
           0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 60.0)
 HISTOGRAMS = ("total", "upstream", "gateway")
-COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited", "coalesced")
+COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited", "coalesced",
+            "tls_full", "tls_resumed", "tls_timeout", "tls_closed", "tls_busy", "tls_plain", "tls_version", "tls_cipher",
+            "tls_name", "tls_alpn", "tls_certificate", "tls_alert", "tls_protocol")
 STATUS_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 MAGIC = 0x66617374677731
 

@@ -86,6 +86,34 @@ cdef class Relay(Driver):
 
     cdef int start(self, Exchange ex) except -1:
         """The request's head is in ex.request and its connection has filled in who sent it."""
+        cdef int stop
+        stop = self._understand(ex)
+        return 0 if stop else self._route(ex)
+
+    cdef int redirect(self, Exchange ex, int port) except -1:
+        """In the place of `start` on a plain listener that only sends to https: the same URL there, at `port`."""
+        cdef Head head = ex.request
+        cdef bytes host, target
+        if self._understand(ex):
+            return 0
+        host = head.buf[ex.authority:ex.authority + ex.authority_len]
+        bare, colon, digits = host.rpartition(b":")
+        if colon and digits.isdigit():
+            host = bare
+        target = head.buf[ex.path:ex.path + ex.path_len]
+        if ex.has_query:
+            target += b"?" + head.buf[ex.query:ex.query + ex.query_len]
+        if not host:
+            return self.fail(ex, "bad_request", "Without a Host there is nowhere to be sent to.")
+        if port != 443:
+            host += b":%d" % port
+        ex.set_reply(308, b"", None)
+        ex.response.add("Location", b"https://" + host + target)
+        self._answer(ex)
+        return 0
+
+    cdef int _understand(self, Exchange ex) except -1:
+        """Who sends it, and what is asked for. 1: it is answered already."""
         cdef Settings settings = <Settings>ex.settings
         cdef int status
         self.started(ex)
@@ -95,14 +123,15 @@ cdef class Relay(Driver):
         status = normalize(ex.request, settings.path_mode, settings.merge_slashes, &ex.path, &ex.path_len,
                            &ex.query, &ex.query_len, &ex.has_query, &ex.authority, &ex.authority_len)
         if status < 0:
-            return self.fail(ex, "bad_target", None)
+            self.fail(ex, "bad_target", None)
+            return 1
         if ex.path_len == 1 and ex.request.buf[ex.path] == c"*":
             # RFC 9110 9.3.7: OPTIONS * asks about the server itself
             ex.set_reply(204, b"", None)
             ex.response.add("Allow", "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS")
             self._answer(ex)
-            return 0
-        return self._route(ex)
+            return 1
+        return 0
 
     cdef int _route(self, Exchange ex) except -1:
         cdef Plan plan = <Plan>ex.plan

@@ -13,6 +13,7 @@ cdef class Settings:
     cdef readonly bint merge_slashes
     # forwarding
     cdef readonly bint x_forwarded, forwarded, trace
+    cdef readonly bint client_certs       # a listener asks for certificates: X-Client-Cert-* are ours alone
     cdef readonly int64_t sample_below    # of 2**32: the share of traces begun here that are sampled
     cdef readonly bytes via               # pseudonym, None = no Via
     cdef readonly bytes server_header     # on the gateway's own answers; None = none

@@ -39,6 +39,7 @@ cdef class H1Upstream(PooledStream):
     cdef size_t checked_ahead             # body bytes that were checked together with the head
     cdef Chunked chunk
     cdef Authority authority              # while a body is under way
+    cdef bint tls_failed
     cdef bint keep, held, got_byte, chunked_request, request_ended, limited
     cdef char *stash
     cdef uint32_t stash_len, stash_cap

@@ -7,7 +7,7 @@ never become part of somebody else's answer.
 import os
 import socket
 
-from libc.errno cimport EINPROGRESS, errno
+from libc.errno cimport EPROTO
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -97,7 +97,8 @@ cdef class H1Upstream(PooledStream):
             self.tried += 1
             fd = fgw_connect(family, PyBytes_AS_STRING(address), PyBytes_GET_SIZE(address), &under_way)
             if fd >= 0:
-                self.channel = Channel(self.reactor)
+                self.channel = Channel(self.reactor) if self.endpoint.maker is None \
+                    else self.endpoint.maker.make(self.reactor)
                 return self.channel.connect(fd, self)
         # refused at once (a unix socket that is not there): tell the pool from the reactor, as for any other
         self.channel = None
@@ -107,10 +108,15 @@ cdef class H1Upstream(PooledStream):
 
     cdef int on_connected(self, int error) except -1:
         if error:
+            if error == EPROTO and self.endpoint.maker is not None:
+                self.tls_failed = True
+                self.endpoint.maker.failed(self.channel)
             self.reactor.bury(self.channel)
             self.channel.kill(False)
             self.channel = None
             return self._connect()
+        if self.endpoint.maker is not None:
+            self.endpoint.maker.succeeded(self.channel)
         self.connecting = False
         self.phase = U_IDLE
         self.idle_since = self.reactor.now
@@ -122,7 +128,8 @@ cdef class H1Upstream(PooledStream):
             if self.connecting:
                 self.connecting = False
                 self.reactor.bury(self)
-                return self.endpoint.open_failed(self, "upstream_connect_failed")
+                return self.endpoint.open_failed(
+                    self, "upstream_tls_failed" if self.tls_failed else "upstream_connect_failed")
         elif self.phase == U_CONNECTING:
             self.connecting = False
             self._close()

@@ -288,8 +288,8 @@ class Agent:
             return True
 
     async def take_over(self, new: Release) -> dict[str, Any]:
-        before = {str(listener.bind) for listener in self.current.head.server.listeners}
-        after = {str(listener.bind): listener.bind for listener in new.head.server.listeners}
+        before = {str(bind) for bind in self.current.head.server.binds}
+        after = {str(bind): bind for bind in new.head.server.binds}
         added = [after[name] for name in after if name not in before]
         removed = sorted(before - after.keys())
         links = [link for link in self.links.values() if link.serves]

@@ -127,7 +127,5 @@ def told(written: list[tuple[Path, str]], cert: Path, key: Path, name: str, trus
         f"            key: {key}",
         "",
         f"then: curl --cacert {trusted} {url}",
-        "",
-        "This version of the gateway does not speak TLS yet and refuses such a listener.",
     ]
     return "\n".join(lines)

@@ -159,7 +159,6 @@ class Check:
             self.later(service, path)
             if service.load_balancer not in BALANCERS_NOW:
                 self.report(not_implemented((*path, "load_balancer"), repr(service.load_balancer)))
-            self.https_is_later(service, path, isinstance(value, dict) and isinstance(value.get("endpoints"), list))
             if not service.endpoints and service.discovery is None and not self.reported(path):
                 self.report(
                     Finding("missing_key", path, "the service has no endpoints", "endpoints: [http://host:port]")
@@ -293,12 +292,6 @@ class Check:
             return None
         self.later(checked, at)
         return PolicyUse(name, spec, checked, where, templates=tuple(context))
-
-    def https_is_later(self, service: Service, path: Path, listed: bool) -> None:
-        """What is here of TLS is checked and compiled, but nothing speaks it yet: asking for it is an error."""
-        for number, endpoint in enumerate(service.endpoints):
-            if endpoint.url.scheme == "https":
-                self.report(not_implemented((*path, "endpoints", number) if listed else path, "https to a service"))
 
     def tls(self) -> None:
         """Reads the files of certificates. Without TLS nothing is imported that could."""

@@ -6,6 +6,7 @@ What was read stays with the `Config` (`Config.tls`), so that what was checked i
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import ssl
 import warnings
@@ -50,6 +51,10 @@ def below(path: Path, findings: Iterable[Finding]) -> Iterable[Finding]:
 def check_tls(check: Any) -> None:
     """Everything about TLS of a `rooms.Check`."""
     config = check.config
+    if importlib.util.find_spec("fastgw._core.tls") is None:
+        for place in asks_for_tls(config):
+            message = "this fastgw was built without TLS"
+            check.report(Finding("not_built", place, message, "libssl-dev installed, and fastgw built again"))
     for number, listener in enumerate(config.server.listeners):
         if listener.tls is not None:
             path: Path = ("server", "listeners", number, "tls")
@@ -63,6 +68,15 @@ def check_tls(check: Any) -> None:
             config.tls.services[name] = upstream
         for finding in below(("services", name), findings):
             check.report(finding)
+
+
+def asks_for_tls(config: Config) -> Iterable[Path]:
+    for number, listener in enumerate(config.server.listeners):
+        if listener.tls is not None:
+            yield "server", "listeners", number, "tls"
+    for name, service in config.services.items():
+        if any(endpoint.url.scheme == "https" for endpoint in service.endpoints):
+            yield "services", name
 
 
 # ------------------------------------------------------------------------------------------------- listeners

@@ -28,6 +28,10 @@ CONNECTIONS = (
     ("closed", "Client connections closed."),
     ("refused", "Client connections refused because there were too many."),
 )
+TLS_REASONS = (
+    "timeout", "closed", "busy", "plain", "version", "cipher", "name", "alpn", "certificate", "alert", "protocol",
+)  # fmt: skip
+"""Why a handshake came to nothing, as record.COUNTERS has them after `tls_`."""
 POOL_STATES = ("busy", "idle", "connecting")
 
 
@@ -83,6 +87,7 @@ class Collector:
         yield from self.process()
         if self.view.certificates:
             yield from self.certificates()
+            yield from self.handshakes()
 
     def certificates(self) -> Iterator[Metric]:
         ends: dict[tuple[str, str, str], int] = {}
@@ -102,6 +107,19 @@ class Collector:
             "Changed certificate files that could not be taken into use.",
             value=self.view.certificate_failures,
         )
+
+    def handshakes(self) -> Iterator[Metric]:
+        counters = [stats.read_counters() for stats in self.view.stats]
+        done = CounterMetricFamily("fastgw_tls_handshakes", "TLS handshakes with clients.", labels=("kind",))
+        for kind in ("full", "resumed"):
+            done.add_metric((kind,), sum(c[f"tls_{kind}"] for c in counters))
+        yield done
+        failed = CounterMetricFamily(
+            "fastgw_tls_handshake_failures", "TLS handshakes that came to nothing.", labels=("reason",)
+        )
+        for reason in TLS_REASONS:
+            failed.add_metric((reason,), sum(c[f"tls_{reason}"] for c in counters))
+        yield failed
 
     def requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("fastgw_requests", "Requests answered.", labels=("route", "status"))

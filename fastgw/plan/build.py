@@ -12,16 +12,19 @@ import pickle
 import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
+from fastgw._core.h1 import RedirectCodec
 from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
-from fastgw._core.pool import Limits, Service
+from fastgw._core.pool import Endpoint, Limits, Service
 from fastgw._core.settings import Settings
 from fastgw.plan.routing import load_router, make_rewrite, make_split
-from fastgw.plan.spec import CHUNK, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec
+from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec
+from fastgw.plan.tls import UpstreamTlsSpec
 from fastgw.policies.base import BuildContext, Policy, Shared
 
 logger = logging.getLogger("fastgw.plan")
@@ -91,6 +94,18 @@ class ErrorPage:
         return text.replace("{request_id}", request_id).encode()
 
 
+def host_of(authority: bytes) -> bytes:
+    """Without a port, and without the brackets of an IPv6 address."""
+    host = authority[1:].partition(b"]")[0] if authority.startswith(b"[") else authority.partition(b":")[0]
+    return host
+
+
+def upstream_maker(spec: UpstreamTlsSpec, server_name: bytes) -> Any:
+    from fastgw._core.tls_client import ClientContext, UpstreamTls
+
+    return UpstreamTls(ClientContext(spec), server_name)
+
+
 class Builder:
     """One build: holds what has been made so far."""
 
@@ -130,9 +145,7 @@ class Builder:
 
     def service(self, given: ServiceSpec) -> Service:
         limits = Limits(**given.limits)
-        endpoints = tuple(
-            self.engine.endpoint(given.name, e.name, e.url, e.host, e.addresses, limits) for e in given.endpoints
-        )
+        endpoints = tuple(self.endpoint(given, endpoint, limits) for endpoint in given.endpoints)
         return Service(
             given.name,
             endpoints,
@@ -142,6 +155,29 @@ class Builder:
             response_ns=given.response_ns,
             idle_ns=given.idle_ns,
         )
+
+    def endpoint(self, service: ServiceSpec, given: EndpointSpec, limits: Limits) -> Endpoint:
+        """Connections are shared with the plan before where the way they are made is the same."""
+        name, url = given.name, given.url
+        if service.tls is None or not url.startswith("https://"):
+            return self.engine.endpoint(service.name, name, url, given.host, given.addresses, limits)
+        tls = service.tls
+        make = partial(upstream_maker, tls, tls.server_name or host_of(given.host))
+        return self.engine.endpoint(
+            service.name, name, url, given.host, given.addresses, limits, identity=tls.identity, make=make
+        )
+
+    def codecs(self) -> dict[str, Any]:
+        """By listener: what its connections speak, where that is not plain HTTP."""
+        found: dict[str, Any] = {}
+        for name, spec in self.spec.tls.items():
+            from fastgw._core.tls_server import Handshakes, TlsCodec
+
+            gate = self.engine.kept.setdefault(("handshakes", name), Handshakes())
+            found[name] = TlsCodec(spec, self.engine.h1, None, gate)
+        for name, redirect in self.spec.redirects.items():
+            found[name] = RedirectCodec(redirect.port, redirect.listener, self.engine.ports)
+        return found
 
     def route(self, given: RouteSpec) -> Route:
         chain = [self.shared_chain[i] for i in given.chain]
@@ -189,6 +225,7 @@ class Builder:
             {key: ErrorPage(*page) for key, page in self.spec.error_pages.items()},
             self.spec.generation,
             self.public_routes(),
+            self.codecs(),
         )
 
 

@@ -92,8 +92,8 @@ class Supervisor:
 
     def open(self) -> None:
         """Raises ListenError; nothing was forked yet."""
-        for listener in self.release.head.server.listeners:
-            self.sockets[str(listener.bind)] = open_listener(listener.bind, self.count)
+        for bind in self.release.head.server.binds:
+            self.sockets[str(bind)] = open_listener(bind, self.count)
         admin = self.release.head.admin
         if admin.enabled:
             self.admin = open_unix(admin.bind) if admin.bind.unix else open_tcp(admin.bind, False)

@@ -11,8 +11,6 @@ from fastgw.cli import main
 from fastgw.config import check
 from fastgw.policies import RESOLVER
 
-pytestmark = pytest.mark.usefixtures("tls_is_spoken")
-
 TAIL = "\nservices: {up: 'http://127.0.0.1:9001'}\nroutes: [{path: /x, service: up}]\n"
 
 

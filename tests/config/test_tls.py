@@ -10,8 +10,6 @@ from fastgw.config import check
 from fastgw.policies import RESOLVER
 from fastgw.testing.certificates import Authority
 
-pytestmark = pytest.mark.usefixtures("tls_is_spoken")
-
 TAIL = """
 services: {up: "http://127.0.0.1:9001"}
 routes: [{path: /x, service: up}]

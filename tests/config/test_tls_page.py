@@ -13,8 +13,6 @@ from fastgw.config.report import as_excerpts
 from fastgw.policies import RESOLVER
 from fastgw.testing.certificates import Authority
 
-pytestmark = pytest.mark.usefixtures("tls_is_spoken")
-
 PAGE = (Path(__file__).parents[2] / "docs" / "tls.md").read_text()
 EDITOR = jsonschema.Draft202012Validator(schema(RESOLVER))
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

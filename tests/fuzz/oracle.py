@@ -65,9 +65,15 @@ def requests(data):
         if seen is None:
             return found, how
         found.append(seen)
-        if how == "closed":
+        if how == "closed" and not kept(seen):
             return found, how
         data = rest
+
+
+def kept(seen):
+    """RFC 9112 C.2.2: HTTP/1.0 with `Connection: keep-alive`, which h11 always closes."""
+    options = {option.strip().lower() for value in seen.values(b"connection") for option in value.split(b",")}
+    return seen.version == b"1.0" and b"keep-alive" in options and b"close" not in options
 
 
 def one_request(data):
@@ -130,13 +136,14 @@ def stricter_syntax(raw, headers):
         return "obs-fold (RFC 9112 5.2)"
     if re.search(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)", head):
         return "control characters"
-    lengths = [value for name, value in headers if name == b"content-length"]
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     written = len(re.findall(rb"^content-length\s*:", head, re.IGNORECASE | re.MULTILINE))
-    if written > 1 or any(b"," in value for value in lengths):
+    if written > 1 or re.search(rb"^content-length[ \t]*:[^\r\n]*,", head, re.IGNORECASE | re.MULTILINE):
         return "Content-Length more than once"
     if re.search(rb"^content-length:[ \t]*\r?$", head, re.IGNORECASE | re.MULTILINE):
         return "empty Content-Length"
+    if re.search(rb"^content-length:[ \t]*[0-9]{19,}", head, re.IGNORECASE | re.MULTILINE):
+        return "a Content-Length of more than 18 digits"
     if codings and written:
         return "Content-Length beside Transfer-Encoding (RFC 9112 6.1)"
     if any(value.lower() != b"chunked" for value in codings) or len(codings) > 1:

@@ -72,6 +72,7 @@ def test_requests(running):
 
     @given(grammar.mutated(grammar.request()))
     @example(b"")
+    @example(b"GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n")
     @example(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc")
     def compare(data):
         check(gateway, upstream, data + LAST)

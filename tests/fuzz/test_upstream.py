@@ -87,6 +87,7 @@ def test_responses(running):
     @given(grammar.mutated(grammar.response()), st.sampled_from(["GET", "GET", "HEAD"]))
     @example(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "GET")
     @example(b"HTTP/1.1 200 OK\r\n\r\nabc", "GET")
+    @example(b"HTTP/1.1 204 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "GET")
     def compare(data, method):
         check(running, data, method)
 

@@ -11,8 +11,6 @@ from fastgw.plan.tls import PROFILES
 from fastgw.policies import RESOLVER
 from fastgw.testing.certificates import Authority
 
-pytestmark = pytest.mark.usefixtures("tls_is_spoken")
-
 NAME = "127.0.0.1:8443"
 
 

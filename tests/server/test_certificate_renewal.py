@@ -43,7 +43,6 @@ def agent_of(gateway):
     return next(pid for pid in gateway.processes() if comm(pid) == "fastgw-agent")
 
 
-@pytest.mark.skip(reason="the processes of this version refuse a listener with TLS")
 def test_a_renewal_needs_no_reload(config, pki, eventually):
     pair = pki.leaf("a.example", days=30, passphrase="open sesame")
     with GatewayProcess(with_tls(config, pair, passphrase="open sesame")) as gateway:
@@ -78,7 +77,6 @@ async def looks(gateway):
     return [await gateway.refresh_certificates() for _ in range(2)]
 
 
-@pytest.mark.usefixtures("tls_is_spoken")
 def test_in_one_process(config, pki):
     import asyncio
 
@@ -98,7 +96,6 @@ def test_in_one_process(config, pki):
     asyncio.run(scenario())
 
 
-@pytest.mark.usefixtures("tls_is_spoken")
 def test_a_renewal_that_the_workers_can_not_take_is_tried_again(config, pki, monkeypatch):
     import asyncio
 

@@ -13,8 +13,6 @@ from fastgw.server.compiled import Release, compile_config
 from fastgw.server.shared import Slots
 from fastgw.testing.certificates import Authority
 
-pytestmark = pytest.mark.usefixtures("tls_is_spoken")
-
 NAME = "127.0.0.1:8443"
 HOUR = 3600.0
 

@@ -21,7 +21,7 @@ class Listener(Room):
         example="0.0.0.0:8080",
     )
     protocol: Literal["http"] = key("http", "What is spoken.")
-    tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.", later=True)
+    tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.")
 
     @model_validator(mode="before")
     @classmethod

@@ -16,7 +16,7 @@ class Endpoint(Room):
     """One address of a service. A bare URL is the short form of `{url: URL}`."""
 
     url: OriginUrl = key(
-        doc="`http://host:port` or `unix:/path`. A name is resolved again in the background.",
+        doc="`http://host:port`, `https://host:port` or `unix:/path`. A name is resolved again in the background.",
         example="http://127.0.0.1:9001",
     )
     weight: int = key(1, "Its share of the requests among the endpoints.", ge=1, le=1000)
@@ -130,7 +130,7 @@ class Service(Room):
     circuit_breaker: CircuitBreaker | None = key(None, "Stops asking a service that fails.", later=True)
     retry: Retry | None = key(None, "Repeats failed requests.", later=True)
     discovery: Discovery | None = key(None, "Where its endpoints are learnt from.", later=True)
-    tls: UpstreamTls | None = key(None, "How https endpoints are checked.", later=True)
+    tls: UpstreamTls | None = key(None, "How https endpoints are checked.")
 
     @model_validator(mode="before")
     @classmethod

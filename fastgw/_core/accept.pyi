@@ -1,0 +1,2 @@
+class Codec:
+    """Makes the connections of one protocol."""
