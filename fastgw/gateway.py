@@ -14,6 +14,7 @@ from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Compiled, compile_config, restart_needed
 from fastgw.server.dataplane import DataPlane
+from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
@@ -40,6 +41,7 @@ class Gateway:
         self._sockets: dict[str, socket.socket] = {}
         self._memory: SharedMemory | None = None
         self._names: Resolver | None = None
+        self._discovery: Discovery | None = None
         self._admin: AdminServer | None = None
         self._draining = False
         self.stop_wanted = asyncio.Event()
@@ -70,7 +72,8 @@ class Gateway:
             plane.prepare_log(compiled.config.observability.access_log)
             plane.adopt_log()
             self._names = Resolver(self._publish)
-            await self._names.follow(compiled.config)
+            self._discovery = Discovery(self._discovered, self._names)
+            await asyncio.gather(self._names.follow(compiled.config), self._discovery.follow(compiled.config))
             for name, sock in self._sockets.items():
                 plane.listen(name, sock)
             if self.with_admin and compiled.config.admin.enabled:
@@ -104,6 +107,8 @@ class Gateway:
         if self.plane is not None:
             seconds = self.compiled.config.server.timeouts.drain if drain is None and self.compiled else drain or 0.0
             await self.plane.drain(seconds)
+        if self._discovery is not None:
+            self._discovery.stop()
         if self._names is not None:
             self._names.stop()
         if self._admin is not None:
@@ -117,6 +122,11 @@ class Gateway:
         assert self.plane is not None
         for url, found in addresses.items():
             self.plane.engine.set_addresses(url, found)
+
+    def _discovered(self, changed: Changed) -> None:
+        assert self.plane is not None and self._names is not None
+        self.plane.discover(changed)
+        self._publish(self._names.known)             # endpoints it brought have addresses only now
 
     async def _public(self, kind: str) -> tuple[int, str, bytes]:
         if kind == "metrics":
@@ -149,12 +159,13 @@ class Gateway:
             version=__version__,
             certificates=self._certificates.states(),
             certificate_failures=self._certificates.failures,
+            discovery=self._discovery.states() if self._discovery is not None else (),
         )
         return CONTENT_TYPE, render(view)
 
     async def services(self) -> list[dict[str, Any]]:
         assert self.plane is not None and self.compiled is not None
-        return services_view(self.compiled.config, [self.plane.snapshot()])
+        return services_view(self.compiled.config, [self.plane.snapshot()], self._discovery)
 
     async def routes(self) -> list[dict[str, Any]]:
         assert self.compiled is not None
@@ -182,8 +193,7 @@ class Gateway:
         before = set(self._sockets)
         try:
             self._open(new)
-            if self._names is not None:
-                await self._names.follow(new.config)
+            await self._follow(new)
             await self.plane.prepare(new.spec, new.config.observability.access_log)
             if self._names is not None:
                 self._publish(self._names.known)     # the endpoints it brought exist only now
@@ -193,8 +203,7 @@ class Gateway:
                 self._sockets.pop(name).close()
                 remove_file(name)
             self.plane.forget()
-            if self._names is not None:
-                await self._names.follow(self.compiled.config)
+            await self._follow(self.compiled)
             if not isinstance(failure, (ListenError, OSError)):
                 raise
             return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
@@ -213,6 +222,10 @@ class Gateway:
         self.source = wanted
         self._reloads["ok"] += 1
         return True, {"generation": generation, "restart_needed": keys}
+
+    async def _follow(self, compiled: Compiled) -> None:
+        if self._names is not None and self._discovery is not None:
+            await asyncio.gather(self._names.follow(compiled.config), self._discovery.follow(compiled.config))
 
     async def _watch_certificates(self) -> None:
         while True:

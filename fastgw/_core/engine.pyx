@@ -59,7 +59,17 @@ cdef class Engine:
                 used.add(endpoint)
         self.relay.plan = plan
         self.relay.services = plan.services
+        self._settle(used, None)
+
+    def settle(self, str service, used):
+        """The endpoints of a service that are in use from now on, after discovery told others: the rest retires."""
+        self._settle(used, service)
+
+    def _settle(self, used, service):
+        cdef Endpoint endpoint
         for key, endpoint in list(self.endpoints.items()):
+            if service is not None and key[0] != service:
+                continue
             if endpoint in used:
                 endpoint.revive()
             else:

@@ -44,6 +44,8 @@ cdef class Endpoint(Timed):
     cdef readonly bint retired
     cdef Timer timer                      # the first waiter's time in the queue
     cdef object service_stats             # (record.Stats, slot) of the service, or None
+    cdef public str zone                  # where it stands, "" when nobody said
+    cdef public object labels             # mapping of text to text, from its source
     cdef int checkout(self, Exchange ex, bint fresh) except -1      # Verdict; REPLIED = refused
     cdef int release(self, PooledStream stream, bint reusable) except -1
     cdef int opened(self, PooledStream stream) except -1
@@ -64,5 +66,6 @@ cdef class Service:
     cdef readonly int64_t response_ns, idle_ns
     cdef list weights, current
     cdef bint weighted
+    cdef object __weakref__
     cdef int at, total_weight
     cdef Endpoint pick(self, Exchange ex)

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Address = tuple[int, bytes]
 
@@ -32,6 +32,8 @@ class Endpoint:
     connect_errors: int
     reuses: int
     retired: bool
+    zone: str
+    labels: Mapping[str, str]
     @property
     def idle_count(self) -> int: ...
     @property
@@ -52,3 +54,4 @@ class Service:
         response_ns: int = ...,
         idle_ns: int = ...,
     ) -> None: ...
+    def set_endpoints(self, endpoints: tuple[Endpoint, ...], weights: Sequence[int] | None = ...) -> None: ...

@@ -58,6 +58,8 @@ cdef class Endpoint(Timed):
         self.idle = []
         self.waiting = deque()
         self.opening = set()
+        self.zone = ""
+        self.labels = {}
         memset(&self.timer, 0, sizeof(Timer))
         self.timer.owner = <void*>self
 
@@ -224,16 +226,24 @@ cdef class Service:
     def __init__(self, str name, tuple endpoints, weights=None, int slot=0, bytes host_header=None,
                  int64_t response_ns=30_000_000_000, int64_t idle_ns=60_000_000_000):
         self.name = name
-        self.endpoints = endpoints
         self.slot = slot
         self.host_header = host_header
         self.response_ns = response_ns
         self.idle_ns = idle_ns
+        self.endpoints = ()
+        self.current = []
+        self.at = -1
+        self.set_endpoints(endpoints, weights)
+
+    def set_endpoints(self, tuple endpoints, weights=None):
+        """Other ones from the next pick on, as discovery tells them; those that stay keep their turn. What has been
+        picked goes on: whoever calls this retires what is gone (`Engine.settle`)."""
+        cdef dict turns = dict(zip(self.endpoints, self.current))
         self.weights = list(weights or [1] * len(endpoints))
-        self.current = [0] * len(endpoints)
+        self.current = [turns.get(endpoint, 0) for endpoint in endpoints]
         self.total_weight = sum(self.weights)
         self.weighted = len(set(self.weights)) > 1
-        self.at = -1
+        self.endpoints = endpoints
 
     cdef Endpoint pick(self, Exchange ex):
         """Round robin; with weights the smooth kind, which spreads a heavy endpoint's turns evenly."""

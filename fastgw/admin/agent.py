@@ -25,6 +25,7 @@ from fastgw.server import control
 from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Release, restart_needed
 from fastgw.server.compiler import compile_aside
+from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.names import Resolver
 from fastgw.server.start import AgentStart
 from fastgw.server.views import config_view, routes_view, services_view
@@ -86,6 +87,7 @@ class Agent:
         self.opened: asyncio.Future[list[int]] | None = None
         self.committed: asyncio.Future[None] | None = None
         self.names = Resolver(self.publish_addresses, start.addresses)
+        self.discovery = Discovery(self.publish_endpoints, self.names, start.endpoints)
         self.certificates = CertificateWatch()
         self.stopped = asyncio.Event()
 
@@ -100,7 +102,7 @@ class Agent:
         server = AdminServer(api)
         if self.admin_socket is not None:
             await server.start(self.admin_socket)
-        await self.names.follow(self.current.head)
+        await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
         self.spawn(self.watch_certificates())
         await self.stopped.wait()
@@ -149,6 +151,7 @@ class Agent:
 
     async def greet(self, link: Link, message: control.Message) -> None:
         """A worker is there."""
+        control.send(link.sock, {"op": "endpoints", "endpoints": self.discovery.known})
         control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
         async with self.lock:
             if message["generation"] != self.current.generation:
@@ -174,6 +177,16 @@ class Agent:
         for link in self.links.values():
             control.send(link.sock, {"op": "addresses", "addresses": dict(addresses)})
         control.send(self.supervisor, {"op": "addresses", "addresses": dict(addresses)})
+
+    def publish_endpoints(self, changed: Changed) -> None:
+        """What discovery found. Endpoints that are new get the addresses of their names, where these are known."""
+        origins = {str(one.origin) for found in changed.values() if found is not None for one in found.endpoints}
+        addresses = {url: found for url, found in self.names.known.items() if url in origins}
+        for link in self.links.values():
+            control.send(link.sock, {"op": "endpoints", "endpoints": dict(changed)})
+            if addresses:
+                control.send(link.sock, {"op": "addresses", "addresses": addresses})
+        control.send(self.supervisor, {"op": "endpoints", "endpoints": dict(changed)})
 
     async def snapshots(self) -> list[dict[str, Any]]:
         answers = await asyncio.gather(
@@ -296,7 +309,7 @@ class Agent:
         keys = restart_needed(self.current.head, new.head)
         fds: list[int] = []
         try:
-            await self.names.follow(new.head)
+            await asyncio.gather(self.names.follow(new.head), self.discovery.follow(new.head))
             fds = await self.open(added) if added else []
             prepare = {"op": "prepare", "access_log": new.head.observability.access_log}
             await self.all(links, lambda link: link.ask(prepare, [new.plan], PREPARE_SECONDS))
@@ -313,7 +326,7 @@ class Agent:
             control.send(self.supervisor, {"op": "rollback"})
             for opened in fds:
                 os.close(opened)
-            await self.names.follow(self.current.head)
+            await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
             new.close()
             raise
         committed = self.commit(new, removed)
@@ -391,7 +404,8 @@ class Agent:
             "draining": self.draining,
             "generation": self.current.generation,
         }
-        return serving == len(self.links) and not self.draining and self.names.tried, facts
+        tried = self.names.tried and self.discovery.tried
+        return serving == len(self.links) and not self.draining and tried, facts
 
     async def metrics(self) -> tuple[str, bytes]:
         snapshots = await self.snapshots()
@@ -408,11 +422,12 @@ class Agent:
             version=__version__,
             certificates=self.certificates.states(),
             certificate_failures=self.certificates.failures,
+            discovery=self.discovery.states(),
         )
         return CONTENT_TYPE, render(view)
 
     async def services(self) -> list[dict[str, Any]]:
-        return services_view(self.current.head, await self.snapshots())
+        return services_view(self.current.head, await self.snapshots(), self.discovery)
 
     async def routes(self) -> list[dict[str, Any]]:
         return routes_view(self.current.config())

@@ -299,7 +299,7 @@ class Check:
         if (
             any(listener.tls is not None for listener in self.config.server.listeners)
             or any(service.tls is not None for service in services)
-            or any(endpoint.url.scheme == "https" for service in services for endpoint in service.endpoints)
+            or any(service.https for service in services)
         ):
             from fastgw.config.tls import check_tls
 

@@ -184,9 +184,8 @@ class Translation:
         discovery = self.section(root.get("service_discovery"), ("service_discovery",), (ROOT, "service_discovery"))
         here = (ROOT, "service_discovery")
         if discovery and all(isinstance(s, dict) and s.get("endpoints") for s in self.services.values()):
-            # no service would show that it is not there yet
             self.findings.append(
-                Finding("not_implemented", here, "discovery is not available in this version", at_key=True)
+                Finding("unused", here, "every service has endpoints of its own", at_key=True, severity="warning")
             )
         for name, service in self.services.items():
             if not isinstance(service, dict):

@@ -75,7 +75,7 @@ def asks_for_tls(config: Config) -> Iterable[Path]:
         if listener.tls is not None:
             yield "server", "listeners", number, "tls"
     for name, service in config.services.items():
-        if any(endpoint.url.scheme == "https" for endpoint in service.endpoints):
+        if service.https:
             yield "services", name
 
 
@@ -265,11 +265,11 @@ def selected(words: str) -> tuple[dict[str, Any], ...]:
 def check_service(service: Service) -> tuple[UpstreamMaterial | None, list[Finding]]:
     """None when no endpoint is https."""
     tls = service.tls
-    https = any(endpoint.url.scheme == "https" for endpoint in service.endpoints)
+    https = service.https
     found: list[Finding] = []
     if tls is None:
         return (UpstreamMaterial() if https else None), found
-    if not https and service.endpoints:
+    if not https:
         message = "has no effect: no endpoint is https"
         found.append(Finding("unused", ("tls",), message, "https://host:port", severity="warning", at_key=True))
     material, findings = check_upstream(tls)

@@ -48,6 +48,16 @@ class ServedCertificate(Protocol):
     def not_after(self) -> int: ...
 
 
+class Discovered(Protocol):
+    """What metrics want to know of the discovery of a service; `age` in seconds, None before the first answer."""
+
+    service: str
+    age: float | None
+    endpoints: int
+    updates: int
+    failures: int
+
+
 @dataclass(slots=True)
 class View:
     """What is known at one moment, over all workers.
@@ -71,6 +81,7 @@ class View:
     version: str = ""
     certificates: Sequence[ServedCertificate] = ()
     certificate_failures: int = 0
+    discovery: Sequence[Discovered] = ()
 
 
 class Collector:
@@ -88,6 +99,24 @@ class Collector:
         if self.view.certificates:
             yield from self.certificates()
             yield from self.handshakes()
+        if self.view.discovery:
+            yield from self.discovery()
+
+    def discovery(self) -> Iterator[Metric]:
+        labels = ("service",)
+        age = GaugeMetricFamily(
+            "fastgw_discovery_age_seconds", "Since the source last confirmed the endpoints of a service.", labels=labels
+        )
+        count = GaugeMetricFamily("fastgw_discovery_endpoints", "Endpoints of a discovered service.", labels=labels)
+        updates = CounterMetricFamily("fastgw_discovery_updates", "Changes of a service's endpoints.", labels=labels)
+        failures = CounterMetricFamily("fastgw_discovery_failures", "Answers that were none.", labels=labels)
+        for one in self.view.discovery:
+            if one.age is not None:
+                age.add_metric((one.service,), one.age)
+            count.add_metric((one.service,), one.endpoints)
+            updates.add_metric((one.service,), one.updates)
+            failures.add_metric((one.service,), one.failures)
+        yield from (age, count, updates, failures)
 
     def certificates(self) -> Iterator[Metric]:
         ends: dict[tuple[str, str, str], int] = {}

@@ -4,11 +4,11 @@
     plan = yield from build(spec, …)     # in the worker, in slices that do not stall its loop
 """
 
-from fastgw.plan.build import Host, build, build_now
+from fastgw.plan.build import Host, build, build_now, discover
 from fastgw.plan.spec import PlanSpec, ServiceSpec, compile_spec, with_tls
 from fastgw.plan.tls import CertificateSpec, TlsSpec, UpstreamTlsSpec
 
 __all__ = [
     "CertificateSpec", "Host", "PlanSpec", "ServiceSpec", "TlsSpec", "UpstreamTlsSpec", "build", "build_now",
-    "compile_spec", "with_tls",
+    "compile_spec", "discover", "with_tls",
 ]  # fmt: skip

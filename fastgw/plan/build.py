@@ -10,10 +10,11 @@ import html
 import logging
 import pickle
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
@@ -23,9 +24,10 @@ from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Service
 from fastgw._core.settings import Settings
 from fastgw.plan.routing import load_router, make_rewrite, make_split
-from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec
+from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
 from fastgw.plan.tls import UpstreamTlsSpec
 from fastgw.policies.base import BuildContext, Policy, Shared
+from fastgw.upstreams.discovery.base import EndpointSet
 
 logger = logging.getLogger("fastgw.plan")
 
@@ -45,12 +47,55 @@ class Host:
     bucket_table  token buckets shared by all workers of the host; None for a private table
     public        answers `server.public_endpoints`: called with the kind (health, ready, metrics)
     strict        raise when a policy cannot be built, instead of making its route refuse
+    discovered    service → its endpoints as discovery told them last; see `discover`
+    live          service → the native services of that name that plans hold, and what they were made from
     """
 
     shared: Shared = field(default_factory=Shared)
     bucket_table: Any = None
     public: PublicAnswer | None = None
     strict: bool = False
+    discovered: dict[str, EndpointSet] = field(default_factory=dict)
+    live: dict[str, WeakKeyDictionary[Service, ServiceSpec]] = field(default_factory=dict)
+
+
+def endpoints_of(
+    engine: Engine, given: ServiceSpec, found: EndpointSet | None
+) -> tuple[tuple[Endpoint, ...], list[int]]:
+    """The native endpoints of a service and their weights: as discovery `found` them, or as the file has them."""
+    specs = given.endpoints if found is None else [endpoint_of(*one) for one in found.endpoints]
+    limits = Limits(**given.limits)
+    endpoints = tuple(native_endpoint(engine, given, spec, limits) for spec in specs)
+    return endpoints, [spec.weight for spec in specs]
+
+
+def native_endpoint(engine: Engine, service: ServiceSpec, given: EndpointSpec, limits: Limits) -> Endpoint:
+    """Connections are shared with the plan before where the way they are made is the same."""
+    common = (service.name, given.name, given.url, given.host, given.addresses, limits)
+    tls = service.tls
+    if tls is None or not given.url.startswith("https://"):
+        endpoint = engine.endpoint(*common)
+    else:
+        make = partial(upstream_maker, tls, tls.server_name or host_of(given.host))
+        endpoint = engine.endpoint(*common, identity=tls.identity, make=make)
+    endpoint.zone, endpoint.labels = given.zone, given.labels
+    return endpoint
+
+
+def discover(engine: Engine, host: Host, changed: Mapping[str, EndpointSet | None]) -> None:
+    """Brings endpoints that were found to all plans that live, and to those to come. What vanished drains; what stays
+    keeps its connections. None for a service that is not discovered any more: what it has, it keeps."""
+    for name, found in changed.items():
+        if found is None:
+            host.discovered.pop(name, None)
+            continue
+        host.discovered[name] = found
+        used: set[Endpoint] = set()
+        for service, given in list(host.live.get(name, {}).items()):
+            endpoints, weights = endpoints_of(engine, given, found)
+            service.set_endpoints(endpoints, weights)
+            used.update(endpoints)
+        engine.settle(name, used)
 
 
 class Refusal(Policy):
@@ -144,28 +189,20 @@ class Builder:
         return native if native is not None else PythonHook(policy, Policy)
 
     def service(self, given: ServiceSpec) -> Service:
-        limits = Limits(**given.limits)
-        endpoints = tuple(self.endpoint(given, endpoint, limits) for endpoint in given.endpoints)
-        return Service(
+        found = self.host.discovered.get(given.name) if given.discovered else None
+        endpoints, weights = endpoints_of(self.engine, given, found)
+        service = Service(
             given.name,
             endpoints,
-            weights=[e.weight for e in given.endpoints],
+            weights=weights,
             slot=given.slot,
             host_header=given.host_header,
             response_ns=given.response_ns,
             idle_ns=given.idle_ns,
         )
-
-    def endpoint(self, service: ServiceSpec, given: EndpointSpec, limits: Limits) -> Endpoint:
-        """Connections are shared with the plan before where the way they are made is the same."""
-        name, url = given.name, given.url
-        if service.tls is None or not url.startswith("https://"):
-            return self.engine.endpoint(service.name, name, url, given.host, given.addresses, limits)
-        tls = service.tls
-        make = partial(upstream_maker, tls, tls.server_name or host_of(given.host))
-        return self.engine.endpoint(
-            service.name, name, url, given.host, given.addresses, limits, identity=tls.identity, make=make
-        )
+        if given.discovered:
+            self.host.live.setdefault(given.name, WeakKeyDictionary())[service] = given
+        return service
 
     def codecs(self) -> dict[str, Any]:
         """By listener: what its connections speak, where that is not plain HTTP."""

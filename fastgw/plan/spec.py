@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastgw.config import Config
+from fastgw.config.schema.address import Origin
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
 from fastgw.plan.addresses import Address, known
@@ -44,6 +45,8 @@ class EndpointSpec:
     host: bytes
     weight: int
     addresses: tuple[Address, ...]
+    zone: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ class ServiceSpec:
     idle_ns: int
     limits: dict[str, int]
     tls: UpstreamTlsSpec | None = None
+    discovered: bool = False
 
 
 @dataclass(slots=True)
@@ -137,16 +141,15 @@ def settings_of(config: Config) -> dict[str, Any]:
     }
 
 
+def endpoint_of(origin: Origin, weight: int, zone: str = "", labels: Iterable[tuple[str, str]] = ()) -> EndpointSpec:
+    url = str(origin)
+    authority = url.partition("://")[2] or "localhost"
+    host = authority.removesuffix(":443" if origin.scheme == "https" else ":80")
+    name = url if origin.unix else authority
+    return EndpointSpec(url, name, host.encode(), weight, known(origin), zone, dict(labels))
+
+
 def service_of(config: Config, name: str, service: Service, slot: int) -> ServiceSpec:
-    endpoints = []
-    for endpoint in service.endpoints:
-        origin = endpoint.url
-        url = str(origin)
-        authority = url.partition("://")[2] or "localhost"
-        host = authority.removesuffix(":443" if origin.scheme == "https" else ":80")
-        endpoints.append(
-            EndpointSpec(url, url if origin.unix else authority, host.encode(), endpoint.weight, known(origin))
-        )
     pool = service.pool
     limits = {
         "max_connections": pool.max_connections,
@@ -159,12 +162,13 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
     return ServiceSpec(
         name,
         slot,
-        tuple(endpoints),
+        tuple(endpoint_of(endpoint.url, endpoint.weight) for endpoint in service.endpoints),
         service.host.encode() if service.host else None,
         ns(service.timeouts.response),
         ns(service.timeouts.idle),
         limits,
         compile_upstream(service, config.tls.services.get(name)),
+        service.discovery is not None,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any
 
 from fastgw._core.engine import Engine
@@ -15,7 +15,8 @@ from fastgw._core.plan import Plan
 from fastgw._core.record import Stats
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
-from fastgw.plan import Host, PlanSpec, build, build_now
+from fastgw.plan import Host, PlanSpec, build, build_now, discover
+from fastgw.upstreams.discovery import EndpointSet
 
 logger = logging.getLogger("fastgw.server")
 
@@ -86,6 +87,10 @@ class DataPlane:
     def forget(self) -> None:
         self.prepared = None
         self.forget_log()
+
+    def discover(self, changed: Mapping[str, EndpointSet | None]) -> None:
+        """What discovery found; see plan.build.discover."""
+        discover(self.engine, self.host, changed)
 
     # ------------------------------------------------------------------ listeners
 

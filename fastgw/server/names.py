@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastgw.config import Config
@@ -19,6 +19,8 @@ FIRST_SECONDS = 5.0
 AT_A_TIME = 16
 """Look-ups under way."""
 Addresses = dict[str, tuple[Address, ...]]
+Wanted = dict[str, tuple[Origin, float]]
+"""URL → what is looked up, and how often."""
 
 
 class Resolver:
@@ -33,6 +35,8 @@ class Resolver:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.failing: set[str] = set()
         self.room = asyncio.Semaphore(AT_A_TIME)
+        self.declared: Wanted = {}
+        self.found: Wanted = {}
 
     def stop(self) -> None:
         for task in self.tasks.values():
@@ -41,27 +45,36 @@ class Resolver:
 
     async def follow(self, config: Config) -> None:
         """Looks up the names of this configuration from now on; returns when each was tried once, or took too long."""
-        wanted: dict[str, tuple[Origin, float]] = {}
-        for service in config.services.values():
-            for endpoint in service.endpoints:
-                if not known(endpoint.url):
-                    url = str(endpoint.url)
-                    refresh = service.dns.refresh
-                    wanted[url] = (endpoint.url, min(refresh, wanted[url][1]) if url in wanted else refresh)
-        for url in self.tasks.keys() - wanted.keys():
-            self.tasks.pop(url).cancel()
-            self.known.pop(url, None)
-        first = []
-        for url, (origin, refresh) in wanted.items():
-            if url not in self.tasks:
-                done = asyncio.Event()
-                self.tasks[url] = asyncio.get_running_loop().create_task(self.watch(url, origin, refresh, done))
-                first.append(asyncio.create_task(done.wait()))
+        self.declared = names_of(
+            (endpoint.url, service.dns.refresh)
+            for service in config.services.values()
+            for endpoint in service.endpoints
+        )
+        first = [asyncio.create_task(done.wait()) for done in self.watch_wanted()]
         if first:
             await asyncio.wait(first, timeout=FIRST_SECONDS)
             for waiting in first:
                 waiting.cancel()
         self.tried = True
+
+    def also(self, found: Iterable[tuple[Origin, float]]) -> None:
+        """Endpoints that discovery found: their names are looked up too, from now on."""
+        self.found = names_of(found)
+        self.watch_wanted()
+
+    def watch_wanted(self) -> list[asyncio.Event]:
+        """Begins and ends look-ups; for each new one an event that is set when it was tried."""
+        wanted = {**self.found, **self.declared}
+        for url in self.tasks.keys() - wanted.keys():
+            self.tasks.pop(url).cancel()
+            self.known.pop(url, None)
+        new = []
+        for url, (origin, refresh) in wanted.items():
+            if url not in self.tasks:
+                done = asyncio.Event()
+                self.tasks[url] = asyncio.get_running_loop().create_task(self.watch(url, origin, refresh, done))
+                new.append(done)
+        return new
 
     async def watch(self, url: str, origin: Origin, refresh: float, done: asyncio.Event) -> None:
         while True:
@@ -80,6 +93,16 @@ class Resolver:
                     self.publish({url: found})
             done.set()
             await asyncio.sleep(refresh)
+
+
+def names_of(origins: Iterable[tuple[Origin, float]]) -> Wanted:
+    """Those that are no addresses, each with the shortest of its intervals."""
+    wanted: Wanted = {}
+    for origin, refresh in origins:
+        if not known(origin):
+            url = str(origin)
+            wanted[url] = (origin, min(refresh, wanted[url][1]) if url in wanted else refresh)
+    return wanted
 
 
 async def look_up(origin: Origin) -> tuple[Address, ...]:

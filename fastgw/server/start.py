@@ -11,6 +11,7 @@ from fastgw._core.record import Stats
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.server.compiled import Release
 from fastgw.server.shared import SharedMemory
+from fastgw.upstreams.discovery import EndpointSet
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class WorkerStart:
     access_log: AccessLogConfig
     drain: float
     addresses: Mapping[str, Any] = field(default_factory=dict)
+    endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -41,3 +43,4 @@ class AgentStart:
     memory: SharedMemory
     restarts: int = 0
     addresses: dict[str, Any] = field(default_factory=dict)
+    endpoints: dict[str, EndpointSet] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
 from fastgw.server.start import AgentStart, WorkerStart
 from fastgw.server.worker import worker_main
+from fastgw.upstreams.discovery import EndpointSet
 
 logger = logging.getLogger("fastgw.supervisor")
 
@@ -78,6 +79,7 @@ class Supervisor:
         self.links: dict[int, tuple[socket.socket, socket.socket]] = {}
         self.channel: tuple[socket.socket, socket.socket] | None = None
         self.addresses: dict[str, Any] = {}
+        self.endpoints: dict[str, EndpointSet] = {}
         self.restarts = 0
         self.reloads_wanted = 0
         self.reloads_done = 0
@@ -181,6 +183,7 @@ class Supervisor:
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
                 addresses=self.addresses,
+                endpoints=self.endpoints,
             )
             code = worker_main(start)
         except BaseException:
@@ -212,6 +215,7 @@ class Supervisor:
                 memory=self.memory,
                 restarts=self.restarts,
                 addresses=self.addresses,
+                endpoints=self.endpoints,
             )
             os.nice(MODEST)
             code = self.agent_main(start)
@@ -298,6 +302,9 @@ class Supervisor:
             self.close_pending()
         elif operation == "addresses":
             self.addresses.update(message["addresses"])
+        elif operation == "endpoints":
+            self.endpoints.update(message["endpoints"])
+            self.endpoints = {name: found for name, found in self.endpoints.items() if found is not None}
         elif operation == "reloaded":
             self.reloads_done = message["number"]
         elif operation == "stop":

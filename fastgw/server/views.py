@@ -9,6 +9,9 @@ from pydantic import BaseModel
 
 from fastgw.config import Config
 from fastgw.config.fields import Secret
+from fastgw.server.discovery import Discovery, fallback_of
+from fastgw.upstreams.discovery import EndpointSet
+from fastgw.upstreams.discovery.watcher import State
 
 MASK = "***"
 
@@ -76,7 +79,24 @@ def config_view(config: Config) -> dict[str, Any]:
 POOL_FIELDS = ("connections", "busy", "idle", "connecting", "waiting", "connects", "connect_errors", "reuses")
 
 
-def services_view(config: Config, snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def discovery_view(state: State | None, told: EndpointSet | None) -> dict[str, Any]:
+    """Where the endpoints are from. `age` is how long ago, in seconds, the source confirmed them."""
+    if state is None:
+        return {"source": "static"}
+    view: dict[str, Any] = {"source": state.source, "version": state.version}
+    view["age"] = None if state.age is None else round(state.age, 3)
+    view["changed"] = None if told is None else told.changed
+    view |= {"updates": state.updates, "failures": state.failures, "expired": state.expired}
+    if state.left_out:
+        view["left_out"] = state.left_out
+    if state.error:
+        view["error"] = state.error
+    return view
+
+
+def services_view(
+    config: Config, snapshots: Sequence[Mapping[str, Any]], discovery: Discovery | None = None
+) -> list[dict[str, Any]]:
     """Services with the pools of their endpoints, added up over the workers."""
     pools: dict[tuple[str, str], dict[str, int]] = {}
     addresses: dict[tuple[str, str], int] = {}
@@ -87,16 +107,23 @@ def services_view(config: Config, snapshots: Sequence[Mapping[str, Any]]) -> lis
             for name in POOL_FIELDS:
                 into[name] += pool[name]
             addresses[key] = max(addresses.get(key, 0), pool["addresses"])
+    known = discovery.known if discovery is not None else {}
+    states = {state.service: state for state in discovery.states()} if discovery is not None else {}
     found = []
     for name, service in config.services.items():
-        endpoints = [
+        told = known.get(name)
+        endpoints = told.endpoints if told is not None else fallback_of(service)
+        rows = [
             {
-                "url": str(endpoint.url),
+                "url": str(endpoint.origin),
                 "weight": endpoint.weight,
-                "addresses": addresses.get((name, str(endpoint.url)), 0),
-                **pools.get((name, str(endpoint.url)), dict.fromkeys(POOL_FIELDS, 0)),
+                **({"zone": endpoint.zone} if endpoint.zone else {}),
+                **({"labels": dict(endpoint.labels)} if endpoint.labels else {}),
+                "addresses": addresses.get((name, str(endpoint.origin)), 0),
+                **pools.get((name, str(endpoint.origin)), dict.fromkeys(POOL_FIELDS, 0)),
             }
-            for endpoint in service.endpoints
+            for endpoint in endpoints
         ]
-        found.append({"name": name, "load_balancer": service.load_balancer, "endpoints": endpoints})
+        view = {"name": name, "load_balancer": service.load_balancer, "endpoints": rows}
+        found.append(view | {"discovery": discovery_view(states.get(name), told)})
     return found

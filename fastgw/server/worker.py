@@ -38,6 +38,7 @@ class Worker:
         """Takes the plan it was born with and begins to accept."""
         spec = plan_file.read(self.start.plan)
         os.close(self.start.plan)
+        self.plane.discover(self.start.endpoints)
         self.plane.adopt_now(spec)
         for url, addresses in self.start.addresses.items():
             self.plane.engine.set_addresses(url, addresses)
@@ -109,6 +110,9 @@ class Worker:
     async def on_addresses(self, message: control.Message, fds: list[int]) -> None:
         for url, addresses in message["addresses"].items():
             self.plane.engine.set_addresses(url, addresses)
+
+    async def on_endpoints(self, message: control.Message, fds: list[int]) -> None:
+        self.plane.discover(message["endpoints"])
 
     async def on_answer(self, message: control.Message, fds: list[int]) -> None:
         future = self.questions.pop(message["question"], None)

@@ -29,7 +29,6 @@ def test_check_lists_exactly_what_is_not_there_yet():
     assert config is None
     assert [(p.severity, p.code, p.line, p.path) for p in problems] == [
         ("error", "not_implemented", 35, "api_gateway.plugins[2]"),
-        ("error", "not_implemented", 46, "api_gateway.service_discovery"),
         ("error", "not_implemented", 51, "api_gateway.circuit_breaker"),
         ("error", "not_implemented", 64, "api_gateway.observability.tracing.exporter"),
     ]
@@ -44,7 +43,7 @@ def test_the_verb_exits_with_1():
         cwd=HERE.parents[1],
     )
     assert result.returncode == 1
-    assert result.stdout.count("error[not_implemented]") == 4
+    assert result.stdout.count("error[not_implemented]") == 3
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +106,26 @@ def test_mistakes_are_told_at_their_place(was, becomes, place):
     assert (place, line) in found, problems
 
 
-def test_discovery_that_no_service_needs_is_not_ignored():
+def test_discovery_that_no_service_needs_is_told():
     text = TEMPLATE.read_text()
     text += "\n  services: {user-service: 'http://u', order-service: 'http://o', product-service: 'http://p'}\n"
     _, problems = check(text, resolver=RESOLVER, env=ENV)
-    assert ("not_implemented", 46, "api_gateway.service_discovery") in {(p.code, p.line, p.path) for p in problems}
+    assert ("unused", 46, "api_gateway.service_discovery") in {(p.code, p.line, p.path) for p in problems}
+
+
+def test_services_that_are_not_declared_come_from_discovery():
+    text = text_without(
+        ("- name: caching", "max_size"),
+        ("circuit_breaker:", "half_open_requests"),
+        ("exporter: jaeger", "exporter: jaeger"),
+    )
+    text += "\n  services: {order-service: 'http://o'}\n"
+    services = load(text, resolver=RESOLVER, env=ENV).services
+    assert services["order-service"].discovery is None
+    for name in ("user-service", "product-service"):
+        options = services[name].discovery
+        assert (options.type, options.address, options.refresh) == ("consul", "consul:8500", 30)
+        assert services[name].endpoints == ()
 
 
 def test_two_balancers_for_one_service_are_a_conflict():

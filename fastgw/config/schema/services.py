@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Duration, Name, Ratio, Secret, shown, wrong
+from fastgw.config.fields import Duration, Name, Ratio, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, OriginUrl
 from fastgw.config.schema.base import Later, Room, key
+from fastgw.config.schema.discovery import Discovery
 from fastgw.config.schema.tls import UpstreamTls
 
 
@@ -85,14 +86,6 @@ class Retry(Later):
     max_backoff: Duration = key(1.0, "The longest wait.", ge=0, le=600)
 
 
-class Discovery(Later):
-    type: Literal["consul", "etcd", "kubernetes", "dns", "file"] = key(doc="Who knows the endpoints.")
-    address: str | None = key(None, "Where it is asked.", example="consul:8500")
-    service: str | None = key(None, "The service's name there; by default its name here.")
-    refresh: Duration = key(30.0, "How often.", ge=0.1, le=86400)
-    token: Secret | None = key(None, "What is sent to be let in.")
-
-
 Balancer = Literal[
     "round_robin", "least_requests", "least_connections", "random", "power_of_two", "consistent_hash", "ip_hash",
     "ewma",
@@ -129,8 +122,16 @@ class Service(Room):
     health_check: HealthCheck | None = key(None, "Asks each endpoint how it is.", later=True)
     circuit_breaker: CircuitBreaker | None = key(None, "Stops asking a service that fails.", later=True)
     retry: Retry | None = key(None, "Repeats failed requests.", later=True)
-    discovery: Discovery | None = key(None, "Where its endpoints are learnt from.", later=True)
+    discovery: Discovery | None = key(
+        None, "Where its endpoints are learnt from; `endpoints`, when there are some, are used until then."
+    )
     tls: UpstreamTls | None = key(None, "How https endpoints are checked.")
+
+    @property
+    def https(self) -> bool:
+        """Is TLS spoken to some endpoint, of the file or discovered?"""
+        found = self.discovery is not None and self.discovery.scheme == "https"
+        return found or any(endpoint.url.scheme == "https" for endpoint in self.endpoints)
 
     @model_validator(mode="before")
     @classmethod
