@@ -150,6 +150,7 @@ cdef class Exchange(Timed):
     cdef readonly object request_trailers     # Head of trailer fields, or None; set before request_end
     cdef readonly object response_trailers    # the same, set before response_end
     cdef readonly object client_cert      # what the client's certificate says, or None
+    cdef bint http2                       # the client speaks HTTP/2
     cdef bint upgraded                    # both ways are open without end: a tunnel inside a protocol
     cdef readonly object service          # pool.Service it went to
     cdef readonly object endpoint         # pool.Endpoint of the last attempt

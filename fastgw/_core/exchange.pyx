@@ -280,7 +280,7 @@ cdef class Exchange(Timed):
         self.service = None
         self.endpoint = None
         self.request_trailers = self.response_trailers = self.client_cert = None
-        self.upgraded = False
+        self.upgraded = self.http2 = False
         self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
         self.has_query = self.secure = False
         self.settings = None
@@ -375,6 +375,8 @@ cdef class Exchange(Timed):
 
     @property
     def protocol(self):
+        if self.http2:
+            return "HTTP/2"
         return "HTTP/1.1" if self.request.minor else "HTTP/1.0"
 
     @property

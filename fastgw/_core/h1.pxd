@@ -20,11 +20,13 @@ cdef bytes date_line()                    # "Date: …" with its CRLF, made anew
 
 cdef class H1Codec(Codec):
     cdef Authorities checks
+    cdef readonly Codec h2                # for clients that begin with its preface; None: not spoken
 
 
 cdef class H1Downstream(Connection):
     # connection
     cdef Authorities checks
+    cdef Codec h2
     cdef int64_t requests
     cdef int phase
     cdef bint in_process, fresh
@@ -52,6 +54,7 @@ cdef class H1Downstream(Connection):
     cdef Py_ssize_t _partial(self) except -2
     cdef int _begin(self, Exchange ex) except -1
     cdef int _start(self, Exchange ex) except -1
+    cdef int _hand_over(self, char *p, size_t n) except -2
     cdef int _close(self, bint reset) except -1
     cdef int _shut(self) except -1
     cdef int _idle(self) except -1

@@ -5,7 +5,7 @@ the kernel. The request body is taken only as fast as the upstream takes it.
 """
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.accept cimport Codec, Connection, Listener
@@ -38,6 +38,8 @@ cdef enum:
 cdef int64_t LINGER_NS = 5_000_000_000
 cdef int64_t FIRST_NS = 500_000_000
 
+cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
 # "HTTP/1.1 200 OK\r\n" by status
 cdef list _lines = [None] * 600
 for _status in range(100, 600):
@@ -62,8 +64,9 @@ cdef bytes date_line():
 
 
 cdef class H1Codec(Codec):
-    def __init__(self):
+    def __init__(self, Codec h2=None):
         self.checks = Authorities(True)
+        self.h2 = h2
 
     cdef Connection open(self, Listener listener):
         return H1Downstream(listener, self)
@@ -90,6 +93,7 @@ cdef class RedirectCodec(H1Codec):
 cdef class H1Downstream(Connection):
     def __cinit__(self, Listener listener, Codec codec):
         self.checks = (<H1Codec>codec).checks
+        self.h2 = (<H1Codec>codec).h2
         self.phase = D_IDLE
         self.fresh = True
 
@@ -219,6 +223,9 @@ cdef class H1Downstream(Connection):
         self.settings = settings
         if k <= 0:
             head.count = 0
+            if self.fresh and self.h2 is not None and n >= 3 and memcmp(p, PREFACE, 24 if n > 24 else n) == 0:
+                relay.give(ex)
+                return self._hand_over(p, n)
             if k == 0:
                 if n > <size_t>settings.max_target + 64 and memchr(p, c"\n", n) == NULL:
                     return self._refuse(ex, "uri_too_long", f"The limit is {settings.max_target} bytes.")
@@ -273,6 +280,15 @@ cdef class H1Downstream(Connection):
         else:
             self._start(ex)
         return k
+
+    cdef int _hand_over(self, char *p, size_t n) except -2:
+        """RFC 9113 3.3: a client that knows that we speak HTTP/2 begins with that."""
+        cdef Connection connection = self.h2.open(self.listener)
+        self.phase = D_GONE
+        connection.follow(self)
+        connection.begin()
+        connection.on_data(p, n)
+        return -1
 
     cdef int _start(self, Exchange ex) except -1:
         """A whole head: on its way."""

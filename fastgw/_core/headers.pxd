@@ -75,6 +75,7 @@ cdef class Head:
     cdef int scan_request(self, const char *p, size_t n, int max_count) noexcept
     cdef int scan_fetch(self, const char *p, size_t n) noexcept
     cdef int scan_response(self, const char *p, size_t n, int max_count) noexcept
+    cdef int scan_trailers(self, const char *p, size_t n, int max_count) except -1
     cdef int _scan_request(self, const char *p, size_t n, int max_count, bint need_host) noexcept
     cdef int _scan_lines(self, uint32_t at, uint32_t n, int max_count) noexcept
     cdef void _connection_tokens(self, Header *h) noexcept

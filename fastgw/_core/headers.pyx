@@ -283,6 +283,27 @@ cdef class Head:
         """The same for a request of our own making, which gets its Host from the endpoint."""
         return self._scan_request(p, n, 10, False)
 
+    cdef int scan_trailers(self, const char *p, size_t n, int max_count) except -1:
+        """Takes lines of fields without an empty line at their end; 1, or 0 when they are no fields of trailers."""
+        cdef int i
+        cdef Header *h
+        self.clear()
+        self.len = 0
+        self.reserve(n + 2)
+        memcpy(self.buf, p, n)
+        memcpy(self.buf + n, b"\r\n", 2)
+        self.len = n + 2
+        if self._scan_lines(0, n + 2, max_count) <= 0:
+            self.clear()
+            return 0
+        for i in range(self.count):
+            # RFC 9110 6.5.1: what a recipient must know before the body, or acts on, has no place after it
+            h = &self.items[i]
+            if h.id != H_OTHER and not h.drop:
+                h.drop = 1
+                self.dropped += 1
+        return 1
+
     cdef int _scan_request(self, const char *p, size_t n, int max_count, bint need_host) noexcept:
         cdef const char *e = p + n
         cdef const char *q = p

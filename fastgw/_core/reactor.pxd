@@ -19,6 +19,7 @@ cdef class Wired(Timed):
     cdef int on_broken(self) except -1                      # the connection is gone
     cdef int on_hangup(self) except -1                      # the peer is gone while reading is paused
     cdef int on_kick(self) except -1                        # kick() was asked for
+    cdef int on_last(self) except -1                        # Reactor.lastly() was asked for
     cdef int on_closed(self) except -1                      # shut() is through
     cdef int on_drained(self) except -1                     # output is below the low watermark again
     cdef int on_connected(self, int error) except -1        # errno, 0 = connected
@@ -72,6 +73,7 @@ cdef class Reactor:
     cdef char *ubuf                                # a message to an upstream while it is put together
     cdef list graves                               # handlers closed in this batch, kept until its end
     cdef list ready                                # handlers that asked for on_ready
+    cdef list last                                 # who asked for on_last
     cdef bint in_batch, wake_asked, closed
     cdef int64_t wake_at
     cdef bint driving                              # the loop waits for us, not we for it
@@ -85,6 +87,8 @@ cdef class Reactor:
     cdef int bury(self, object what) except -1    # keeps it until the batch ends: callers up the stack may use it
     cdef int outside(self) except -1
     cdef int later(self, Handler handler) except -1
+    cdef int lastly(self, Wired who) except -1     # who.on_last() when the batch is done
+    cdef int _run_last(self) except -1
     cdef int _guarded(self, Handler handler, uint32_t events, bint is_ready) except -1
     cdef int _run_ready(self) except -1
     cdef int _take(self, int wait_ms) except -2

@@ -119,6 +119,9 @@ cdef class Wired(Timed):
     cdef int on_kick(self) except -1:
         return 0
 
+    cdef int on_last(self) except -1:
+        return 0
+
     cdef int on_closed(self) except -1:
         return 0
 
@@ -466,6 +469,7 @@ cdef class Reactor:
         self.wheel = Wheel()
         self.graves = []
         self.ready = []
+        self.last = []
         self.timerfd = -1
         self.epfd = epoll_create1(EPOLL_CLOEXEC)
         if self.epfd < 0:
@@ -538,6 +542,34 @@ cdef class Reactor:
         self.ready.append(handler)
         if not self.in_batch:
             self._wake()
+        return 0
+
+    cdef int lastly(self, Wired who) except -1:
+        """Calls who.on_last() when all events of this batch are done: what several of them cause leaves together."""
+        self.last.append(who)
+        if not self.in_batch:
+            self._wake()
+        return 0
+
+    cdef int _run_last(self) except -1:
+        cdef int rounds = 0
+        cdef list batch
+        cdef Wired who
+        while self.last and rounds < 8:
+            rounds += 1
+            batch = self.last
+            self.last = []
+            for who in batch:
+                try:
+                    who.on_last()
+                except Exception as error:
+                    self.report(error)
+                    try:
+                        who.on_broken()
+                    except Exception as second:
+                        self.report(second)
+            if self.ready:
+                self._run_ready()
         return 0
 
     cdef int outside(self) except -1:
@@ -640,6 +672,8 @@ cdef class Reactor:
             self.report(error)
         if self.ready:
             self._run_ready()
+        if self.last:
+            self._run_last()
         if self.graves:
             self.graves.clear()
         return self._arm_timer()
@@ -653,7 +687,7 @@ cdef class Reactor:
                 break
         self._settle()
         self.in_batch = False
-        if self.ready:
+        if self.ready or self.last:
             self._wake()
         return 0
 
@@ -682,7 +716,7 @@ cdef class Reactor:
         else:
             while True:
                 left = min(self.due, until) - self.now
-                if left < 0 or self.owed or self.ready:
+                if left < 0 or self.owed or self.ready or self.last:
                     left = 0
                 n = self._take((left + 999999) // 1000000)
                 self._settle()

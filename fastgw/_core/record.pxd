@@ -23,6 +23,13 @@ cdef enum:
     C_TLS_CERTIFICATE        # none, or one that is no good
     C_TLS_ALERT              # the client did not like something
     C_TLS_PROTOCOL           # anything else
+    C_H2_CONNECTIONS         # HTTP/2 with clients
+    C_H2_STREAMS
+    C_H2_RESETS              # connections ended for too many resets,
+    C_H2_FRAMES              # for too many frames that are no requests,
+    C_H2_HEADERS             # for too large, or too slow, blocks of headers,
+    C_H2_STALLED             # streams or connections whose client does not read
+    C_H2_PROTOCOL            # connections that broke the protocol
     C_COUNTERS               # how many there are
 
 cdef enum:

@@ -19,7 +19,8 @@ BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.00
 HISTOGRAMS = ("total", "upstream", "gateway")
 COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited", "coalesced",
             "tls_full", "tls_resumed", "tls_timeout", "tls_closed", "tls_busy", "tls_plain", "tls_version", "tls_cipher",
-            "tls_name", "tls_alpn", "tls_certificate", "tls_alert", "tls_protocol")
+            "tls_name", "tls_alpn", "tls_certificate", "tls_alert", "tls_protocol", "h2_connections", "h2_streams",
+            "h2_resets", "h2_frames", "h2_headers", "h2_stalled", "h2_protocol")
 STATUS_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 MAGIC = 0x66617374677731
 

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
-from fastgw._core.h1 import RedirectCodec
+from fastgw._core.h1 import H1Codec, RedirectCodec
 from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Service
@@ -207,11 +207,15 @@ class Builder:
     def codecs(self) -> dict[str, Any]:
         """By listener: what its connections speak, where that is not plain HTTP."""
         found: dict[str, Any] = {}
+        for name, options in self.spec.http2.items():
+            from fastgw._core.h2 import H2Codec
+
+            found[name] = H1Codec(H2Codec(**options))
         for name, spec in self.spec.tls.items():
             from fastgw._core.tls_server import Handshakes, TlsCodec
 
             gate = self.engine.kept.setdefault(("handshakes", name), Handshakes())
-            found[name] = TlsCodec(spec, self.engine.h1, None, gate)
+            found[name] = TlsCodec(spec, self.engine.h1, found[name].h2 if name in found else None, gate)
         for name, redirect in self.spec.redirects.items():
             found[name] = RedirectCodec(redirect.port, redirect.listener, self.engine.ports)
         return found

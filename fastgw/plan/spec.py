@@ -6,6 +6,7 @@ chunks. Nothing in it is a socket or a native object.
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -110,6 +111,7 @@ class PlanSpec:
     config_dir: str = "."
     tls: dict[str, TlsSpec] = field(default_factory=dict)
     redirects: dict[str, RedirectSpec] = field(default_factory=dict)
+    http2: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -147,6 +149,23 @@ def endpoint_of(origin: Origin, weight: int, zone: str = "", labels: Iterable[tu
     host = authority.removesuffix(":443" if origin.scheme == "https" else ":80")
     name = url if origin.unix else authority
     return EndpointSpec(url, name, host.encode(), weight, known(origin), zone, dict(labels))
+
+
+def http2_of(config: Config) -> dict[str, dict[str, int]]:
+    """Listener's address → the keyword arguments of _core.h2.H2Codec, where HTTP/2 is spoken."""
+    if importlib.util.find_spec("fastgw._core.h2") is None:
+        return {}
+    return {
+        str(listener.bind): {
+            "max_streams": listener.http2.max_concurrent_streams,
+            "window": listener.http2.initial_window_size,
+            "header_list": config.server.limits.header_size,
+            "resets": listener.http2.resets,
+            "spare_frames": listener.http2.spare_frames,
+        }
+        for listener in config.server.listeners
+        if listener.http2.enabled
+    }
 
 
 def service_of(config: Config, name: str, service: Service, slot: int) -> ServiceSpec:
@@ -244,6 +263,7 @@ def compile_spec(
         consumers=config.consumers,
         tls=compile_listeners(config, tls_before or {}),
         redirects=compile_redirects(config),
+        http2=http2_of(config),
     )
     chunk: list[RouteSpec] = []
     chunks: list[bytes] = []

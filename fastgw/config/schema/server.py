@@ -12,6 +12,33 @@ from fastgw.config.schema.base import Later, Room, key
 from fastgw.config.schema.tls import ListenerTls
 
 
+class Http2(Room):
+    """HTTP/2 of clients. A bare `true` or `false` is the short form of `{enabled: …}`."""
+
+    enabled: bool = key(
+        True, "Whether it is spoken: with TLS where the client wants it (ALPN), without TLS by prior knowledge (h2c)."
+    )
+    max_concurrent_streams: int = key(128, "Requests of one connection at a time.", ge=1, le=10000)
+    initial_window_size: Size = key(
+        64 * 1024, "Bytes of a request body that a client may send ahead of the upstream.", ge=1024, le=16 * 1024 * 1024
+    )
+    resets: int = key(
+        200, "Requests a client may take back at once, and 50 more a second; more end the connection.", ge=1, le=100000
+    )
+    spare_frames: int = key(
+        2000,
+        "Frames that carry no request (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty ones) at once, and 200 more a "
+        "second; more end the connection.",
+        ge=10,
+        le=1000000,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
 class Listener(Room):
     """One place to listen at. A bare address is the short form of `{bind: address}`."""
 
@@ -21,6 +48,7 @@ class Listener(Room):
         example="0.0.0.0:8080",
     )
     protocol: Literal["http"] = key("http", "What is spoken.")
+    http2: Http2 = key(Http2(), "HTTP/2 of clients.")
     tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.")
 
     @model_validator(mode="before")

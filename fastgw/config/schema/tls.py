@@ -15,7 +15,7 @@ from fastgw.config.fields import Duration, Secret, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, BindAddress, is_ip
 from fastgw.config.schema.base import Room, key
 
-ALPN_NOW = frozenset({"http/1.1"})
+ALPN_NOW = frozenset({"h2", "http/1.1"})
 """The protocols this version can speak; the others are part of the format."""
 GROUPS = frozenset({
     "x25519", "x448", "p-256", "prime256v1", "secp256r1", "p-384", "secp384r1", "p-521", "secp521r1",
@@ -180,7 +180,10 @@ class ListenerTls(Room):
         "default", "When no certificate has the name: `default` gives the default one, `refuse` ends the handshake."
     )
     alpn: tuple[Literal["h2", "http/1.1"], ...] = key(
-        ("http/1.1",), "Protocols that are offered, the best first.", min_length=1, max_length=2
+        ("h2", "http/1.1"),
+        "Protocols that are offered, the best first; `h2` where the listener speaks HTTP/2.",
+        min_length=1,
+        max_length=2,
     )
     profile: Literal["modern", "intermediate"] = key(
         "intermediate",
