@@ -24,6 +24,7 @@ cdef class H2Connection(Connection):
     cdef list over                        # streams whose answer is out while the request is not
     cdef object failure                   # an exception of a callback
     cdef int64_t requests
+    cdef int32_t highest, skipped_from, skipped_to      # ids of streams
     cdef int64_t resets_at, frames_at     # budgets: ns of the clock up to which they are used up
     cdef int64_t head_at                  # a block of headers has begun
     cdef bint dirty, inside, closing, going, gone

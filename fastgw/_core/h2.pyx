@@ -10,7 +10,7 @@ library, and nothing while the socket is full: a client that does not read canno
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.accept cimport Codec, Connection, Listener
@@ -49,8 +49,17 @@ cdef nghttp2_option *_options = NULL
 
 cdef int _on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *p) noexcept:
     cdef H2Connection connection = <H2Connection>p
-    if hd.type == NGHTTP2_HEADERS and not hd.flags & NGHTTP2_FLAG_END_HEADERS:
-        connection.head_at = connection.reactor.now
+    if hd.type == NGHTTP2_HEADERS:
+        if not hd.flags & NGHTTP2_FLAG_END_HEADERS:
+            connection.head_at = connection.reactor.now
+        if hd.stream_id > connection.highest:
+            if hd.stream_id > connection.highest + 2:
+                connection.skipped_from, connection.skipped_to = connection.highest, hd.stream_id
+            connection.highest = hd.stream_id
+        elif connection.skipped_from < hd.stream_id < connection.skipped_to and connection.reason == 0:
+            # RFC 9113 5.1.1: streams that were left out are closed; the library would take this for a late one
+            connection.reason = C_H2_PROTOCOL
+            nghttp2_session_terminate_session(session, NGHTTP2_PROTOCOL_ERROR)
     return 0
 
 
@@ -105,7 +114,8 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *p
             if not connection.spend(&connection.resets_at, SECOND // 50, connection.codec.resets * (SECOND // 50)):
                 connection.calm(C_H2_RESETS)
         elif kind != NGHTTP2_GOAWAY:
-            # SETTINGS, PING, PRIORITY, WINDOW_UPDATE and what is unknown: work for us, nothing for anybody
+            # SETTINGS, PING, PRIORITY, WINDOW_UPDATE: work for us, nothing for anybody. (The library skips frames of
+            # unknown kinds where they lie.)
             connection.spend(&connection.frames_at, SECOND // 200, connection.codec.spare_frames * (SECOND // 200))
     except Exception as error:
         connection.failure = error
@@ -335,13 +345,10 @@ cdef class H2Connection(Connection):
                 thirsty, self.thirsty = self.thirsty, []
                 for stream in thirsty:
                     stream.blocked = False
-                    if stream.ex is not None:
-                        if stream.writable():
-                            self.relay.downstream_writable(stream.ex)
-                            more = True
-                        else:
-                            stream.blocked = True
-                            self.thirsty.append(stream)
+                    # one that has no room yet puts itself into the new list
+                    if stream.ex is not None and stream.writable():
+                        self.relay.downstream_writable(stream.ex)
+                        more = True
         if self.failure is not None:
             error, self.failure = self.failure, None
             raise error
@@ -402,12 +409,12 @@ cdef class H2Connection(Connection):
                                                       f"{self.settings.max_headers} headers.")
         if block.path_n > <uint32_t>self.settings.max_target:
             return stream.refuse("uri_too_long", f"The limit is {self.settings.max_target} bytes.")
-        if block.method_n == 7 and memcmp7(block.pseudo + block.method_at, b"CONNECT"):
+        if block.method_n == 7 and memcmp(block.pseudo + block.method_at, b"CONNECT", 7) == 0:
             return stream.refuse("method_not_implemented", "CONNECT is not offered.")
         # RFC 9113 8.3.1: Host, when there is one too, says the same as :authority
         if block.bad or (block.authority_n and block.host_n and (
                 block.authority_n != block.host_n
-                or not same(block.pseudo + block.authority_at, block.pseudo + block.host_at, block.host_n))):
+                or memcmp(block.pseudo + block.authority_at, block.pseudo + block.host_at, block.host_n) != 0)):
             return stream.refuse("bad_request", None)
         head.len = 0
         head.reserve(fgw_block_request_size(block))
@@ -540,18 +547,6 @@ cdef class H2Connection(Connection):
         return f"<H2Connection {self.text[:self.text_len].decode()} {len(self.streams)} streams>"
 
 
-cdef inline bint memcmp7(const char *p, const char *q) noexcept:
-    return same(p, q, 7)
-
-
-cdef bint same(const char *p, const char *q, size_t n) noexcept:
-    cdef size_t i
-    for i in range(n):
-        if p[i] != q[i]:
-            return False
-    return True
-
-
 # ---------------------------------------------------------------------- one stream
 
 cdef class H2Stream(Downstream):
@@ -578,7 +573,8 @@ cdef class H2Stream(Downstream):
             return self.relay.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
         if self.wanted and self.kept_n == 0:
             return self.take_data(p, n)
-        grow(&self.kept, &self.kept_cap, self.kept_n + n)
+        if fgw_block_room(&self.kept, &self.kept_cap, self.kept_n + n) < 0:
+            raise MemoryError()
         memcpy(self.kept + self.kept_n, p, n)
         self.kept_n += n
         return 0
@@ -777,7 +773,8 @@ cdef class H2Stream(Downstream):
             self.out_at = 0
         if self.out_n == 0:
             self.out_at = 0
-        grow(&self.out, &self.out_cap, self.out_at + self.out_n + n)
+        if fgw_block_room(&self.out, &self.out_cap, self.out_at + self.out_n + n) < 0:
+            raise MemoryError()
         memcpy(self.out + self.out_at + self.out_n, p, n)
         self.out_n += n
         if self.timer.due == 0:
@@ -882,17 +879,3 @@ cdef inline void put_status(int status) noexcept:
     _status[1] = c"0" + status // 10 % 10
     _status[2] = c"0" + status % 10
     put_nv(0, b":status", 7, _status, 3)
-
-
-cdef int grow(char **p, uint32_t *cap, size_t need) except -1:
-    cdef char *grown
-    cdef size_t more = cap[0]
-    if need <= more:
-        return 0
-    more = (need + need // 2 + 1023) & ~<size_t>1023
-    grown = <char*>realloc(p[0], more)
-    if grown == NULL:
-        raise MemoryError()
-    p[0] = grown
-    cap[0] = more
-    return 0

@@ -27,7 +27,7 @@ static void fgw_block_begin(fgw_block *b, int32_t stream) {
 
 static int fgw_block_room(char **p, uint32_t *cap, size_t need) {
   if (need > *cap) {
-    size_t more = (need + 1023) & ~(size_t)1023;
+    size_t more = (need + need / 2 + 1023) & ~(size_t)1023;
     char *grown = realloc(*p, more);
     if (grown == NULL) return -1;
     *p = grown; *cap = (uint32_t)more;

@@ -136,6 +136,7 @@ cdef extern from "h2block.h":
         int32_t stream
     void fgw_block_begin(fgw_block *b, int32_t stream)
     int fgw_block_add(fgw_block *b, const uint8_t *name, size_t nl, const uint8_t *value, size_t vl)
+    int fgw_block_room(char **p, uint32_t *cap, size_t need)      # grows it; -1 without memory
     void fgw_block_free(fgw_block *b)
     size_t fgw_block_request_size(fgw_block *b)
     size_t fgw_block_request(fgw_block *b, char *o)

@@ -19,10 +19,10 @@ from fastgw.config.fields import shown
 from fastgw.config.material import CertificateSpec, ListenerMaterial, UpstreamMaterial
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.tls import (
-    ALPN_NOW,
     CIPHERSUITES,
     GROUPS,
     HYBRID_GROUPS,
+    UPSTREAM_ALPN_NOW,
     Certificate,
     Hsts,
     ListenerTls,
@@ -122,8 +122,9 @@ def check_shape(tls: ListenerTls) -> Iterable[Finding]:
         yield Finding("missing_key", ("client_auth",), message, "`client_ca`, a file with their authorities")
     if tls.hsts is not None:
         yield from below(("hsts",), check_hsts(tls.hsts))
-    for number, protocol in enumerate(tls.alpn):
-        yield from check_alpn(protocol, ("alpn", number))
+    if "alpn" in tls.model_fields_set and "h2" in tls.alpn and importlib.util.find_spec("fastgw._core.h2") is None:
+        message = "this fastgw was built without HTTP/2"
+        yield Finding("not_built", ("alpn",), message, "libnghttp2-dev installed, and fastgw built again")
     if not tls.tickets.enabled:
         for name in tls.tickets.model_fields_set - {"enabled"}:
             yield Finding("unused", ("tickets", name), "has no effect: there are no tickets", severity="warning")
@@ -147,8 +148,8 @@ def check_redirect(config: Config, number: int) -> Iterable[Finding]:
         yield Finding("conflict", ("redirect_http",), f"{bind} is already at {taken[bind]}", "each address once")
 
 
-def check_alpn(protocol: str, path: Path) -> Iterable[Finding]:
-    if protocol not in ALPN_NOW:
+def check_upstream_alpn(protocol: str, path: Path) -> Iterable[Finding]:
+    if protocol not in UPSTREAM_ALPN_NOW:
         message = f"{protocol!r} is part of the format, but not available in this version"
         yield Finding("not_implemented", path, message, hint="take it out, or wait for a version that has it")
 
@@ -300,5 +301,5 @@ def check_upstream(tls: UpstreamTls) -> tuple[UpstreamMaterial, list[Finding]]:
         if spec is not None:
             cert, private = spec.chain_pem, spec.key_pem
     for number, protocol in enumerate(tls.alpn):
-        found += check_alpn(protocol, ("alpn", number))
+        found += check_upstream_alpn(protocol, ("alpn", number))
     return UpstreamMaterial(ca, cert, private), found

@@ -94,6 +94,7 @@ class Collector:
         yield from self.requests()
         yield from self.errors()
         yield from self.connections()
+        yield from self.http2()
         yield from self.pools()
         yield from self.process()
         if self.view.certificates:
@@ -149,6 +150,17 @@ class Collector:
         for reason in TLS_REASONS:
             failed.add_metric((reason,), sum(c[f"tls_{reason}"] for c in counters))
         yield failed
+
+    def http2(self) -> Iterator[Metric]:
+        counters = [stats.read_counters() for stats in self.view.stats]
+        for name, text in (("connections", "HTTP/2 connections of clients."), ("streams", "Requests over HTTP/2.")):
+            yield CounterMetricFamily(f"fastgw_http2_{name}", text, value=sum(c[f"h2_{name}"] for c in counters))
+        ended = CounterMetricFamily(
+            "fastgw_http2_ended", "HTTP/2 connections and streams that the gateway ended.", labels=("reason",)
+        )
+        for reason in ("resets", "frames", "headers", "stalled", "protocol"):
+            ended.add_metric((reason,), sum(c[f"h2_{reason}"] for c in counters))
+        yield ended
 
     def requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("fastgw_requests", "Requests answered.", labels=("route", "status"))

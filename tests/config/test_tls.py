@@ -232,7 +232,6 @@ def test_client_keys_without_effect(pki):
         ("ciphers: ['aNULL@SECLEVEL=0']", "error[weak_key] ciphers: selects "),
         ("ciphersuites: [TLS_AES_128_GCM_SHA1]", "error[bad_choice] ciphersuites[0]: 'TLS_AES_128_GCM_SHA1' is no"),
         ("groups: [X25519, secp112r1]", "error[bad_choice] groups[1]: 'secp112r1' is no group this OpenSSL has"),
-        ("alpn: [h2]", "error[not_implemented] alpn[0]: 'h2' is part of the format"),
         ("hsts: {max_age: 1d, preload: true}", "error[conflict] hsts.preload: browsers do not take this site"),
         ("redirect_http: 127.0.0.1:8443", "error[conflict] redirect_http: 127.0.0.1:8443 is already at listeners[0]"),
         ("redirect_http: 127.0.0.1:9901", "error[conflict] redirect_http: 127.0.0.1:9901 is already at the admin"),

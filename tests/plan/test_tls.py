@@ -39,7 +39,7 @@ def test_without_tls_there_is_none():
 def test_defaults(pki):
     spec = compiled({"certificates": [entry(pki.leaf("a.example"))]}).tls[NAME]
     assert (spec.min_version, spec.max_version) == (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
-    assert (spec.default, spec.unknown_sni, spec.alpn) == (0, "default", (b"http/1.1",))
+    assert (spec.default, spec.unknown_sni, spec.alpn) == (0, "default", (b"h2", b"http/1.1"))
     assert (spec.client_auth, spec.client_ca, spec.crl, spec.hsts) == (0, b"", b"", b"")
     assert (spec.handshake_timeout_ns, spec.handshakes_per_address, spec.handshakes_in_flight) == (10**10, 64, 1024)
     assert (spec.ticket_rotate, spec.ticket_keep) == (12 * 3600, 3)

@@ -15,7 +15,7 @@ from fastgw.config.fields import Duration, Secret, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, BindAddress, is_ip
 from fastgw.config.schema.base import Room, key
 
-ALPN_NOW = frozenset({"h2", "http/1.1"})
+UPSTREAM_ALPN_NOW = frozenset({"http/1.1"})
 """The protocols this version can speak; the others are part of the format."""
 GROUPS = frozenset({
     "x25519", "x448", "p-256", "prime256v1", "secp256r1", "p-384", "secp384r1", "p-521", "secp521r1",
