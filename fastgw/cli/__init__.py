@@ -1,6 +1,7 @@
 """The command line: one file per verb.
 
-Exit codes: 0 ok, 1 the configuration has problems, 2 wrong usage, 3 it could not be done here, 130 interrupted.
+Exit codes: 0 ok, 1 the configuration has problems, 2 wrong usage, 3 it could not be done here, 4 there is a difference
+(diff, replay) or a test failed (test), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ import argparse
 import importlib
 import sys
 
-VERBS = ("run", "check", "explain", "routes", "schema", "reload", "status", "drain", "cert", "demo")
+VERBS = (
+    "run", "check", "explain", "routes", "diff", "test", "replay", "schema", "reload", "status", "drain",
+    "cert", "demo",
+)  # fmt: skip
 
 OK, BAD_CONFIG, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 

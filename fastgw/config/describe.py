@@ -23,6 +23,7 @@ from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import Match, Route
 from fastgw.config.schema.server import Admin, Server, Stores, parse_workers
 from fastgw.config.schema.services import BALANCERS_NOW, Balancer, Consumer, Service
+from fastgw.config.schema.tests import ConfigTest
 
 ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("server", Server, "server"),
@@ -31,6 +32,7 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("consumers", Consumer, "consumers[]"),
     ("observability", Observability, "observability"),
     ("routes", Route, "routes[]"),
+    ("tests", ConfigTest, "tests[]"),
 )
 SHORT_FORMS = frozenset({"Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp"})
 """Rooms for which a bare value is enough."""
@@ -204,6 +206,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
     }
     rooms = {"server": part(Server), "admin": part(Admin), "stores": part(Stores), "observability": part(Observability)}
     consumer = part(Consumer)
+    test = part(ConfigTest)
     service = part(Service)
     route = part(Route)
     match = part(Match)
@@ -216,7 +219,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         for name in ONE_OR_MANY & definition.get("properties", {}).keys():
             many = definition["properties"][name]
             definition["properties"][name] = {"anyOf": [{"type": "string"}, many]}
-    for found in (*rooms.values(), consumer, service, route, *definitions.values()):
+    for found in (*rooms.values(), consumer, test, service, route, *definitions.values()):
         let_references_in(found)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -229,6 +232,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
             "consumers": {"type": "array", "items": consumer},
             "policies": {"$ref": "#/$defs/PolicyList"},
             "routes": {"type": "array", "items": route},
+            "tests": {"type": "array", "items": test},
         },
         "$defs": definitions,
     }

@@ -19,12 +19,14 @@ from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
 from fastgw.config.schema.base import is_later
 from fastgw.config.schema.routes import LATER_POLICIES, PolicyUse
 from fastgw.config.schema.services import BALANCERS_NOW, Consumer, Service
-from fastgw.config.text import MAX_FINDINGS, Seq
+from fastgw.config.schema.tests import ConfigTest
+from fastgw.config.text import MAX_FINDINGS, Map, Seq
 
 LATER = "is part of the format, but not available in this version"
 MAX_SERVICES = 100_000
 MAX_ROUTES = 1_000_000
 MAX_POLICIES = 100
+MAX_TESTS = 10_000
 
 
 def not_implemented(path: Path, what: str = "") -> Finding:
@@ -79,6 +81,7 @@ class Check:
         self.config.policies = self.policies(data.get("policies"), ("policies",))
         check_routes(self, data.get("routes"))
         self.http2()
+        self.tests(data.get("tests"))
         self.tls()
         self.cross()
         return self.config
@@ -217,6 +220,14 @@ class Check:
                 keys.setdefault(digest, path)
             consumers.append(consumer)
         self.config.consumers = tuple(consumers)
+
+    def tests(self, raw: Any) -> None:
+        found = []
+        for number, value in enumerate(self.items(raw, ("tests",), MAX_TESTS)):
+            test = self.validate(ConfigTest, value, ("tests", number))
+            if test is not None:
+                found.append((test, value.line if isinstance(value, Map) else 0))
+        self.config.tests = tuple(found)
 
     # -------------------------------------------------------------------------------------- policies
 

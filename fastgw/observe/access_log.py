@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -85,17 +86,53 @@ def probe(settings: AccessLogConfig) -> None:
         os.close(os.open(settings.path, FLAGS, MODE))
 
 
+Recorded = dict[str, str | list[str] | None]
+
+
+def as_recorded(values: list[str]) -> str | list[str] | None:
+    """One value as it is, several as a list: the router looks at each."""
+    return values[0] if len(values) == 1 else values or None
+
+
+def recorded_headers(names: tuple[str, ...], ex: Any) -> Recorded:
+    """What routes match on."""
+    return {name: as_recorded(ex.request.get_all(name)) for name in names}
+
+
+def recorded_cookies(names: tuple[str, ...], ex: Any) -> Recorded:
+    found: dict[str, list[str]] = {}
+    for line in ex.request.get_all("cookie"):
+        for part in line.split(";"):
+            name, _, value = part.strip().partition("=")
+            if name in names:
+                found.setdefault(name, []).append(value)
+    return {name: as_recorded(found.get(name, [])) for name in names}
+
+
 class AccessLog:
     """`log(exchange)` after each exchange. `close()` writes what waits."""
 
     def __init__(
-        self, path: str = "stdout", format: str = "json", fields: Sequence[str] | None = None, capacity: int = CAPACITY
+        self,
+        path: str = "stdout",
+        format: str = "json",
+        fields: Sequence[str] | None = None,
+        capacity: int = CAPACITY,
+        headers: Sequence[str] = (),
+        cookies: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.format = format
         self.fields = tuple(fields) if fields is not None else tuple(GETTERS)
         names = COMBINED if format == "combined" else self.fields
-        getters: dict[str, Callable[[Any], Any]] = {**GETTERS, "query": lambda ex: ex.query}
+        if format == "json":
+            names = (*names, *(["headers"] if headers else []), *(["cookies"] if cookies else []))
+        getters: dict[str, Callable[[Any], Any]] = {
+            **GETTERS,
+            "query": lambda ex: ex.query,
+            "headers": partial(recorded_headers, tuple(headers)),
+            "cookies": partial(recorded_cookies, tuple(cookies)),
+        }
         self._get: list[Callable[[Any], Any]] = [getters[name] for name in names]
         self._names = names
         self._rows: list[Row] = []

@@ -28,6 +28,11 @@ FREED = 250
 PublicSource = Callable[[str], Awaitable[tuple[int, str, bytes]]]
 
 
+def open_log(settings: AccessLogConfig) -> AccessLog:
+    headers, cookies = settings.record_headers, settings.record_cookies
+    return AccessLog(settings.path, settings.format, settings.fields, headers=headers, cookies=cookies)
+
+
 class DataPlane:
     """`public(kind)` gives status, content type and body of a public endpoint (health, ready, metrics)."""
 
@@ -110,7 +115,7 @@ class DataPlane:
         """The same settings again change nothing; other ones take over with `adopt_log`."""
         self.forget_log()
         if settings != self.log_settings:
-            log = AccessLog(settings.path, settings.format, settings.fields) if settings.enabled else None
+            log = open_log(settings) if settings.enabled else None
             self.prepared_log = settings, log
 
     def forget_log(self) -> None:

@@ -11,6 +11,7 @@
       .policies    tuple[PolicyUse, ...]   for every route, in order (routes.py)
       .routes      tuple[Route, ...]       in file order; match keys are flat on the route
       .tls         Material                what the files of certificates held (material.py)
+      .tests       tuple[(ConfigTest, line), ...]   what `fastgw test` runs (tests.py)
 
 Durations are seconds (float), sizes bytes (int), address ranges `ipaddress` networks, secrets `Secret`,
 templates `Template`; a shorthand of the file is always its long form here. Nothing is None that has a
@@ -28,6 +29,7 @@ from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.server import Admin, Server, Stores
 from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.tests import ConfigTest
 
 SINGLE_ROOMS: dict[str, Any] = {
     "server": Server,
@@ -35,7 +37,7 @@ SINGLE_ROOMS: dict[str, Any] = {
     "stores": Stores,
     "observability": Observability,
 }
-ROOMS = ("server", "admin", "stores", "services", "consumers", "observability", "policies", "routes")
+ROOMS = ("server", "admin", "stores", "services", "consumers", "observability", "policies", "routes", "tests")
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +54,7 @@ class Config:
     policies: tuple[PolicyUse, ...] = ()
     routes: tuple[Route, ...] = ()
     tls: Material = field(default_factory=Material)
+    tests: tuple[tuple[ConfigTest, int], ...] = ()
 
     def chain(self, route: Route) -> tuple[PolicyUse, ...]:
         """The policies of a route in order: those for every route but `without`, then its own."""

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Ratio
+from fastgw.config.fields import TOKEN, Ratio, parse_header_name, shown, wrong
 from fastgw.config.schema.base import Later, Room, key
 
 LogField = Literal[
     "time", "method", "host", "path", "protocol", "client", "request_id", "trace_id", "route", "service", "endpoint",
     "consumer", "status", "code", "side", "bytes_in", "bytes_out", "total_ms", "upstream_ms", "gateway_ms",
-    "user_agent", "referer",
+    "user_agent", "referer", "query",
 ]  # fmt: skip
 LOG_FIELDS: tuple[str, ...] = LogField.__args__  # type: ignore[attr-defined]
+
+
+CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token"})
+
+
+def parse_recorded(value: object) -> str:
+    name = parse_header_name(value).lower()
+    if name in CREDENTIALS:
+        raise wrong("bad_value", f"{shown(value)} lets people in, and does not belong in a log", "another header")
+    return name
+
+
+def parse_cookie_name(value: object) -> str:
+    if not isinstance(value, str) or not TOKEN.match(value):
+        raise wrong("bad_value", f"{shown(value)} is not the name of a cookie", "letters, digits, '-' and '_'")
+    return str(value)
+
+
+RecordedHeader = Annotated[str, BeforeValidator(parse_recorded), WithJsonSchema({"type": "string"})]
+CookieName = Annotated[str, BeforeValidator(parse_cookie_name), WithJsonSchema({"type": "string"})]
 
 
 class AccessLog(Room):
@@ -31,8 +51,18 @@ class AccessLog(Room):
     )
     fields: tuple[LogField, ...] | None = key(
         None,
-        "Which fields a JSON line has, in this order; `null` is all of them.",
+        "Which fields a JSON line has, in this order; `null` is all of them but `query`, which may hold secrets.",
         example=["time", "method", "path", "status", "total_ms"],
+    )
+    record_headers: tuple[RecordedHeader, ...] = key(
+        (),
+        "Request headers that a JSON line has under `headers`, `null` for one that was not sent: those that routes "
+        "match on, for `fastgw replay`.",
+        max_length=32,
+        example=["x-version"],
+    )
+    record_cookies: tuple[CookieName, ...] = key(
+        (), "The same for cookies, under `cookies`: never one that lets somebody in.", max_length=32, example=["beta"]
     )
 
 
