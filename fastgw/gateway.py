@@ -18,6 +18,7 @@ from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
+from fastgw.server.stale import StaleWatch, empty_services
 from fastgw.server.views import config_view, routes_view, services_view
 
 logger = logging.getLogger("fastgw.gateway")
@@ -49,6 +50,7 @@ class Gateway:
         self._reloads = {"ok": 0, "failed": 0}
         self._certificates = CertificateWatch()
         self._watching: asyncio.Task[None] | None = None
+        self._stale: StaleWatch | None = None
 
     async def __aenter__(self) -> Gateway:
         await self.start()
@@ -79,6 +81,7 @@ class Gateway:
             if self.with_admin and compiled.config.admin.enabled:
                 await self._open_admin(compiled)
             self._certificates.follow(compiled.config, compiled.spec.tls, loop.time())
+            self._stale = StaleWatch(loop.time())
             self._watching = loop.create_task(self._watch_certificates())
         except BaseException:
             await self.stop(0)
@@ -170,6 +173,14 @@ class Gateway:
     async def routes(self) -> list[dict[str, Any]]:
         assert self.compiled is not None
         return routes_view(self.compiled.config)
+
+    async def stale_routes(self) -> dict[str, Any]:
+        """Between two questions nobody looks here: what moved then is dated at the second one."""
+        assert self._stale is not None and self._memory is not None and self.compiled is not None
+        now, slots = asyncio.get_running_loop().time(), self._memory.route_slots
+        self._stale.look(self._memory.stats, slots, empty_services(await self.services()), now)
+        rows = self._stale.report(self.compiled.config, slots, now)
+        return {"observed": round(now - self._stale.begun, 1), "routes": rows}
 
     async def config(self) -> dict[str, Any]:
         assert self.compiled is not None

@@ -27,6 +27,7 @@ from fastgw.server.compiled import Release, restart_needed
 from fastgw.server.compiler import compile_aside
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.names import Resolver
+from fastgw.server.stale import LOOK_SECONDS, StaleWatch, empty_services
 from fastgw.server.start import AgentStart
 from fastgw.server.views import config_view, routes_view, services_view
 
@@ -89,6 +90,7 @@ class Agent:
         self.names = Resolver(self.publish_addresses, start.addresses)
         self.discovery = Discovery(self.publish_endpoints, self.names, start.endpoints)
         self.certificates = CertificateWatch()
+        self.stale = StaleWatch(self.loop.time())
         self.stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -105,6 +107,7 @@ class Agent:
         await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
         self.spawn(self.watch_certificates())
+        self.spawn(self.watch_stale())
         await self.stopped.wait()
         await server.close()
 
@@ -431,6 +434,24 @@ class Agent:
 
     async def routes(self) -> list[dict[str, Any]]:
         return routes_view(self.current.config())
+
+    async def stale_routes(self) -> dict[str, Any]:
+        await self.look_stale()
+        now = self.loop.time()
+        rows = self.stale.report(self.current.config(), self.memory.route_slots, now)
+        return {"observed": round(now - self.stale.begun, 1), "routes": rows}
+
+    async def look_stale(self) -> None:
+        empty = empty_services(await self.services())
+        self.stale.look(self.memory.stats, self.memory.route_slots, empty, self.loop.time())
+
+    async def watch_stale(self) -> None:
+        while True:
+            try:
+                await self.look_stale()
+            except Exception:                        # the next look tries again
+                logger.exception("the routes' traffic could not be looked at")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def config(self) -> dict[str, Any]:
         return config_view(self.current.config())

@@ -7,6 +7,7 @@
     GET  /services                      services and their endpoints' pools
     GET  /services/{name}/endpoints     the endpoints of one
     GET  /routes                        routes in the order of the file
+    GET  /routes/stale                  routes by how long nobody asked for them, or their service had no endpoint
     GET  /config                        the configuration in force, secrets masked
     POST /config/reload                 200 with the new generation, 400 with every problem
     POST /drain                         stops the gateway gracefully
@@ -43,6 +44,7 @@ class Backend(Protocol):
     async def metrics(self) -> tuple[str, bytes]: ...
     async def services(self) -> list[dict[str, Any]]: ...
     async def routes(self) -> list[dict[str, Any]]: ...
+    async def stale_routes(self) -> dict[str, Any]: ...
     async def config(self) -> dict[str, Any]: ...
     async def reload(self) -> tuple[bool, dict[str, Any]]: ...
     async def drain(self) -> None: ...
@@ -51,7 +53,8 @@ class Backend(Protocol):
 Answer = tuple[int, str, bytes]
 
 INDEX = {
-    "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/config"],
+    "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
+            "/config"],
     "POST": ["/config/reload", "/drain"],
 }
 REASONS = {
@@ -114,6 +117,7 @@ class Api:
             "/ready": ("GET", self.ready),
             "/services": ("GET", self.services),
             "/routes": ("GET", self.routes),
+            "/routes/stale": ("GET", self.stale_routes),
             "/config": ("GET", self.config),
             "/config/reload": ("POST", self.reload),
             "/drain": ("POST", self.drain),
@@ -156,6 +160,9 @@ class Api:
 
     async def routes(self) -> Answer:
         return json(200, await self.backend.routes())
+
+    async def stale_routes(self) -> Answer:
+        return json(200, await self.backend.stale_routes())
 
     async def config(self) -> Answer:
         return json(200, await self.backend.config())
