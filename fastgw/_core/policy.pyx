@@ -15,7 +15,8 @@ from fastgw._core.exchange cimport (
 )
 
 from fastgw._core.exchange import Problem, Reply
-from fastgw._core.problem import render
+from fastgw._core.grpc_status import expected as grpc_expected
+from fastgw._core.problem import reason, render
 
 logger = logging.getLogger("fastgw.policy")
 
@@ -93,7 +94,11 @@ cdef int apply_problem(Exchange ex, object problem) except -1:
     cdef bytes body
     ex.code = problem.code
     ex.side = problem.side
-    content_type, body = render(problem, ex)
+    if ex.http2 and grpc_expected(ex):
+        # the reason alone: respond makes trailers of it when the response hooks have run
+        content_type, body = "text/plain; charset=utf-8", reason(problem).encode("utf-8", "replace")
+    else:
+        content_type, body = render(problem, ex)
     ex.set_reply(problem.status, body, content_type.encode())
     for name, value in problem.headers:
         ex.response.add(name, value)

@@ -31,6 +31,12 @@ def prefers_html(accept: str) -> bool:
     return "text/html" in accept and "json" not in accept
 
 
+def reason(problem: Problem) -> str:
+    """One sentence: the detail, or the title of its code."""
+    known = CODES.get(problem.code)
+    return problem.detail or (known.title if known else TITLES.get(problem.status, "Error"))
+
+
 def render(problem: Problem, exchange: Exchange) -> tuple[str, bytes]:
     """(content type, body). The user's own page comes first: for the code, the status, the class."""
     pages = getattr(exchange.plan, "error_pages", None) if exchange.plan is not None else None

@@ -32,6 +32,7 @@ from fastgw._core.target cimport normalize
 
 from fastgw._core.codes import CODES, INDEX
 from fastgw._core.exchange import Problem
+from fastgw._core.grpc_status import expected as grpc_expected, trailers_only
 
 logger = logging.getLogger("fastgw.respond")
 
@@ -535,6 +536,9 @@ cdef class Relay(Driver):
                 hook = <Hook>ex.route.chain[i]
                 if hook.phases & PHASE_RESPONSE_BODY:
                     body = hook.response_body(ex, body, True)
+        if ex.http2 and ex.local and ex.response.status >= 300 and grpc_expected(ex):
+            trailers_only(ex, body)
+            body = b""
         ex.local_body = body
         ex.whole = True
         ex.head_sent = True
