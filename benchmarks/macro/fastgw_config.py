@@ -15,11 +15,21 @@ ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = "https://app.example.com"
 # As the others do it: a new id to the upstream, none to the client, no word about the limits to the client.
 REQUEST_ID = {"request_id": {"response": False}}
+CIPHERSUITE = "TLS_AES_128_GCM_SHA256"
 SINGLE_PROCESS = ("--single",)
 """Makes `fastgw run` one process without a supervisor."""
 
 
-def render(workload: str, *, port: int, upstream: int, routes: int, rate: int, token_cache: bool) -> str:
+def render(
+    workload: str,
+    *,
+    port: int,
+    upstream: int,
+    routes: int,
+    rate: int,
+    token_cache: bool,
+    certificate: tuple[Path, Path] | None = None,
+) -> str:
     config: dict[str, Any] = {
         "server": {
             "listeners": [{"bind": f"127.0.0.1:{port}"}],
@@ -35,8 +45,21 @@ def render(workload: str, *, port: int, upstream: int, routes: int, rate: int, t
             "tracing": {"enabled": False},
             "metrics": {"enabled": True},
         },
-        "services": {"service": f"http://127.0.0.1:{upstream}"},
+        # as many connections to the backend as the others may keep: 512 streams at a time come over HTTP/2
+        "services": {
+            "service": {
+                "endpoints": [f"http://127.0.0.1:{upstream}"],
+                "pool": {"max_connections": 1024, "max_idle": 512},
+            }
+        },
     }
+    if certificate is not None:
+        listener = config["server"]["listeners"][0]
+        listener["tls"] = {
+            "certificates": [{"cert": str(certificate[0]), "key": str(certificate[1])}],
+            "min_version": "1.3",
+            "ciphersuites": [CIPHERSUITE],
+        }
     if workload == "static":
         answer = {"status": 200, "body": JSON, "content_type": "application/json"}
         del config["services"]

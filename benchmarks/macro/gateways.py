@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import fastgw_config
+from . import edge, fastgw_config
 from .backend import HOME, JSON
 from .process import GATEWAY_CORE, Child, free_port, run
 from .tokens import ISSUER, SECRET, TENANT
@@ -147,7 +147,7 @@ def nginx(flavour: str, buffers: str = NGINX_BUFFERS) -> Write:
             MASTER="master_process off;" if setup.single else "worker_processes 1;",
             MODULES="\n".join(f"load_module {nginx_modules()}/{m}.so;" for m in modules),
             UPSTREAM=setup.upstream,
-            PORT=setup.port,
+            LISTEN=nginx_listen(setup),
             BUFFERS=buffers,
             HTTP=http,
             SERVER=server,
@@ -156,6 +156,20 @@ def nginx(flavour: str, buffers: str = NGINX_BUFFERS) -> Write:
         return [find_nginx() or "nginx", "-p", f"{setup.folder}/", "-c", "nginx.conf"]
 
     return write
+
+
+def nginx_listen(setup: Setup) -> str:
+    words = [f"listen 127.0.0.1:{setup.port} backlog=4096"]
+    words += ["ssl"] if setup.workload in edge.TLS else []
+    words += ["http2"] if setup.workload in edge.HTTP2 else []
+    listen = " ".join(words) + ";"
+    if setup.workload in edge.TLS:
+        cert, key = edge.certificate(setup.folder)
+        listen += f" ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;"
+        listen += f" ssl_conf_command Ciphersuites {edge.CIPHERSUITE};"
+    if setup.workload in edge.HTTP2:
+        listen += " http2_max_concurrent_streams 128;"
+    return listen
 
 
 def nginx_policy(setup: Setup, flavour: str) -> tuple[str, str]:
@@ -181,6 +195,17 @@ def nginx_policy(setup: Setup, flavour: str) -> tuple[str, str]:
 # HAProxy
 
 
+def haproxy_bind(setup: Setup) -> str:
+    words = f"bind 127.0.0.1:{setup.port} backlog 4096"
+    if setup.workload in edge.TLS:
+        edge.certificate(setup.folder)
+        words += f" ssl crt {setup.folder}/edge.pem ssl-min-ver TLSv1.3 ciphersuites {edge.CIPHERSUITE}"
+        words += " alpn h2" if setup.workload in edge.HTTP2 else " alpn http/1.1"
+    elif setup.workload in edge.HTTP2:
+        words += " proto h2"
+    return words
+
+
 def haproxy(setup: Setup) -> Sequence[str]:
     more = ""
     if setup.workload == "policy":
@@ -195,7 +220,7 @@ def haproxy(setup: Setup) -> Sequence[str]:
         "haproxy.cfg",
         WORKLOAD=setup.workload,
         MAXCONN=9_900,  # it wants two descriptors for each, and 20,000 is a usual hard limit
-        PORT=setup.port,
+        BIND=haproxy_bind(setup),
         UPSTREAM=setup.upstream,
         FRONTEND=frontend,
         MORE=more,
@@ -256,7 +281,21 @@ def envoy_bootstrap(setup: Setup, host: dict[str, Any], filters: list[dict[str, 
         route_config={"name": "routes", "virtual_hosts": [host]},
         http_filters=filters,
     )
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    http = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+    chain: dict[str, Any] = {"filters": [http]}
+    if setup.workload in edge.TLS:
+        cert, key = edge.certificate(setup.folder)
+        context = {
+            "tls_certificates": [
+                {"certificate_chain": {"filename": str(cert)}, "private_key": {"filename": str(key)}}
+            ],
+            "alpn_protocols": ["h2"] if setup.workload in edge.HTTP2 else ["http/1.1"],
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        }
+        socket_context = typed(
+            "extensions.transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context=context
+        )
+        chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": socket_context}
     listener = {
         "name": "edge",
         "address": address(setup.port),
@@ -378,6 +417,7 @@ def fastgw(token_cache: bool) -> Write:
             routes=setup.routes,
             rate=setup.rate,
             token_cache=token_cache,
+            certificate=edge.certificate(setup.folder) if setup.workload in edge.TLS else None,
         )
         setup.put("gateway.yaml", text)
         command = [sys.executable, "-m", "fastgw", "run", "gateway.yaml"]
@@ -391,7 +431,11 @@ def find_fastgw() -> str | None:
 
 
 FASTGW_ENV = {"PYTHONPATH": str(fastgw_config.ROOT)}
-PROXIES = ("plain", "latency", "body_100k", "body_10m", "memory")
+EDGE = (*edge.TLS, "h2c", "h2c_one")
+PROXIES = ("plain", "latency", "body_100k", "body_10m", "memory", *EDGE)
+
+# openssl s_time speaks HTTP/1.0, which Envoy refuses
+ENVOY = tuple(name for name in PROXIES if name not in ("handshake", "resumed"))
 
 GATEWAYS: Mapping[str, Gateway] = {
     gateway.name: gateway
@@ -401,7 +445,7 @@ GATEWAYS: Mapping[str, Gateway] = {
         Gateway("nginx-lua", ("policy",), nginx("lua"), nginx_with(*LUA_MODULES), ("-v",)),
         Gateway("nginx-njs", ("policy",), nginx("njs"), nginx_with(*NJS_MODULES), ("-v",), by_default=False),
         Gateway("haproxy", (*PROXIES, "static", "policy"), haproxy, lambda: shutil.which("haproxy"), ("-v",)),
-        Gateway("envoy", (*PROXIES, "static", "policy"), envoy(False), find_envoy, ("--version",)),
+        Gateway("envoy", (*ENVOY, "static", "policy"), envoy(False), find_envoy, ("--version",)),
         Gateway("envoy-jwt-cache", ("policy",), envoy(True), find_envoy, ("--version",)),
         Gateway(
             "fastgw",

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from . import edge
 from .process import LOAD_CORE, BenchError, Child, cores_busy, cpu_time, finished_children, run, tree
 
 SCRIPT = Path(__file__).resolve().parent / "wrk" / "request.lua"
@@ -23,6 +24,11 @@ class Load:
     connections: int = 64
     path: str = "/api/item"
     routes: int = 0
+    tool: str = "wrk"
+    """wrk, h2load (HTTP/2, `streams` at a time on each connection), or s_time (a new connection for each request)."""
+    tls: bool = False
+    streams: int = 1
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +72,21 @@ def parse(output: str) -> Figures:
 def wrk(port: int, load: Load, token: str, seconds: float) -> Figures:
     whole = max(1, round(seconds))
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{whole}s", "-s", str(SCRIPT)]
-    command.append(f"http://127.0.0.1:{port}{load.path}")
+    command.append(f"{'https' if load.tls else 'http'}://127.0.0.1:{port}{load.path}")
     env = {"BENCH_TOKEN": token, "BENCH_ROUTES": str(load.routes)}
     return parse(run(command, whole + 20, core=LOAD_CORE, env=env))
+
+
+def figures_of(port: int, load: Load, token: str, seconds: float) -> Figures:
+    if load.tool == "wrk":
+        return wrk(port, load, token, seconds)
+    if load.tool == "h2load":
+        requests, lasted, total = edge.h2load(port, load.tls, load.connections, load.streams, token, seconds)
+    else:
+        requests, lasted, total = edge.new_connections(port, load.resumed, seconds)
+    # these tools tell no percentiles
+    mean = lasted / requests * load.connections * load.streams * 1e6
+    return Figures(requests, requests / lasted, total / lasted, mean, 0.0, 0.0)
 
 
 def measure(gateway: Child | None, backend: Child, port: int, load: Load, token: str, seconds: float) -> Figures:
@@ -77,7 +95,7 @@ def measure(gateway: Child | None, backend: Child, port: int, load: Load, token:
     served = tree(backend.pid)
     started = time.monotonic()
     busy, loads, serving, before = cores_busy(), finished_children(), cpu_time(served), cpu_time(family)
-    figures = wrk(port, load, token, seconds)
+    figures = figures_of(port, load, token, seconds)
     used, serving = cpu_time(family) - before, cpu_time(served) - serving
     busy, loads = cores_busy() - busy, finished_children() - loads
     lasted = time.monotonic() - started

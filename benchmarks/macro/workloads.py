@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from . import checks
+from . import checks, edge
 from .load import Load
 
 ROUTES = 1000
@@ -61,6 +62,37 @@ WORKLOADS: Mapping[str, Workload] = {
             "bytes_per_s",
             True,
         ),
+        Workload("tls", "TLS 1.3, connections kept, plain proxying", Load(tls=True), partial(edge.check, "tls")),
+        Workload(
+            "handshake",
+            "TLS 1.3, a new connection with a whole handshake for each request",
+            Load(connections=1, tool="s_time", tls=True),
+            partial(edge.check, "handshake"),
+        ),
+        Workload(
+            "resumed",
+            "TLS 1.3, a new connection that resumes a session for each request",
+            Load(connections=1, tool="s_time", tls=True, resumed=True),
+            partial(edge.check, "resumed"),
+        ),
+        Workload(
+            "h2c",
+            "HTTP/2 without TLS, 16 connections of 32 streams",
+            Load(connections=16, streams=32, tool="h2load"),
+            partial(edge.check, "h2c"),
+        ),
+        Workload(
+            "h2c_one",
+            "HTTP/2 without TLS, 64 connections of one stream",
+            Load(connections=64, tool="h2load"),
+            partial(edge.check, "h2c_one"),
+        ),
+        Workload(
+            "h2_tls",
+            "HTTP/2 over TLS 1.3, 16 connections of 32 streams",
+            Load(connections=16, streams=32, tool="h2load", tls=True),
+            partial(edge.check, "h2_tls"),
+        ),
     )
 }
 
@@ -95,6 +127,16 @@ TARGETS: tuple[Target, ...] = (
     Target("latency", "added_us", "nginx", 1.0, "added latency, one connection ≤ nginx"),
     Target("body_100k", "bytes_per_s", "nginx", 0.9, "100 KiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
     Target("body_10m", "bytes_per_s", "nginx", 0.9, "10 MiB bodies: bytes/s ≥ 0.9 x nginx", operator.ge),
+    Target("tls", "cpu_us", "nginx", 0.85, "TLS 1.3, connections kept: CPU per request ≤ 0.85 x nginx"),
+    Target("tls", "cpu_us", "envoy", 0.5, "TLS 1.3, connections kept: CPU per request ≤ 0.5 x Envoy"),
+    Target("handshake", "cpu_us", "nginx", 1.0, "whole handshakes: CPU per connection ≤ nginx"),
+    Target("resumed", "cpu_us", "nginx", 1.05, "resumed handshakes: CPU per connection ≤ 1.05 x nginx"),
+    Target("h2c", "cpu_us", "nginx", 0.5, "h2c, 16 x 32 streams: CPU per request ≤ 0.5 x nginx"),
+    Target("h2c", "cpu_us", "haproxy", 0.9, "h2c, 16 x 32 streams: CPU per request ≤ 0.9 x HAProxy"),
+    Target("h2c", "cpu_us", "envoy", 0.25, "h2c, 16 x 32 streams: CPU per request ≤ 0.25 x Envoy"),
+    Target("h2c_one", "cpu_us", "nginx", 0.85, "h2c, one stream a connection: CPU per request ≤ 0.85 x nginx"),
+    Target("h2_tls", "cpu_us", "nginx", 0.6, "h2 over TLS, 16 x 32 streams: CPU per request ≤ 0.6 x nginx"),
+    Target("h2_tls", "cpu_us", "haproxy", 0.9, "h2 over TLS, 16 x 32 streams: CPU per request ≤ 0.9 x HAProxy"),
     Target("reload", "reload_p99_ratio", None, 1.5, "p99 while 10,000 routes are reloaded ≤ 1.5 x quiet"),
     Target("routes", "look_up_ratio", None, 2.0, "look-up, 10 to 100,000 routes: ≤ 2 x"),
     Target("routes", "compile_s", None, 5.0, "compiling 100,000 checked routes ≤ 5 s"),

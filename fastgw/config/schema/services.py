@@ -32,7 +32,7 @@ class Pool(Room):
     """The connections of one worker to one endpoint."""
 
     max_connections: int = key(256, "Open connections at most.", ge=1, le=100000)
-    max_idle: int = key(64, "Idle connections that are kept.", ge=0, le=100000)
+    max_idle: int = key(256, "Idle connections that are kept.", ge=0, le=100000)
     idle_timeout: Duration = key(55.0, "How long an idle connection is kept.", ge=0.1, le=86400)
     queue_size: int = key(
         1024, "Requests that may wait for a connection; more are refused with 503.", ge=0, le=1000000
