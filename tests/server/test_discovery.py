@@ -1,14 +1,17 @@
 """Discovery in a gateway as users run it: what is found reaches all workers, what vanishes drains."""
 
+import http.server
 import json
 import os
 import signal
+import ssl
 import threading
 
 import pytest
 import yaml
 
 from fastgw.testing import FakeUpstream, GatewayProcess
+from fastgw.testing.certificates import Authority
 from fastgw.testing.inprocess import GatewayThread
 from tests.e2e.test_proxying import get
 from tests.server.test_processes import comm, named, workers_of
@@ -207,3 +210,41 @@ api_gateway:
             host, port = two.url.removeprefix("http://").split(":")
             consul.put([instance(host, int(port))])
             eventually(lambda: body() == "two", "Consul's change")
+
+
+class Greeting(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(b"secret")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def over_tls(tmp_path):
+    """(port, file with the authority) of an HTTPS server whose certificate is for users.internal."""
+    authority = Authority(tmp_path / "ca")
+    pair = authority.leaf("users.internal")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Greeting)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.server_port, authority.cert
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("name", "status"), [("users.internal", 200), ("other.internal", 502)])
+def test_discovered_endpoints_are_spoken_to_by_tls_and_checked(tmp_path, over_tls, name, status):
+    port, ca = over_tls
+    path = tmp_path / "endpoints.json"
+    path.write_text(json.dumps([f"127.0.0.1:{port}"]))
+    found = by_file(path, tls={"ca": ca, "server_name": name})
+    found["services"]["up"]["discovery"]["scheme"] = "https"
+    with GatewayThread(found) as gateway, gateway.client() as client:
+        answer = client.request(get("/"))
+        assert (answer.status, bytes(answer.body) == b"secret") == (status, status == 200), answer
