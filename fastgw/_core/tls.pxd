@@ -15,12 +15,14 @@ cdef class TlsChannel(Channel):
     cdef bint clean                       # the peer said close_notify
     cdef char *plain                      # corked bytes, before they are encrypted
     cdef unsigned int plain_len, plain_cap
+    cdef size_t unread                    # bytes of TLS's own that wait behind output which the peer does not read
     cdef int _handshake(self) except -1
     cdef int _received(self, size_t n) except -1
     cdef int _ended(self) except -1
     cdef int _hold(self, const char *p, size_t n) except -1
     cdef int _gather(self, const char *a, size_t an, const char *b, size_t bn, const char *c, size_t cn) except -1
     cdef int _seal(self, const char *p, size_t n) except -1
+    cdef int _reply(self) except -1
     cdef int _push(self) except -1
     cdef str alpn(self)
     cdef bytes peer_certificate(self)

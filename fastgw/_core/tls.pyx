@@ -69,6 +69,7 @@ cdef extern from *:
 cdef enum:
     RECORD = 16384                # RFC 8446 5.1: plaintext of one record
     SEALED = 131072               # records that are collected before they are sent
+    UNREAD = 16384                # what TLS itself may have to say to a peer that does not read
     CIPHER = RBUF - 20480         # received at once: with what a record before left, it fits the reactor's buffer
 
 cdef char _cipher[CIPHER]         # what the connection that reads now received
@@ -199,7 +200,7 @@ cdef class TlsChannel(Channel):
                 break
             total += r
         if fgw_out_n:
-            self._push()                          # an alert, or our half of a key update
+            self._reply()
         if total and not self.closing and self.fd >= 0:
             self.owner.on_data(reactor.rbuf, total)
         if self.fd < 0 or r > 0 or e == SSL_ERROR_WANT_READ:
@@ -209,7 +210,7 @@ cdef class TlsChannel(Channel):
             self.clean = True
             self.eof = True
             if self.closing:
-                return 0
+                return self._closed() if self.out_len == 0 else 0
             return self.owner.on_eof()
         ERR_clear_error()
         self.failed = True
@@ -217,6 +218,14 @@ cdef class TlsChannel(Channel):
         return self._closed() if self.closing else self.owner.on_broken()
 
     # ------------------------------------------------------------------ output
+
+    cdef int _reply(self) except -1:
+        """Sends what reading caused: an alert, our half of a key update.
+
+        A peer can cause it without end (RFC 8446 4.6.3, RFC 5246 7.2.2), and need not read it: that is bounded."""
+        self.unread = self.unread + fgw_out_n if self.out_len else 0
+        self._push()
+        return self._fail() if self.unread > UNREAD else 0
 
     cdef int _push(self) except -1:
         """Sends the records that were collected."""
