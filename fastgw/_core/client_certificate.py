@@ -37,18 +37,35 @@ class ClientCertificate:
         self.names = alternative_names(certificate)
         self.not_after = int(certificate.not_valid_after_utc.timestamp())
         self.lines = b"".join(
-            b"X-Client-Cert-%s: %s\r\n" % (name, quote(value, safe=SAFE)[:LENGTH].encode())
+            b"X-Client-Cert-%s: %s\r\n" % (name, value.encode())
             for name, value in (
-                (b"Subject", self.subject),
-                (b"Issuer", self.issuer),
+                (b"Subject", told(self.subject)),
+                (b"Issuer", told(self.issuer)),
                 (b"Serial", self.serial),
                 (b"Fingerprint", self.fingerprint),
-                (b"San", ",".join(self.names)),
+                (b"San", told_list(self.names)),
             )
         )
 
     def __repr__(self) -> str:
         return f"<ClientCertificate {self.subject}>"
+
+
+def told(text: str) -> str:
+    """As the value of a header; empty when it is too long: a part of a name is the name of somebody else."""
+    value = quote(text, safe=SAFE)
+    return value if len(value) <= LENGTH else ""
+
+
+def told_list(names: tuple[str, ...]) -> str:
+    """Those that fit, whole, with commas between them; one that is part of a name is `%2C`."""
+    value = ""
+    for name in names:
+        longer = f"{value}," if value else ""
+        longer += quote(name, safe=SAFE.replace(",", ""))
+        if len(longer) <= LENGTH:
+            value = longer
+    return value
 
 
 def alternative_names(certificate: x509.Certificate) -> tuple[str, ...]:
