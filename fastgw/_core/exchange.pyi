@@ -105,6 +105,8 @@ class Exchange:
     plan: Any
     consumer: Consumer | None
     claims: Mapping[str, Any] | None
+    client_cert: Any
+    """client_certificate.ClientCertificate of the connection, or None."""
     code: str | None
     bytes_in: int
     bytes_out: int
