@@ -78,6 +78,7 @@ cdef class Route:
     cdef readonly object rewrite          # route.Rewrite or None
     cdef readonly bytes host_rewrite
     cdef readonly int64_t total_ns, response_ns, idle_ns, connect_ns     # 0 = none / the service's
+    cdef readonly int64_t websocket_ns    # how long a WebSocket may be quiet; 0: there are none here
     cdef readonly int64_t body_limit      # bytes, -1 = none
     cdef readonly bint preflights         # a hook of the chain answers CORS pre-flights
     cdef readonly bint buffers_response   # a hook wants the response body whole
@@ -128,6 +129,7 @@ cdef class Driver:
     cdef int connected(self, Exchange ex, UpstreamStream up) except -1
     cdef int pool_failed(self, Exchange ex, str code) except -1
     cdef int interim(self, Exchange ex, Head head) except -1
+    cdef int upgraded(self, Exchange ex) except -1                    # before response_head of a 101
     cdef int response_head(self, Exchange ex) except -1               # Verdict
     cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1
     cdef int response_end(self, Exchange ex) except -1
@@ -151,6 +153,7 @@ cdef class Exchange(Timed):
     cdef readonly object response_trailers    # the same, set before response_end
     cdef readonly object client_cert      # what the client's certificate says, or None
     cdef bint http2                       # the client speaks HTTP/2
+    cdef bint upgrading                   # asks for a WebSocket, where the route has them
     cdef bint upgraded                    # both ways are open without end: a tunnel inside a protocol
     cdef readonly object service          # pool.Service it went to
     cdef readonly object endpoint         # pool.Endpoint of the last attempt

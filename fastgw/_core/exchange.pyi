@@ -60,6 +60,7 @@ class Route:
         rewrite: Any = ...,
         host_rewrite: bytes | None = ...,
         total_ns: int = ...,
+        websocket_ns: int = ...,
         response_ns: int = ...,
         idle_ns: int = ...,
         connect_ns: int = ...,

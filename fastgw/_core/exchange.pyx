@@ -100,7 +100,7 @@ cdef class Route:
 
     def __init__(self, str name, int index=0, int slot=0, tuple param_names=(), tuple chain=(), service=None,
                  split=None, rewrite=None, host_rewrite=None, int64_t total_ns=0, int64_t response_ns=0,
-                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None):
+                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, int64_t websocket_ns=0):
         cdef Hook hook
         self.name = name
         self.name_bytes = name.encode()
@@ -125,6 +125,7 @@ cdef class Route:
         self.rewrite = rewrite
         self.host_rewrite = host_rewrite
         self.total_ns = total_ns
+        self.websocket_ns = websocket_ns
         self.response_ns = response_ns
         self.idle_ns = idle_ns
         self.connect_ns = connect_ns
@@ -226,6 +227,9 @@ cdef class Driver:
     cdef int interim(self, Exchange ex, Head head) except -1:
         return 0
 
+    cdef int upgraded(self, Exchange ex) except -1:
+        return 0
+
     cdef int response_head(self, Exchange ex) except -1:
         return 0
 
@@ -280,7 +284,7 @@ cdef class Exchange(Timed):
         self.service = None
         self.endpoint = None
         self.request_trailers = self.response_trailers = self.client_cert = None
-        self.upgraded = self.http2 = False
+        self.upgrading = self.upgraded = self.http2 = False
         self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
         self.has_query = self.secure = False
         self.settings = None

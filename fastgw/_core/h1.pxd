@@ -34,6 +34,7 @@ cdef class H1Downstream(Connection):
     cdef Exchange ex
     cdef int64_t rest
     cdef Chunked chunk
+    cdef bint tunnel                      # a WebSocket: bytes both ways
     cdef bint chunked, body_wanted, keep, interim_100
     cdef Authority authority
     cdef char *stash
@@ -49,6 +50,7 @@ cdef class H1Downstream(Connection):
     cdef int _process(self, char *p, size_t n) except -1
     cdef Py_ssize_t _head(self, char *p, size_t n) except -2
     cdef Py_ssize_t _body(self, char *p, size_t n) except -2
+    cdef Py_ssize_t _pipe(self, char *p, size_t n) except -2
     cdef Py_ssize_t _drop(self, char *p, size_t n) except -2
     cdef int _refuse(self, Exchange ex, str code, object detail) except -2
     cdef Py_ssize_t _partial(self) except -2

@@ -18,7 +18,7 @@ from fastgw._core.parse cimport Authorities, Authority, Chunked, chunked_begin, 
 from fastgw._core.reactor cimport RBUF, SCRATCH, Channel
 from fastgw._core.respond cimport Relay
 from fastgw._core.settings cimport Settings
-from fastgw._core.upstream cimport F_CHUNKED, F_CLOSE, F_LENGTH, F_NONE
+from fastgw._core.upstream cimport F_CHUNKED, F_CLOSE, F_LENGTH, F_NONE, F_TUNNEL
 
 from email.utils import formatdate
 from http import HTTPStatus
@@ -177,7 +177,7 @@ cdef class H1Downstream(Connection):
                         self._keep_bytes(p, n)
                         self.channel.pause()
                         break
-                    used = self._body(p, n)
+                    used = self._pipe(p, n) if self.tunnel else self._body(p, n)
                 elif self.phase == D_DISCARD:
                     used = self._drop(p, n)
                 elif self.phase == D_BUSY:
@@ -378,6 +378,16 @@ cdef class H1Downstream(Connection):
             self.reactor.wheel.cancel(&self.timer)
         return used
 
+    cdef Py_ssize_t _pipe(self, char *p, size_t n) except -2:
+        """Bytes of a client after the change of protocol."""
+        cdef Exchange ex = self.ex
+        ex.bytes_in += n
+        self.relay.request_data(ex, p, n)
+        if self.ex is ex and ex.up is not None and not ex.up.writable():
+            self.body_wanted = False
+            self.channel.pause()
+        return n
+
     cdef Py_ssize_t _drop(self, char *p, size_t n) except -2:
         """The rest of a body nobody wants any more, so that the connection can be used again."""
         cdef size_t used = n
@@ -397,7 +407,8 @@ cdef class H1Downstream(Connection):
         if self.ex is not ex or self.phase != D_BODY or self.body_wanted:
             return 0
         self.body_wanted = True
-        self.reactor.wheel.arm(&self.timer, self.reactor.now + self.settings.body_ns)
+        if not self.tunnel:
+            self.reactor.wheel.arm(&self.timer, self.reactor.now + self.settings.body_ns)
         if not self.in_process:
             self.channel.paused = False
             return self.channel.kick()
@@ -420,7 +431,7 @@ cdef class H1Downstream(Connection):
             return self._close(False)
         if self.phase == D_HEAD:
             return self._head_timeout()
-        if self.phase == D_BODY and self.body_wanted:
+        if self.phase == D_BODY and self.body_wanted and not self.tunnel:
             self.relay.fail(self.ex, "body_timeout", None)
         return 0
 
@@ -556,7 +567,10 @@ cdef class H1Downstream(Connection):
         if self.relay.draining:
             self.keep = False
         self.unsent = -1
-        if head.status == 204 or head.status == 304 or head.status < 200:
+        if ex.upgraded:
+            self.framing = F_TUNNEL
+            self.keep = False
+        elif head.status == 204 or head.status == 304 or head.status < 200:
             self.framing = F_NONE
             if head.status == 304 and not ex.local and head.has_length:
                 self.unsent = head.content_length
@@ -663,7 +677,10 @@ cdef class H1Downstream(Connection):
             o += 27 + PyBytes_GET_SIZE(self.hsts)
             memcpy(o, b"\r\n", 2)
             o += 2
-        if not self.keep:
+        if self.framing == F_TUNNEL:
+            memcpy(o, b"Connection: Upgrade\r\nUpgrade: websocket\r\n", 41)
+            o += 41
+        elif not self.keep:
             memcpy(o, b"Connection: close\r\n", 19)
             o += 19
         elif ex.request.minor == 0:
@@ -671,6 +688,14 @@ cdef class H1Downstream(Connection):
             o += 24
         memcpy(o, b"\r\n", 2)
         o += 2
+        if self.framing == F_TUNNEL:
+            # nothing waits for a first piece of a body, and what the client sent ahead goes on
+            self.channel.write(start, o - start)
+            free(mine)
+            self.phase = D_BODY
+            self.tunnel = self.body_wanted = True
+            self.reactor.wheel.cancel(&self.timer)
+            return self.channel.kick()
         if mine != NULL:
             self.channel.cork(start, o - start)
             free(mine)

@@ -419,6 +419,8 @@ cdef class H2Connection(Connection):
         head.len = 0
         head.reserve(fgw_block_request_size(block))
         n = fgw_block_request(block, head.buf)
+        if n == 0:
+            return stream.refuse("bad_request", None)
         k = head.scan_request(head.buf, n, self.settings.max_headers + 2)
         if k != <int>n:
             if k == SCAN_TOO_MANY:

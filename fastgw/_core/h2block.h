@@ -40,7 +40,7 @@ static int fgw_block_keep(fgw_block *b, uint32_t *at, uint32_t *n, const uint8_t
   for (size_t i = 0; i < vl; i++) if (value[i] <= 0x20 || value[i] == 0x7f) b->bad = 1;
   if (b->pseudo == NULL && (b->pseudo = malloc(FGW_PSEUDO)) == NULL) return -1;
   if (b->pseudo_n + vl > FGW_PSEUDO) { b->over |= 1; return 0; }
-  memcpy(b->pseudo + b->pseudo_n, value, vl);
+  if (vl) memcpy(b->pseudo + b->pseudo_n, value, vl);
   *at = b->pseudo_n; *n = (uint32_t)vl; b->pseudo_n += (uint32_t)vl;
   return 0;
 }
@@ -55,7 +55,7 @@ static int fgw_block_add(fgw_block *b, const uint8_t *name, size_t nl, const uin
     if (b->size > 4 * (uint64_t)b->limit + 65536 || b->count > 4 * b->most + 100) b->over |= 2;
     return 0;
   }
-  if (name[0] == ':') {
+  if (nl && name[0] == ':') {
     b->count--;
     if (nl == 7 && !memcmp(name, ":method", 7)) return fgw_block_keep(b, &b->method_at, &b->method_n, value, vl);
     if (nl == 5 && !memcmp(name, ":path", 5)) return fgw_block_keep(b, &b->path_at, &b->path_n, value, vl);
@@ -79,15 +79,15 @@ static int fgw_block_add(fgw_block *b, const uint8_t *name, size_t nl, const uin
   if (nl == 6 && !memcmp(name, "cookie", 6)) {
     if (fgw_block_room(&b->cookie, &b->cookie_cap, b->cookie_n + vl + 2) < 0) return -1;
     if (b->cookie_n) { memcpy(b->cookie + b->cookie_n, "; ", 2); b->cookie_n += 2; }
-    memcpy(b->cookie + b->cookie_n, value, vl);
+    if (vl) memcpy(b->cookie + b->cookie_n, value, vl);
     b->cookie_n += (uint32_t)vl;
     return 0;
   }
   if (fgw_block_room(&b->lines, &b->cap, b->n + nl + vl + 4) < 0) return -1;
   o = b->lines + b->n;
-  memcpy(o, name, nl); o += nl;
+  if (nl) { memcpy(o, name, nl); o += nl; }
   *o++ = ':'; *o++ = ' ';
-  memcpy(o, value, vl); o += vl;
+  if (vl) { memcpy(o, value, vl); o += vl; }
   *o++ = '\r'; *o++ = '\n';
   b->n = (uint32_t)(o - b->lines);
   return 0;
@@ -103,6 +103,7 @@ static size_t fgw_block_request_size(fgw_block *b) { return (size_t)b->n + b->ps
 /* "METHOD path HTTP/1.1", Host, the lines, one Cookie, and the empty line. */
 static size_t fgw_block_request(fgw_block *b, char *o) {
   char *begin = o;
+  if (b->pseudo == NULL) return 0;                   /* no pseudo-headers: there is no request in it */
   memcpy(o, b->pseudo + b->method_at, b->method_n); o += b->method_n;
   *o++ = ' ';
   memcpy(o, b->pseudo + b->path_at, b->path_n); o += b->path_n;
@@ -110,7 +111,7 @@ static size_t fgw_block_request(fgw_block *b, char *o) {
   if (b->authority_n) { memcpy(o, b->pseudo + b->authority_at, b->authority_n); o += b->authority_n; }
   else { memcpy(o, b->pseudo + b->host_at, b->host_n); o += b->host_n; }
   memcpy(o, "\r\n", 2); o += 2;
-  memcpy(o, b->lines, b->n); o += b->n;
+  if (b->n) { memcpy(o, b->lines, b->n); o += b->n; }
   if (b->cookie_n) {
     memcpy(o, "cookie: ", 8); o += 8;
     memcpy(o, b->cookie, b->cookie_n); o += b->cookie_n;

@@ -20,6 +20,8 @@ cdef class Relay(Driver):
     cdef int started(self, Exchange ex) except -1
     cdef int redirect(self, Exchange ex, int port) except -1
     cdef int _understand(self, Exchange ex) except -1
+    cdef int _upgrade(self, Exchange ex) except -1
+    cdef int upgraded(self, Exchange ex) except -1
     cdef int give(self, Exchange ex) except -1
     cdef int _route(self, Exchange ex) except -1
     cdef int _hooks(self, Exchange ex) except -1

@@ -10,6 +10,7 @@ A local reply takes the way back from where it was made, through the response ho
 import logging
 
 from libc.stdint cimport int64_t
+from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.exchange cimport (
@@ -18,7 +19,7 @@ from fastgw._core.exchange cimport (
     Downstream, Exchange, Hook, Route, UpstreamStream,
 )
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
-from fastgw._core.headers cimport H_ORIGIN, Head, Header
+from fastgw._core.headers cimport H_ORIGIN, H_UPGRADE, Head, Header, equals_lower
 from fastgw._core.plan cimport Plan
 from fastgw._core.policy cimport apply_problem
 from fastgw._core.pool cimport Endpoint, Service
@@ -174,10 +175,50 @@ cdef class Relay(Driver):
             self.reactor.wheel.arm(&ex.total, ex.total_at)
         if head.has_length and head.content_length > ex.body_limit:
             return self.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
+        if head.upgrade and route.websocket_ns and self._upgrade(ex):
+            return 0
         if route.preflights and head.method == OPTIONS and head.find_id(H_ORIGIN) != NULL \
                 and head.find(b"access-control-request-method", 29) != NULL:
             return self._preflight(ex)
         return self._hooks(ex)
+
+    cdef int _upgrade(self, Exchange ex) except -1:
+        """RFC 6455 4.2.1: what a client that wants a WebSocket sends. 1: it was answered already.
+
+        An upgrade to anything else is not seen, as everywhere (RFC 9110 7.8).
+        """
+        cdef Head head = ex.request
+        cdef Header *h
+        cdef int i
+        cdef bint asked = False
+        for i in range(head.count):
+            h = &head.items[i]
+            if h.id == H_UPGRADE and h.value_len == 9 and equals_lower(head.buf + h.value, b"websocket", 9):
+                asked = True
+        if not asked or head.minor == 0:
+            return 0
+        if head.method != GET or head.count_of(b"sec-websocket-key", 17) != 1:
+            self.fail(ex, "bad_request", "This is no handshake of a WebSocket.")
+            return 1
+        h = head.find(b"sec-websocket-version", 21)
+        if h == NULL or h.value_len != 2 or memcmp(head.buf + h.value, b"13", 2) != 0:
+            # RFC 6455 4.4
+            apply_problem(ex, Problem(426, "upgrade_required", "Version 13 of WebSocket is spoken here.", side=1,
+                                      headers=(("Sec-WebSocket-Version", "13"),)))
+            self._answer(ex)
+            return 1
+        ex.upgrading = True
+        return 0
+
+    cdef int upgraded(self, Exchange ex) except -1:
+        """The upstream changed the protocol: from here on both ways are open, and no time is set to the whole."""
+        ex.upgraded = True
+        ex.has_body = True
+        ex.request_done = False
+        ex.idle_ns = ex.response_ns = ex.route.websocket_ns
+        ex.total_at = 0
+        self.reactor.wheel.cancel(&ex.total)
+        return 0
 
     cdef int _slash(self, Exchange ex) except -1:
         """The route has the path with the other form of its trailing slash."""
@@ -442,7 +483,7 @@ cdef class Relay(Driver):
         """The upstream's answer stands in ex.response. A Verdict for the upstream codec."""
         cdef Hook hook
         ex.state = S_RESPONSE
-        if ex.route.buffers_response and not ex.is_head and ex.response.status != 204 \
+        if ex.route.buffers_response and not ex.is_head and not ex.upgraded and ex.response.status != 204 \
                 and ex.response.status != 304:
             ex.collecting = True
             ex.response_buffer = bytearray()
@@ -519,7 +560,7 @@ cdef class Relay(Driver):
         if ex.local or ex.response_buffer is not None:
             self._send_whole(ex)
             return CONTINUE if was_local else REPLIED
-        ex.response_filtered = ex.route.phases & PHASE_RESPONSE_BODY != 0 and not ex.is_head
+        ex.response_filtered = ex.route.phases & PHASE_RESPONSE_BODY != 0 and not ex.is_head and not ex.upgraded
         ex.head_sent = True
         ex.down.send_head(ex, False)
         return CONTINUE
@@ -561,7 +602,7 @@ cdef class Relay(Driver):
                 return self.fail(ex, "upstream_body_too_large", None)
             ex.response_buffer += PyBytes_FromStringAndSize(p, n)
             return 0
-        if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP):
+        if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP) and not ex.upgraded:
             if route.phases & PHASE_RESPONSE_BODY:
                 return self._filtered(ex, PyBytes_FromStringAndSize(p, n), False)
             self._tap(ex, p, n, False)
@@ -601,7 +642,7 @@ cdef class Relay(Driver):
         return self._end(ex)
 
     cdef int _end(self, Exchange ex) except -1:
-        if ex.route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP):
+        if ex.route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP) and not ex.upgraded:
             if ex.response_filtered:
                 self._filtered(ex, b"", True)
             if ex.route.phases & PHASE_TAP:
@@ -673,7 +714,7 @@ cdef class Relay(Driver):
         """The client left: nobody is to be answered, but the upstream is to be let go."""
         if ex.state == S_DONE:
             return 0
-        if ex.code is None:
+        if ex.code is None and not ex.upgraded:
             ex.code = code
             ex.side = 1
         if not ex.head_sent:

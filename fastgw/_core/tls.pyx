@@ -254,6 +254,8 @@ cdef class TlsChannel(Channel):
     cdef int _hold(self, const char *p, size_t n) except -1:
         cdef char *grown
         cdef size_t cap
+        if n == 0:
+            return 0
         if self.plain_len + n > self.plain_cap:
             cap = (self.plain_len + n + 1023) & ~<size_t>1023
             grown = <char*>realloc(self.plain, cap)

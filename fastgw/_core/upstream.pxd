@@ -20,6 +20,7 @@ cdef enum Framing:
     F_LENGTH
     F_CHUNKED
     F_CLOSE
+    F_TUNNEL             # the protocol was changed: bytes, both ways
 
 
 cdef class H1Opener(Opener):
@@ -49,6 +50,7 @@ cdef class H1Upstream(PooledStream):
     cdef int _process_stash(self) except -1
     cdef int _process(self, char *p, size_t n) except -1
     cdef Py_ssize_t _head(self, char *p, size_t n) except -2
+    cdef Py_ssize_t _upgraded(self, char *p, size_t n, uint32_t k) except -2
     cdef int _agreed(self, char *p, size_t n, uint32_t k) except -2
     cdef Py_ssize_t _body(self, char *p, size_t n) except -2
     cdef int _complete(self, bint clean) except -1

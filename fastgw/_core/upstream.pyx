@@ -6,6 +6,8 @@ never become part of somebody else's answer.
 """
 import os
 import socket
+from base64 import b64encode
+from hashlib import sha1
 
 from libc.errno cimport EPROTO
 from libc.stdint cimport int64_t, uint32_t
@@ -46,6 +48,8 @@ cdef extern from *:
     """
     int fgw_connect(int family, const void *address, unsigned n, int *in_progress)
     int fgw_unread(int fd)
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"      # RFC 6455 1.3
 
 cdef enum:
     MAX_INTERIMS = 16
@@ -242,6 +246,9 @@ cdef class H1Upstream(PooledStream):
             o += PyBytes_GET_SIZE(settings.via)
             memcpy(o, b"\r\n", 2)
             o += 2
+        if ex.upgrading:
+            memcpy(o, b"Connection: Upgrade\r\nUpgrade: websocket\r\n", 41)
+            o += 41
         self.chunked_request = False
         if ex.has_body and (not head.has_length or ex.body_filtered):
             self.chunked_request = True
@@ -399,6 +406,8 @@ cdef class H1Upstream(PooledStream):
             return -1
         if head.status < 200:
             self.interims += 1
+            if head.status == 101 and ex.upgrading:
+                return self._upgraded(p, n, k)
             if head.status == 101 or self.interims > MAX_INTERIMS or head.has_length or head.chunked \
                     or self.opener.checks.whole.check(p, k, True, False) < 0:
                 self._fail("upstream_protocol_error")
@@ -428,6 +437,39 @@ cdef class H1Upstream(PooledStream):
         verdict = ex.driver.response_head(ex)
         if self.ex is not ex:
             return -1                             # replaced by a local reply, or gone
+        if verdict == WAIT:
+            self.held = True
+            self.channel.pause()
+            self.reactor.wheel.cancel(&self.timer)
+            self._keep_bytes(p + k, n - k)
+            return -1
+        return k
+
+    cdef Py_ssize_t _upgraded(self, char *p, size_t n, uint32_t k) except -2:
+        """101: the upstream speaks WebSocket from the next byte on. It must show that it knows what it does."""
+        cdef Exchange ex = self.ex
+        cdef Head head = ex.response
+        cdef Header *h
+        cdef Header *key = ex.request.find(b"sec-websocket-key", 17)
+        cdef bytes wanted, found
+        cdef int verdict
+        self.opener.checks.whole.stale = True
+        head.take(p, k)
+        h = head.find(b"sec-websocket-accept", 20)
+        wanted = b64encode(sha1(ex.request.buf[key.value:key.value + key.value_len] + GUID).digest())
+        found = b"" if h == NULL else head.buf[h.value:h.value + h.value_len]
+        if found != wanted or head.count_of(b"sec-websocket-accept", 20) != 1 or head.has_length or head.chunked:
+            self._fail("upstream_protocol_error")
+            return -1
+        self.keep = False
+        self.framing = F_TUNNEL
+        self.phase = U_BODY
+        ex.t_head = self.reactor.now
+        ex.driver.upgraded(ex)
+        self.reactor.wheel.arm(&self.timer, self.reactor.now + ex.idle_ns)
+        verdict = ex.driver.response_head(ex)
+        if self.ex is not ex:
+            return -1
         if verdict == WAIT:
             self.held = True
             self.channel.pause()
@@ -497,7 +539,9 @@ cdef class H1Upstream(PooledStream):
                 return -1
             done = r == 1
         # the first piece was checked together with the head
-        if self.checked_ahead:
+        if self.framing == F_TUNNEL:
+            pass
+        elif self.checked_ahead:
             self.checked_ahead = 0
         elif self.authority.check(p, used, done, done and not self.keep) < 0:
             self._fail("upstream_protocol_error")
@@ -557,7 +601,7 @@ cdef class H1Upstream(PooledStream):
                 self.endpoint.lost_idle(self)
             return self._close()
         if self.phase == U_BODY:
-            if self.framing == F_CLOSE and not self.channel.broken:
+            if (self.framing == F_CLOSE or self.framing == F_TUNNEL) and not self.channel.broken:
                 return self._complete(False)
             return self._fail("upstream_truncated")
         return self._fail("upstream_protocol_error" if self.stash_len else "upstream_reset")

@@ -245,6 +245,7 @@ class Builder:
             idle_ns=given.idle_ns,
             connect_ns=given.connect_ns,
             body_limit=given.body_limit,
+            websocket_ns=given.websocket_ns,
         )
 
     def public_routes(self) -> dict[bytes, Route]:

@@ -94,6 +94,7 @@ class RouteSpec:
     body_limit: int
     chain: tuple[int, ...]
     own: tuple[PolicySpecUse, ...]
+    websocket_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -234,6 +235,7 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         body_limit=limits.body_size if limits and limits.body_size is not None else -1,
         chain=tuple(i for i, use in enumerate(config.policies) if use.name not in route.without),
         own=uses_of(route.policies, name),
+        websocket_ns=ns(route.websocket.idle_timeout) if route.websocket and route.websocket.enabled else 0,
     )
 
 

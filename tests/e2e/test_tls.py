@@ -531,8 +531,11 @@ def test_http_is_sent_to_https(world):
 # ------------------------------------------------------------------------------------------------- other programs
 
 
+PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def run(*command, data=b"", timeout=20):
-    return subprocess.run(command, input=data, capture_output=True, timeout=timeout, check=False)
+    return subprocess.run(command, input=data, capture_output=True, timeout=timeout, check=False, env=PLAIN)
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
@@ -570,7 +573,7 @@ class TestOpenssl:
         address = f"127.0.0.1:{world.ports['main']}"
         with subprocess.Popen(
             ["openssl", "s_client", "-connect", address, "-crlf", "-servername", "a.example"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=PLAIN,
         ) as process:  # fmt: skip
             for send, wait in ((b"K\n", b"KEYUPDATE"), (b"GET /local HTTP/1.1\nHost: a\n\n", b"here\n")):
                 process.stdin.write(send)

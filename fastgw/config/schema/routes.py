@@ -344,6 +344,20 @@ class Match:
 MATCH_KEYS = tuple(Match.__dataclass_fields__)
 
 
+class WebSocket(Room):
+    """A route whose clients may open WebSockets (RFC 6455). A bare `true` or `false` is the short form."""
+
+    enabled: bool = key(True, "Whether they may.")
+    idle_timeout: Duration = key(
+        300.0, "How long a socket may be quiet in both directions; then it is closed.", ge=1, le=7 * 86400
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
 @dataclass(slots=True, kw_only=True, config=SLOTS, eq=False)
 class Route(Match):
     """Which requests, what is done with them, who answers.
@@ -390,6 +404,9 @@ class Route(Match):
     )
     timeouts: RouteTimeouts | None = key(None, "Its own timeouts.")
     limits: RouteLimits | None = key(None, "Its own limits.")
+    websocket: WebSocket | None = key(
+        None, "Whether clients may open WebSockets to the service here. `true` is the short form of `{}`."
+    )
     retry: Retry | None = key(None, "Its own retries.", later=True)
     policies: PolicyList = key((), "Its policies, after those for every route.", example=["request_id"])
     without: tuple[Name, ...] = key(
