@@ -1,6 +1,8 @@
 """TLS of listeners: certificates by name, sessions, clients' certificates, and a connection until its handshake is
 through. Then the protocol that was agreed on (ALPN, RFC 7301) says which codec takes its place.
 """
+import logging
+
 from libc.errno cimport EPROTO
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
@@ -19,6 +21,8 @@ from fastgw._core.tls cimport TlsChannel, new_ssl, why, wire
 
 from fastgw._core.client_certificate import client_certificate
 from fastgw._core.tls import TlsError
+
+logger = logging.getLogger("fastgw.tls")
 
 cdef enum:
     ALERTS = 1000                 # OpenSSL: the reason of an alert is its number and this
@@ -304,6 +308,14 @@ cdef class TlsHandshake(Connection):
                 if reason == C_TLS_PLAIN:
                     Channel.write(channel, PyBytes_AS_STRING(PLAIN_HTTP), PyBytes_GET_SIZE(PLAIN_HTTP))
             return self._left(reason)
+        if self.codec.context.client_auth:
+            try:
+                self.client_cert = client_certificate(channel.peer_certificate())
+            except Exception as failure:
+                # OpenSSL took what the library that reads it for us does not: nobody would know who this is
+                why_not = type(failure).__name__
+                logger.warning("%s: a client's certificate cannot be read: %s", self.listener.name, why_not)
+                return self._left(C_TLS_CERTIFICATE)
         self._out()
         self.relay.stats.add(C_TLS_RESUMED if SSL_session_reused(channel.ssl) else C_TLS_FULL, 1)
         codec = self.codec.h1
@@ -313,8 +325,6 @@ cdef class TlsHandshake(Connection):
         self.secure = True
         connection.follow(self)
         connection.hsts = self.codec.hsts
-        if self.codec.context.client_auth:
-            connection.client_cert = client_certificate(channel.peer_certificate())
         connection.begin()
         if self.relay.draining:
             connection.drain()

@@ -72,3 +72,46 @@ def test_names_without_end():
     headers = told(certificate([x509.DNSName(f"{i}.example") for i in range(500)]))
     assert len(headers["San"]) <= LENGTH
     assert all(name.endswith(".example") for name in headers["San"].split(","))
+
+
+def test_a_certificate_that_cannot_be_read_lets_nobody_in(tmp_path, monkeypatch):
+    """OpenSSL takes it, the library that reads it for policies does not."""
+    import asyncio
+    import ssl
+
+    import fastgw._core.client_certificate as module
+    from fastgw import Gateway
+    from fastgw.testing import free_port
+    from fastgw.testing.certificates import Authority
+
+    def unreadable(der):
+        raise ValueError("no certificate")
+
+    monkeypatch.setattr(module, "parsed", unreadable)
+    pki = Authority(tmp_path)
+    pair, mine, port = pki.leaf("localhost"), pki.client("app"), free_port()
+    config = {
+        "server": {"listeners": [{"bind": f"127.0.0.1:{port}", "tls": {
+            "certificates": [{"cert": pair.cert, "key": pair.key}], "client_auth": "request", "client_ca": pki.cert}}]},
+        "admin": {"enabled": False},
+        "routes": [{"path": "/*", "policies": [{"respond": {"body": "in"}}]}],
+    }  # fmt: skip
+
+    async def ask(context):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        except (ConnectionError, ssl.SSLError):
+            return b""
+        finally:
+            writer.close()
+
+    async def scenario():
+        async with Gateway(config):
+            context = ssl.create_default_context(cafile=pki.cert)
+            assert (await ask(context)).endswith(b"in")
+            context.load_cert_chain(mine.cert, mine.key)
+            assert await ask(context) == b""
+
+    asyncio.run(scenario())
