@@ -59,6 +59,7 @@ cdef class H2Stream(Downstream):
     cdef uint32_t kept_n, kept_cap
     cdef char *out                        # body bytes of the answer
     cdef uint32_t out_at, out_n, out_cap
+    cdef Head after                       # trailers of the answer, for when its body is out
     cdef int _deliver(self) except -1
     cdef int data(self, const char *p, size_t n) except -1
     cdef int take_data(self, const char *p, size_t n) except -1

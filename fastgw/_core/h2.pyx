@@ -163,6 +163,7 @@ cdef ssize_t _read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t n,
     cdef H2Connection connection = <H2Connection>p
     cdef H2Stream stream = <H2Stream>source.ptr
     cdef size_t k = stream.out_n
+    cdef int fields
     if k > n:
         k = n
     if k:
@@ -177,8 +178,12 @@ cdef ssize_t _read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t n,
         if stream.finished_out:
             flags[0] |= NGHTTP2_DATA_FLAG_EOF
             stream.sent_end = True
-            if stream.ex is not None and stream.ex.response_trailers is not None:
-                flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
+            if stream.after is not None:
+                # submitted any earlier, they would go out before the body and end the stream
+                fields = stream._fields(stream.after, 0, _names)
+                if nghttp2_submit_trailer(session, id, _nv, fields) == 0:     # the library copies them
+                    flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
+                stream.after = None
             if stream.reset_after:
                 connection.over.append(stream)
             return k
@@ -790,18 +795,13 @@ cdef class H2Stream(Downstream):
         return self.connection.mark()
 
     cdef int send_end(self, Exchange ex) except -1:
-        cdef int n
         if self.closed or self.sent_end:
             return 0
         self.finished_out = True
         if not self.ended:
             self.reset_after = True
-        if ex.response_trailers is not None:
-            n = self._fields(<Head>ex.response_trailers, 0, _names)
-            if n:
-                nghttp2_submit_trailer(self.connection.session, self.id, _nv, n)
-            else:
-                ex.response_trailers = None
+        if ex.response_trailers is not None and self._fields(<Head>ex.response_trailers, 0, _names):
+            self.after = <Head>ex.response_trailers
         return self._resume()
 
     cdef int abort(self, Exchange ex) except -1:
