@@ -9,6 +9,7 @@ ctypedef struct Chunked:
     uint64_t rest            # bytes of the current chunk still to come
     uint32_t digits
     uint32_t overhead        # bytes of extensions and trailers so far
+    size_t trailers          # where in the bytes of the last call the trailers began or went on
 
 cdef void chunked_begin(Chunked *c) noexcept nogil
 # 1 = the body is complete, 0 = more to come, -1 = not valid. `used` counts raw bytes, `data` decoded ones.

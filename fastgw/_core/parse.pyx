@@ -24,6 +24,7 @@ cdef void chunked_begin(Chunked *c) noexcept nogil:
     c.rest = 0
     c.digits = 0
     c.overhead = 0
+    c.trailers = 0
 
 
 cdef inline int _hex(unsigned char ch) noexcept nogil:
@@ -36,10 +37,11 @@ cdef inline int _hex(unsigned char ch) noexcept nogil:
 
 
 cdef int chunked_feed(Chunked *c, char *p, size_t n, size_t *used, size_t *data, bint compact) noexcept nogil:
-    """RFC 9112 7.1. CRLF only; sizes up to 15 hex digits; extensions and trailers are dropped, and bounded."""
+    """RFC 9112 7.1. CRLF only; sizes up to 15 hex digits; extensions and trailers are bounded, and no data."""
     cdef size_t i = 0, take, out = 0
     cdef unsigned char ch
     cdef int d
+    c.trailers = 0 if c.state >= TRAILER else n
     while i < n:
         ch = <unsigned char>p[i]
         if c.state == DATA:
@@ -85,6 +87,8 @@ cdef int chunked_feed(Chunked *c, char *p, size_t n, size_t *used, size_t *data,
             if ch != c"\n":
                 return -1
             c.state = DATA if c.rest else TRAILER
+            if c.state == TRAILER:
+                c.trailers = i
         elif c.state == DATA_CR:
             if ch != c"\r":
                 return -1

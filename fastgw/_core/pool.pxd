@@ -24,6 +24,7 @@ cdef class Limits:
     """The pool settings of a service. Durations in ns."""
     cdef readonly int max_connections, max_idle, queue_size
     cdef readonly int64_t queue_ns, idle_ns, connect_ns
+    cdef readonly bint response_trailers # fields after a chunked answer go to clients that can have them
 
 
 cdef class Endpoint(Timed):

@@ -9,6 +9,7 @@ class Limits:
     queue_ns: int
     idle_ns: int
     connect_ns: int
+    response_trailers: bool
     def __init__(
         self,
         max_connections: int = ...,
@@ -17,6 +18,7 @@ class Limits:
         queue_ns: int = ...,
         idle_ns: int = ...,
         connect_ns: int = ...,
+        response_trailers: bool = ...,
     ) -> None: ...
 
 class Endpoint:

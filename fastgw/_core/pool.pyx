@@ -35,13 +35,14 @@ cdef class Limits:
 
     def __init__(self, int max_connections=1024, int max_idle=256, int queue_size=1024,
                  int64_t queue_ns=1_000_000_000, int64_t idle_ns=60_000_000_000,
-                 int64_t connect_ns=5_000_000_000):
+                 int64_t connect_ns=5_000_000_000, bint response_trailers=False):
         self.max_connections = max_connections
         self.max_idle = max_idle
         self.queue_size = queue_size
         self.queue_ns = queue_ns
         self.idle_ns = idle_ns
         self.connect_ns = connect_ns
+        self.response_trailers = response_trailers
 
 
 cdef class Endpoint(Timed):

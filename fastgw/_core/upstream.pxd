@@ -7,6 +7,7 @@ from fastgw._core.parse cimport Authorities, Authority, Chunked
 from fastgw._core.pool cimport Endpoint, Opener, PooledStream
 from fastgw._core.reactor cimport Channel, Reactor
 from fastgw._core.settings cimport Settings
+from fastgw._core.trailers cimport Trailers
 
 cdef enum UpPhase:
     U_CONNECTING
@@ -39,8 +40,10 @@ cdef class H1Upstream(PooledStream):
     cdef int64_t rest
     cdef size_t checked_ahead             # body bytes that were checked together with the head
     cdef Chunked chunk
+    cdef Trailers trailers                # of the body under way, where the service passes them on
     cdef Authority authority              # while a body is under way
     cdef bint tls_failed
+    cdef bint pass_trailers               # its service does, as the head came: a reload is not for half of them
     cdef bint keep, held, got_byte, chunked_request, request_ended, limited
     cdef char *stash
     cdef uint32_t stash_len, stash_cap

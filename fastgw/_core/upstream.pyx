@@ -23,6 +23,7 @@ from fastgw._core.parse cimport Authorities, Authority, Chunked, chunked_begin, 
 from fastgw._core.pool cimport Endpoint, PooledStream
 from fastgw._core.reactor cimport RBUF, SCRATCH, Channel, Reactor
 from fastgw._core.settings cimport Settings
+from fastgw._core.trailers cimport collect
 
 cdef extern from *:
     """
@@ -421,6 +422,7 @@ cdef class H1Upstream(PooledStream):
         elif head.chunked:
             self.framing = F_CHUNKED
             chunked_begin(&self.chunk)
+            self.pass_trailers = self.endpoint.limits.response_trailers
         elif head.has_length:
             self.framing = F_LENGTH if head.content_length else F_NONE
             self.rest = head.content_length
@@ -548,6 +550,8 @@ cdef class H1Upstream(PooledStream):
             return -1
         if self.framing == F_CHUNKED:
             chunked_feed(&self.chunk, p, n, &used, &data, True)
+            if self.chunk.trailers < used and self.pass_trailers:
+                self.trailers = collect(self.trailers, p + self.chunk.trailers, used - self.chunk.trailers)
         if data:
             ex.driver.response_data(ex, p, data)
             if self.ex is not ex:
@@ -566,6 +570,9 @@ cdef class H1Upstream(PooledStream):
         self.ex = None
         ex.up = None
         ex.t_end_upstream = self.reactor.now
+        if self.trailers is not None:
+            self.trailers.settle(ex, self.opener.max_headers)
+            self.trailers = None
         ex.driver.response_end(ex)
         if self.authority is not None:
             self.authority.stale = self.authority.stale or self.framing == F_CLOSE

@@ -178,6 +178,7 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
         "queue_ns": ns(pool.queue_timeout),
         "idle_ns": ns(pool.idle_timeout),
         "connect_ns": ns(service.timeouts.connect),
+        "response_trailers": service.response_trailers,
     }
     return ServiceSpec(
         name,

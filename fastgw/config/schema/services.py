@@ -126,6 +126,9 @@ class Service(Room):
         None, "Where its endpoints are learnt from; `endpoints`, when there are some, are used until then."
     )
     tls: UpstreamTls | None = key(None, "How https endpoints are checked.")
+    response_trailers: bool = key(
+        False, "Fields that follow an answer's chunked body go on to clients of HTTP/2; else they are dropped."
+    )
 
     @property
     def https(self) -> bool:
