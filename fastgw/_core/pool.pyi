@@ -18,7 +18,7 @@ class Limits:
         queue_ns: int = ...,
         idle_ns: int = ...,
         connect_ns: int = ...,
-        response_trailers: bool = ...,
+        response_trailers: int = ...,
     ) -> None: ...
 
 class Endpoint:
