@@ -137,8 +137,8 @@ def relate(
     if route.path is not None:
         check.tell(reachable(route, pattern, check.config, (*path, *inside_match(item, ("path",)))))
     check.tell(slash_effect(route, pattern, (*path, "trailing_slash")))
-    if item.get("policies") is not None:
-        route.policies = check.policies(item["policies"], (*path, "policies"))
+    given = item.get("policies")                  # an empty `policies:` is none
+    route.policies = () if given is None else check.policies(given, (*path, "policies"))
     if "retry" in item and route.retry is not None:
         check.report(not_implemented((*path, "retry")))
     if not any(finding.code == "unknown_key" for finding in told):
