@@ -14,6 +14,12 @@ cdef class Codec:
     cdef Channel channel(self, Reactor reactor)           # what its connections sit on
 
 
+cdef class Gate:
+    """Looks at an accepted socket before it is a connection. What it takes it gives back by `Listener.enter`."""
+    cdef bint take(self, Listener listener, Codec codec, int fd, const uint8_t *address, const char *text,
+                   int text_len) except -1
+
+
 cdef class Listener(Handler):
     cdef Reactor reactor
     cdef Relay relay
@@ -23,11 +29,15 @@ cdef class Listener(Handler):
     cdef int listen_fd                    # kept while it rests
     cdef Timer pause                      # out of descriptors: a short rest
     cdef set connections                  # shared by the engine's listeners
+    cdef set preludes                     # sockets that a gate has; shared likewise
     cdef dict per_address
     cdef int start(self, int fd) except -1
     cdef int stop(self) except -1
     cdef int _accepted(self, int fd, const uint8_t *address, const char *text, int text_len) except -1
-    cdef int admit(self, int fd, const uint8_t *address, const char *text, int text_len, bint counted) except -1
+    cdef int _refuse(self, int fd) except -1
+    cdef int enter(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len) except -1
+    cdef int admit(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len,
+                   bint counted) except -1
 
 
 cdef class Connection(Downstream):

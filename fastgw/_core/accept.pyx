@@ -70,13 +70,14 @@ cdef class Listener(Handler):
     """Accepts on one listening socket until it is stopped. `name` is its address, for logs."""
 
     def __init__(self, Reactor reactor, Relay relay, Codec codec, str name, bint is_unix, set connections,
-                 dict per_address):
+                 set preludes, dict per_address):
         self.reactor = reactor
         self.relay = relay
         self.codec = codec
         self.name = name
         self.is_unix = is_unix
         self.connections = connections
+        self.preludes = preludes
         self.per_address = per_address
         memset(&self.pause, 0, sizeof(Timer))
         self.pause.owner = <void*>self
@@ -123,27 +124,40 @@ cdef class Listener(Handler):
     cdef int _accepted(self, int fd, const uint8_t *address, const char *text, int text_len) except -1:
         cdef Settings settings = self.relay.plan.settings
         cdef Stats stats = self.relay.stats
-        cdef bytes key
-        cdef bint refused = len(self.connections) >= settings.max_connections
+        cdef Codec codec = <Codec>self.relay.plan.codecs.get(self.name, self.codec)
+        cdef Gate gate
         stats.add(C_ACCEPTED, 1)
-        if settings.max_per_address and not refused and not self.is_unix:
+        if len(self.connections) + len(self.preludes) >= settings.max_connections:
+            return self._refuse(fd)
+        if self.relay.plan.gates is not None:
+            gate = <Gate>self.relay.plan.gates.get(self.name)
+            if gate is not None and gate.take(self, codec, fd, address, text, text_len):
+                return 0
+        return self.enter(codec, fd, address, text, text_len)
+
+    cdef int _refuse(self, int fd) except -1:
+        self.relay.stats.add(C_REFUSED, 1)
+        send(fd, PyBytes_AS_STRING(OVERLOADED), PyBytes_GET_SIZE(OVERLOADED), MSG_NOSIGNAL | MSG_DONTWAIT)
+        close(fd)
+        return 0
+
+    cdef int enter(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len) except -1:
+        """The client's address is known: `text_len` is 0 where it has none (a unix socket)."""
+        cdef Settings settings = self.relay.plan.settings
+        cdef bytes key
+        cdef bint counted = settings.max_per_address != 0 and text_len != 0
+        if counted:
             key = PyBytes_FromStringAndSize(<const char*>address, 16)
             count = self.per_address.get(key, 0)
             if count >= settings.max_per_address:
-                refused = True
-            else:
-                self.per_address[key] = count + 1
-        if refused:
-            stats.add(C_REFUSED, 1)
-            send(fd, PyBytes_AS_STRING(OVERLOADED), PyBytes_GET_SIZE(OVERLOADED), MSG_NOSIGNAL | MSG_DONTWAIT)
-            close(fd)
-            return 0
-        stats.add(C_ACTIVE, 1)
-        return self.admit(fd, address, text, text_len, settings.max_per_address != 0 and not self.is_unix)
+                return self._refuse(fd)
+            self.per_address[key] = count + 1
+        self.relay.stats.add(C_ACTIVE, 1)
+        return self.admit(codec, fd, address, text, text_len, counted)
 
-    cdef int admit(self, int fd, const uint8_t *address, const char *text, int text_len, bint counted) except -1:
+    cdef int admit(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len,
+                   bint counted) except -1:
         """From here on the socket is a connection's."""
-        cdef Codec codec = <Codec>self.relay.plan.codecs.get(self.name, self.codec)
         cdef Connection connection = codec.open(self)
         memcpy(connection.address, address, 16)
         memcpy(connection.text, text, text_len)
@@ -153,6 +167,12 @@ cdef class Listener(Handler):
         connection.channel = codec.channel(self.reactor)
         connection.channel.attach(fd, connection)
         return connection.begin()
+
+
+cdef class Gate:
+    cdef bint take(self, Listener listener, Codec codec, int fd, const uint8_t *address, const char *text,
+                   int text_len) except -1:
+        return False
 
 
 cdef class Codec:

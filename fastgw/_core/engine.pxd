@@ -18,6 +18,7 @@ cdef class Engine:
     cdef dict listeners                   # id → (Listener, socket)
     cdef int next_listener
     cdef set clients                      # accept.Connection
+    cdef set preludes                     # prelude.Prelude: sockets that are no connections yet
     cdef dict per_address
     cdef dict endpoints                   # (service name, url, identity) → pool.Endpoint
     cdef readonly bint closed

@@ -11,7 +11,7 @@ from fastgw._core.clock cimport Timer
 from fastgw._core.h1 cimport H1Codec
 from fastgw._core.plan cimport Plan
 from fastgw._core.pool cimport Endpoint, Limits, PooledStream
-from fastgw._core.reactor cimport Reactor
+from fastgw._core.reactor cimport Handler, Reactor
 from fastgw._core.record cimport Stats
 from fastgw._core.respond cimport Relay
 from fastgw._core.upstream cimport H1Opener
@@ -35,6 +35,7 @@ cdef class Engine:
         self.h1 = H1Codec()
         self.listeners = {}
         self.clients = set()
+        self.preludes = set()
         self.per_address = {}
         self.endpoints = {}
         self.kept = {}
@@ -115,7 +116,7 @@ cdef class Engine:
             # accepted sockets inherit it: no system call per connection
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         listener = Listener(self.reactor, self.relay, self.h1, name or str(sock.getsockname()), unix,
-                            self.clients, self.per_address)
+                            self.clients, self.preludes, self.per_address)
         if not unix:
             self.ports[listener.name] = sock.getsockname()[1]
         listener.start(sock.fileno())
@@ -145,8 +146,16 @@ cdef class Engine:
         self.relay.draining = True
         for lid in list(self.listeners):
             self.unlisten(lid)
+        self._cut_preludes()
         for connection in list(self.clients):
             connection.drain()
+
+    def _cut_preludes(self):
+        """Sockets that are no connections yet become ones where all they wait for is there, or are closed."""
+        cdef Handler prelude
+        for prelude in list(self.preludes):
+            prelude.on_event(0)
+            prelude.crash()
 
     def close(self):
         """Closes everything at once."""
@@ -157,6 +166,7 @@ cdef class Engine:
         self.closed = True
         for lid in list(self.listeners):
             self.unlisten(lid)
+        self._cut_preludes()
         for connection in list(self.clients):
             connection.on_broken()
         for endpoint in self.endpoints.values():

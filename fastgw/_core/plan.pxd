@@ -11,5 +11,6 @@ cdef class Plan:
     cdef readonly dict error_pages        # code or status text → page
     cdef readonly int generation
     cdef readonly dict codecs             # listener's name → accept.Codec, where it is not plain HTTP
+    cdef readonly dict gates              # listener's name → accept.Gate; None for none
     cdef readonly dict public             # path → Route, answered before the router is asked; None for none
     cdef readonly int alive               # exchanges under way on it

@@ -16,6 +16,7 @@ class Plan:
     alive: int
     public: dict[bytes, Route] | None
     codecs: dict[str, Any]
+    gates: dict[str, Any] | None
     def __init__(
         self,
         router: Router,
@@ -26,4 +27,5 @@ class Plan:
         generation: int = ...,
         public: Mapping[bytes, Route] | None = ...,
         codecs: Mapping[str, Any] | None = ...,
+        gates: Mapping[str, Any] | None = ...,
     ) -> None: ...

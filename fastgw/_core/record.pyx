@@ -20,7 +20,8 @@ HISTOGRAMS = ("total", "upstream", "gateway")
 COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited", "coalesced",
             "tls_full", "tls_resumed", "tls_timeout", "tls_closed", "tls_busy", "tls_plain", "tls_version", "tls_cipher",
             "tls_name", "tls_alpn", "tls_certificate", "tls_alert", "tls_protocol", "h2_connections", "h2_streams",
-            "h2_resets", "h2_frames", "h2_headers", "h2_stalled", "h2_protocol")
+            "h2_resets", "h2_frames", "h2_headers", "h2_stalled", "h2_protocol", "proxy_v1", "proxy_v2", "proxy_timeout", "proxy_closed",
+            "proxy_missing", "proxy_malformed")
 STATUS_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 MAGIC = 0x66617374677731
 

@@ -95,6 +95,7 @@ class Collector:
         yield from self.errors()
         yield from self.connections()
         yield from self.http2()
+        yield from self.proxy_protocol()
         yield from self.pools()
         yield from self.process()
         if self.view.certificates:
@@ -161,6 +162,21 @@ class Collector:
         for reason in ("resets", "frames", "headers", "stalled", "protocol"):
             ended.add_metric((reason,), sum(c[f"h2_{reason}"] for c in counters))
         yield ended
+
+    def proxy_protocol(self) -> Iterator[Metric]:
+        counters = [stats.read_counters() for stats in self.view.stats]
+        told = CounterMetricFamily(
+            "fastgw_proxy_protocol_connections", "Connections that began with a PROXY header.", labels=("version",)
+        )
+        for version in ("1", "2"):
+            told.add_metric((version,), sum(c[f"proxy_v{version}"] for c in counters))
+        yield told
+        failed = CounterMetricFamily(
+            "fastgw_proxy_protocol_failures", "Connections closed for want of a PROXY header.", labels=("reason",)
+        )
+        for reason in ("timeout", "closed", "missing", "malformed"):
+            failed.add_metric((reason,), sum(c[f"proxy_{reason}"] for c in counters))
+        yield failed
 
     def requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("fastgw_requests", "Requests answered.", labels=("route", "status"))

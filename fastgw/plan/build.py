@@ -22,6 +22,7 @@ from fastgw._core.h1 import H1Codec, RedirectCodec
 from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Service
+from fastgw._core.prelude import ProxyGate
 from fastgw._core.settings import Settings
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
@@ -220,6 +221,10 @@ class Builder:
             found[name] = RedirectCodec(redirect.port, redirect.listener, self.engine.ports)
         return found
 
+    def gates(self) -> dict[str, Any]:
+        """By listener: what looks at a socket before it is a connection."""
+        return {name: ProxyGate(**options) for name, options in self.spec.proxy_protocol.items()}
+
     def route(self, given: RouteSpec) -> Route:
         chain = [self.shared_chain[i] for i in given.chain]
         chain += [self.hook(use) for use in given.own]
@@ -268,6 +273,7 @@ class Builder:
             self.spec.generation,
             self.public_routes(),
             self.codecs(),
+            self.gates(),
         )
 
 

@@ -113,6 +113,7 @@ class PlanSpec:
     tls: dict[str, TlsSpec] = field(default_factory=dict)
     redirects: dict[str, RedirectSpec] = field(default_factory=dict)
     http2: dict[str, dict[str, int]] = field(default_factory=dict)
+    proxy_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -166,6 +167,19 @@ def http2_of(config: Config) -> dict[str, dict[str, int]]:
         }
         for listener in config.server.listeners
         if listener.http2.enabled
+    }
+
+
+def proxy_protocol_of(config: Config) -> dict[str, dict[str, Any]]:
+    """Listener's address → the keyword arguments of _core.prelude.ProxyGate."""
+    return {
+        str(listener.bind): {
+            "trusted": tuple(str(network) for network in given.trusted_proxies),
+            "required": given.required,
+            "timeout_ns": ns(given.timeout),
+        }
+        for listener in config.server.listeners
+        if (given := listener.proxy_protocol) is not None
     }
 
 
@@ -267,6 +281,7 @@ def compile_spec(
         tls=compile_listeners(config, tls_before or {}),
         redirects=compile_redirects(config),
         http2=http2_of(config),
+        proxy_protocol=proxy_protocol_of(config),
     )
     chunk: list[RouteSpec] = []
     chunks: list[bytes] = []

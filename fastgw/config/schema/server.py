@@ -39,6 +39,24 @@ class Http2(Room):
         return {"enabled": value} if isinstance(value, bool) else value
 
 
+class ProxyProtocol(Room):
+    """The PROXY protocol, versions 1 and 2, of connections from load balancers: the client's address comes with it."""
+
+    trusted_proxies: tuple[Cidr, ...] = key(
+        doc="Addresses whose connections begin with it; others are served as they are, without. On a unix socket it is "
+        "everybody.",
+        min_length=1,
+        max_length=1000,
+        example=["10.0.0.0/8"],
+    )
+    required: bool = key(
+        True, "Whether a connection of theirs without it is closed. With `false` whoever reaches them may forge one."
+    )
+    timeout: Duration = key(
+        3.0, "From the accepted connection to the end of the header; then it is closed.", ge=0.1, le=60
+    )
+
+
 class Listener(Room):
     """One place to listen at. A bare address is the short form of `{bind: address}`."""
 
@@ -49,6 +67,7 @@ class Listener(Room):
     )
     protocol: Literal["http"] = key("http", "What is spoken.")
     http2: Http2 = key(Http2(), "HTTP/2 of clients.")
+    proxy_protocol: ProxyProtocol | None = key(None, "Load balancers in front that speak the PROXY protocol.")
     tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.")
 
     @model_validator(mode="before")
