@@ -1,10 +1,11 @@
 """Stage `upstream`: one HTTP/1.1 connection to an endpoint."""
 from libc.stdint cimport int64_t, uint32_t
 
-from fastgw._core.clock cimport Timer
+from fastgw._core.dial cimport Dialed
 from fastgw._core.exchange cimport Exchange
+from fastgw._core.headers cimport Head
 from fastgw._core.parse cimport Authorities, Authority, Chunked
-from fastgw._core.pool cimport Endpoint, Opener, PooledStream
+from fastgw._core.pool cimport Opener
 from fastgw._core.reactor cimport Channel, Reactor
 from fastgw._core.settings cimport Settings
 from fastgw._core.trailers cimport Trailers
@@ -30,25 +31,20 @@ cdef class H1Opener(Opener):
     cdef readonly int max_head, max_headers
 
 
-cdef class H1Upstream(PooledStream):
+cdef class H1Upstream(Dialed):
     cdef H1Opener opener
-    cdef Reactor reactor
-    cdef Channel channel
     cdef Exchange ex
-    cdef Timer timer
-    cdef int phase, framing, interims, tried
+    cdef int phase, framing, interims
     cdef int64_t rest
     cdef size_t checked_ahead             # body bytes that were checked together with the head
     cdef Chunked chunk
     cdef Trailers trailers                # of the body under way, where the service passes them on
     cdef Authority authority              # while a body is under way
-    cdef bint tls_failed
     cdef bint pass_trailers               # its service does, as the head came: a reload is not for half of them
     cdef bint keep, held, got_byte, chunked_request, request_ended, limited
     cdef char *stash
     cdef uint32_t stash_len, stash_cap
-    cdef int begin(self) except -1
-    cdef int _connect(self) except -1
+    cdef int adopt(self, Channel channel) except -1
     cdef int _keep_bytes(self, const char *p, size_t n) except -1
     cdef int _process_stash(self) except -1
     cdef int _process(self, char *p, size_t n) except -1
@@ -59,3 +55,6 @@ cdef class H1Upstream(PooledStream):
     cdef int _complete(self, bint clean) except -1
     cdef int _fail(self, str code) except -1
     cdef int _close(self) except -1
+
+
+cdef bytes socket_accept(Head request)

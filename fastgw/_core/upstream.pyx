@@ -9,14 +9,14 @@ import socket
 from base64 import b64encode
 from hashlib import sha1
 
-from libc.errno cimport EPROTO
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from fastgw._core.clock cimport Timer, timer_detach
-from fastgw._core.exchange cimport CONTINUE, REPLIED, WAIT, Exchange
+from fastgw._core.clock cimport Timer
+from fastgw._core.dial cimport Dialed
+from fastgw._core.exchange cimport CONTINUE, REPLIED, TOUCHED, UNTOUCHED, WAIT, Exchange
 from fastgw._core.forwarding cimport forwarding_size, put_forwarding
 from fastgw._core.headers cimport H_HOST, SCAN_TOO_MANY, Head, Header
 from fastgw._core.parse cimport Authorities, Authority, Chunked, chunked_begin, chunked_feed
@@ -28,26 +28,12 @@ from fastgw._core.trailers cimport collect
 cdef extern from *:
     """
     #include <errno.h>
-    #include <fcntl.h>
-    #include <netinet/in.h>
-    #include <netinet/tcp.h>
     #include <sys/socket.h>
-    #include <unistd.h>
-    /* A non-blocking socket on its way to an address; -1 with errno. */
-    static inline int fgw_connect(int family, const void *address, unsigned n, int *in_progress) {
-      int one = 1, fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-      if (fd < 0) return -1;
-      if (family != AF_UNIX) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-      *in_progress = 1;
-      if (connect(fd, (const struct sockaddr *)address, n) == 0 || errno == EINPROGRESS) return fd;
-      int e = errno; close(fd); errno = e; return -1;
-    }
     static inline int fgw_unread(int fd) {      /* 1: closed, failed or something to read */
       char c; ssize_t n = recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
       return !(n < 0 && errno == EAGAIN);
     }
     """
-    int fgw_connect(int family, const void *address, unsigned n, int *in_progress)
     int fgw_unread(int fd)
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"      # RFC 6455 1.3
@@ -68,83 +54,45 @@ cdef class H1Opener(Opener):
 
     cdef PooledStream open(self, Endpoint endpoint):
         cdef H1Upstream stream = H1Upstream(self, endpoint)
-        stream.begin()
+        stream.dial()
         return stream
 
 
-cdef class H1Upstream(PooledStream):
+cdef class H1Upstream(Dialed):
     def __cinit__(self, H1Opener opener, Endpoint endpoint):
         self.opener = opener
         self.reactor = opener.reactor
         self.endpoint = endpoint
-        memset(&self.timer, 0, sizeof(Timer))
-        self.timer.owner = <void*>self
 
     def __dealloc__(self):
         free(self.stash)
-        timer_detach(&self.timer)
 
-    # ------------------------------------------------------------------ connecting
+    # ------------------------------------------------------------------ the connection
 
-    cdef int begin(self) except -1:
-        self.phase = U_CONNECTING
-        self.connecting = True
-        self.reactor.wheel.arm(&self.timer, self.reactor.now + self.endpoint.limits.connect_ns)
-        return self._connect()
-
-    cdef int _connect(self) except -1:
-        cdef int fd = -1, under_way = 0
-        cdef bytes address
-        cdef tuple addresses = self.endpoint.addresses
-        while self.tried < len(addresses):
-            family, address = addresses[self.endpoint.next_address % len(addresses)]
-            self.endpoint.next_address += 1
-            self.tried += 1
-            fd = fgw_connect(family, PyBytes_AS_STRING(address), PyBytes_GET_SIZE(address), &under_way)
-            if fd >= 0:
-                self.channel = Channel(self.reactor) if self.endpoint.maker is None \
-                    else self.endpoint.maker.make(self.reactor)
-                return self.channel.connect(fd, self)
-        # refused at once (a unix socket that is not there): tell the pool from the reactor, as for any other
-        self.channel = None
-        self.phase = U_CLOSED
-        self.reactor.wheel.arm(&self.timer, self.reactor.now)
-        return 0
-
-    cdef int on_connected(self, int error) except -1:
-        if error:
-            if error == EPROTO and self.endpoint.maker is not None:
-                self.tls_failed = True
-                self.endpoint.maker.failed(self.channel)
-            self.reactor.bury(self.channel)
-            self.channel.kill(False)
-            self.channel = None
-            return self._connect()
-        if self.endpoint.maker is not None:
-            self.endpoint.maker.succeeded(self.channel)
-        self.connecting = False
+    cdef int established(self) except -1:
         self.phase = U_IDLE
         self.idle_since = self.reactor.now
         self.reactor.wheel.arm(&self.timer, self.reactor.now + self.endpoint.limits.idle_ns)
         return self.endpoint.opened(self)
 
+    cdef int adopt(self, Channel channel) except -1:
+        """A connection that was made for whatever ALPN would say."""
+        channel.owner = self
+        self.channel = channel
+        return 0
+
+    cdef int give_up(self) except -1:
+        return self._close()
+
     cdef int on_timer(self, Timer *timer) except -1:
-        if self.phase == U_CLOSED:
-            if self.connecting:
-                self.connecting = False
-                self.reactor.bury(self)
-                return self.endpoint.open_failed(
-                    self, "upstream_tls_failed" if self.tls_failed else "upstream_connect_failed")
-        elif self.phase == U_CONNECTING:
-            self.connecting = False
-            self._close()
-            return self.endpoint.open_failed(self, "upstream_connect_timeout")
-        elif self.phase == U_IDLE:
+        if self.connecting:
+            return self.dial_overdue()
+        if self.phase == U_IDLE:
             self.endpoint.lost_idle(self)
             return self._close()
-        elif self.phase == U_HEAD:
+        if self.phase == U_HEAD:
             return self._fail("upstream_response_timeout")
-        elif self.phase == U_BODY:
+        if self.phase == U_BODY:
             return self._fail("upstream_idle_timeout")
         return 0
 
@@ -452,15 +400,13 @@ cdef class H1Upstream(PooledStream):
         cdef Exchange ex = self.ex
         cdef Head head = ex.response
         cdef Header *h
-        cdef Header *key = ex.request.find(b"sec-websocket-key", 17)
-        cdef bytes wanted, found
+        cdef bytes found
         cdef int verdict
         self.opener.checks.whole.stale = True
         head.take(p, k)
         h = head.find(b"sec-websocket-accept", 20)
-        wanted = b64encode(sha1(ex.request.buf[key.value:key.value + key.value_len] + GUID).digest())
         found = b"" if h == NULL else head.buf[h.value:h.value + h.value_len]
-        if found != wanted or head.count_of(b"sec-websocket-accept", 20) != 1 or head.has_length or head.chunked:
+        if found != socket_accept(ex.request) or head.count_of(b"sec-websocket-accept", 20) != 1 or head.has_length or head.chunked:
             self._fail("upstream_protocol_error")
             return -1
         self.keep = False
@@ -593,7 +539,7 @@ cdef class H1Upstream(PooledStream):
 
     cdef int _fail(self, str code) except -1:
         cdef Exchange ex = self.ex
-        cdef bint untouched = self.reused and not self.got_byte
+        cdef int untouched = UNTOUCHED if self.reused and not self.got_byte else TOUCHED
         if ex is None:
             return 0
         self.ex = None
@@ -622,6 +568,12 @@ cdef class H1Upstream(PooledStream):
 
     def __repr__(self):
         return f"<H1Upstream {self.endpoint.name} phase {self.phase}{' reused' if self.reused else ''}>"
+
+
+cdef bytes socket_accept(Head request):
+    """RFC 6455 4.2.2: what proves that the key of a handshake was read."""
+    cdef Header *key = request.find(b"sec-websocket-key", 17)
+    return b64encode(sha1(request.buf[key.value:key.value + key.value_len] + GUID).digest())
 
 
 cdef char* _put_length(char *o, int64_t n) noexcept:
