@@ -30,6 +30,8 @@ flags += ["-Wno-unused-function", "-Wno-unreachable-code"]
 # Modules that need more than a C compiler: header, libraries, and the Debian package that has them.
 NEEDS = {
     "h2": ("nghttp2/nghttp2.h", ["nghttp2"], "libnghttp2-dev"),
+    "h2_upstream": ("nghttp2/nghttp2.h", ["nghttp2"], "libnghttp2-dev"),
+    "h2_wire": ("nghttp2/nghttp2.h", ["nghttp2"], "libnghttp2-dev"),
     "tls": ("openssl/ssl.h", ["ssl", "crypto"], "libssl-dev"),
     "tls_server": ("openssl/ssl.h", ["ssl", "crypto"], "libssl-dev"),
     "tls_client": ("openssl/ssl.h", ["ssl", "crypto"], "libssl-dev"),

@@ -11,7 +11,7 @@ cdef class Engine:
     cdef readonly Reactor reactor
     cdef readonly Relay relay
     cdef readonly Stats stats
-    cdef H1Opener opener
+    cdef readonly H1Opener opener
     cdef readonly H1Codec h1
     cdef readonly dict ports              # listener's name → its TCP port, also when 0 was asked for
     cdef readonly dict kept               # what outlives a plan, by whoever needs it

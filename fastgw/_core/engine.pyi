@@ -5,13 +5,16 @@ from typing import Any
 
 from fastgw._core.exchange import Exchange
 from fastgw._core.plan import Plan
-from fastgw._core.pool import Endpoint, Limits
+from fastgw._core.pool import Endpoint, Limits, Opener
 from fastgw._core.record import Stats
 
 class Engine:
     loop: asyncio.AbstractEventLoop
     closed: bool
     h1: Any
+    opener: Any
+    reactor: Any
+    stats: Stats
     kept: dict[Any, Any]
     ports: dict[str, int]
     def __init__(self, loop: asyncio.AbstractEventLoop, stats: Stats) -> None: ...
@@ -30,8 +33,9 @@ class Engine:
         host: bytes,
         addresses: tuple[tuple[int, bytes], ...],
         limits: Limits,
-        identity: bytes | None = ...,
+        identity: object = ...,
         make: Callable[[], Any] | None = ...,
+        opener: Opener | None = ...,
     ) -> Endpoint: ...
     def settle(self, service: str, used: Collection[Endpoint]) -> None: ...
     def set_addresses(self, url: str, addresses: tuple[tuple[int, bytes], ...]) -> None: ...

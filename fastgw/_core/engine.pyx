@@ -10,7 +10,7 @@ from fastgw._core.accept cimport Connection, Listener
 from fastgw._core.clock cimport Timer
 from fastgw._core.h1 cimport H1Codec
 from fastgw._core.plan cimport Plan
-from fastgw._core.pool cimport Endpoint, Limits, PooledStream
+from fastgw._core.pool cimport Endpoint, Limits, Opener
 from fastgw._core.reactor cimport Handler, Reactor
 from fastgw._core.record cimport Stats
 from fastgw._core.respond cimport Relay
@@ -79,16 +79,19 @@ cdef class Engine:
                     del self.endpoints[key]
 
     def endpoint(self, str service, str name, str url, bytes host, tuple addresses, Limits limits, identity=None,
-                 make=None):
+                 make=None, Opener opener=None):
         """The endpoint of a service by its url: the same object over plans, with its connections.
 
         `addresses` is a tuple of (address family, raw sockaddr bytes); see `sockaddr()`. `make()` gives the
-        ChannelMaker of a new one; endpoints of another `identity` have connections of their own.
+        ChannelMaker of a new one, `opener` makes its connections (None: HTTP/1.1); endpoints of another `identity`
+        have connections of their own.
         """
         cdef Endpoint found = self.endpoints.get((service, url, identity))
+        cdef Opener maker
         if found is None:
-            found = Endpoint(self.reactor, self.opener, name, url, host, addresses, limits,
-                             None if make is None else make())
+            maker = self.opener if opener is None else opener
+            found = maker.endpoint(
+                self.reactor, name, url, host, addresses, limits, None if make is None else make())
             self.endpoints[service, url, identity] = found
         else:
             found.limits = limits

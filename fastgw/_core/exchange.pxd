@@ -42,6 +42,12 @@ cpdef enum Side:
 cpdef enum:
     MAX_CAPTURES = 16            # of one route's path, its `*` among them; `check` refuses more
 
+# What a failed attempt can have done at the service.
+cpdef enum Untouched:
+    TOUCHED = 0
+    UNTOUCHED = 1        # nothing came back, over a connection that was used before: nothing, most likely
+    REFUSED = 2          # it says itself that it did nothing
+
 ctypedef struct Capture:
     uint32_t start, len          # within the normalised path
 
@@ -105,6 +111,7 @@ cdef class Downstream(Wired):
     cdef int abort(self, Exchange ex) except -1       # the response cannot be completed: make that visible
     cdef bint writable(self) noexcept                  # below the high watermark
     cdef int want_body(self, Exchange ex) except -1   # the other side can take request body (again)
+    cdef int hold_body(self, Exchange ex) except -1   # it cannot, for the time being
     cdef int finished(self, Exchange ex) except -1    # the exchange is over; ready for the next
 
 
@@ -133,7 +140,7 @@ cdef class Driver:
     cdef int response_head(self, Exchange ex) except -1               # Verdict
     cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1
     cdef int response_end(self, Exchange ex) except -1
-    cdef int upstream_failed(self, Exchange ex, str code, bint reused) except -1
+    cdef int upstream_failed(self, Exchange ex, str code, int untouched) except -1    # Untouched
     cdef int settle(self, Exchange ex) except -1                      # the upstream let go of it
     cdef int overdue(self, Exchange ex) except -1                     # its timer went off
     cdef int upstream_writable(self, Exchange ex) except -1
@@ -153,6 +160,9 @@ cdef class Exchange(Timed):
     cdef readonly object response_trailers    # the same, set before response_end
     cdef readonly object client_cert      # what the client's certificate says, or None
     cdef bint http2                       # the client speaks HTTP/2
+    cdef bint grpc                        # a gRPC call
+    cdef bint empty                       # the head of the answer was all of it
+    cdef bint extended                    # an extended CONNECT (RFC 8441): its client wants a WebSocket and nothing else
     cdef bint upgrading                   # asks for a WebSocket, where the route has them
     cdef bint upgraded                    # both ways are open without end: a tunnel inside a protocol
     cdef readonly object service          # pool.Service it went to

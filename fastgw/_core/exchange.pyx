@@ -175,6 +175,9 @@ cdef class Downstream(Wired):
     cdef int want_body(self, Exchange ex) except -1:
         return 0
 
+    cdef int hold_body(self, Exchange ex) except -1:
+        return 0
+
     cdef int finished(self, Exchange ex) except -1:
         return 0
 
@@ -239,7 +242,7 @@ cdef class Driver:
     cdef int response_end(self, Exchange ex) except -1:
         return 0
 
-    cdef int upstream_failed(self, Exchange ex, str code, bint reused) except -1:
+    cdef int upstream_failed(self, Exchange ex, str code, int untouched) except -1:
         return 0
 
     cdef int settle(self, Exchange ex) except -1:
@@ -284,7 +287,7 @@ cdef class Exchange(Timed):
         self.service = None
         self.endpoint = None
         self.request_trailers = self.response_trailers = self.client_cert = None
-        self.upgrading = self.upgraded = self.http2 = False
+        self.upgrading = self.upgraded = self.http2 = self.extended = self.grpc = self.empty = False
         self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
         self.has_query = self.secure = False
         self.settings = None

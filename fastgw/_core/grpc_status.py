@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastgw._core.codes import CODES
+
 if TYPE_CHECKING:
     from fastgw._core.exchange import Exchange
 
-UNKNOWN, UNIMPLEMENTED, INTERNAL, PERMISSION_DENIED, UNAVAILABLE, UNAUTHENTICATED = 2, 12, 13, 7, 14, 16
+UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 2, 4, 7, 8
+UNIMPLEMENTED, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 12, 13, 14, 16
 
 # google/rpc/code.proto: the names, in the order of their numbers, and the HTTP status of each
 NAMES = (
@@ -27,6 +30,13 @@ FROM_HTTP = {
     429: UNAVAILABLE, 502: UNAVAILABLE, 503: UNAVAILABLE, 504: UNAVAILABLE,
 }  # fmt: skip
 
+# what the gateway itself knows better than the HTTP status says
+FROM_CODE = {
+    "route_timeout": DEADLINE_EXCEEDED, "upstream_response_timeout": DEADLINE_EXCEEDED,
+    "upstream_idle_timeout": DEADLINE_EXCEEDED, "body_too_large": RESOURCE_EXHAUSTED,
+    "headers_too_large": RESOURCE_EXHAUSTED, "upstream_headers_too_large": RESOURCE_EXHAUSTED,
+}  # fmt: skip
+
 MESSAGE_MAX = 1024
 """Characters of a reason that are told; a client bounds all metadata together, at 8 KiB mostly."""
 
@@ -36,6 +46,11 @@ def expected(exchange: Exchange) -> bool:
     content_type = exchange.request.get("content-type") or ""
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "application/grpc" or kind.startswith("application/grpc+")
+
+
+def status_of_failure(code: str) -> int:
+    """`grpc-status` of a failure in the middle of an answer."""
+    return FROM_CODE.get(code) or FROM_HTTP.get(CODES[code].status, UNKNOWN)
 
 
 def percent_encoded(text: str) -> str:
@@ -49,7 +64,7 @@ def trailers_only(exchange: Exchange, body: bytes) -> None:
     response = exchange.response
     kind = (response.get("content-type") or "").partition(";")[0].strip().lower()
     message = body.decode("utf-8", "replace").strip()[:MESSAGE_MAX] if kind == "text/plain" else ""
-    status = FROM_HTTP.get(response.status, UNKNOWN)
+    status = FROM_CODE.get(exchange.code or "") or FROM_HTTP.get(response.status, UNKNOWN)
     response.status = 200
     response.set("Content-Type", "application/grpc")
     response.set("Grpc-Status", str(status))

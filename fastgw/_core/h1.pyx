@@ -414,6 +414,13 @@ cdef class H1Downstream(Connection):
             return self.channel.kick()
         return 0
 
+    cdef int hold_body(self, Exchange ex) except -1:
+        if self.ex is ex and self.phase == D_BODY and self.body_wanted and not self.in_process:
+            self.body_wanted = False
+            self.channel.pause()
+            self.reactor.wheel.cancel(&self.timer)
+        return 0
+
     # ------------------------------------------------------------------ the way it ends
 
     cdef int on_timer(self, Timer *timer) except -1:

@@ -4,6 +4,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from fastgw._core.accept cimport Codec, Connection
 from fastgw._core.clock cimport Timer
 from fastgw._core.exchange cimport Downstream, Exchange
+from fastgw._core.grpc cimport Messages
+from fastgw._core.h2_wire cimport Flow
 from fastgw._core.headers cimport Head
 from fastgw._core.nghttp2 cimport fgw_block, nghttp2_frame, nghttp2_session
 from fastgw._core.respond cimport Relay
@@ -48,25 +50,26 @@ cdef class H2Stream(Downstream):
     cdef int32_t id
     cdef Timer timer
     cdef bint ended                       # the client has sent everything
+    cdef bint socket                      # an extended CONNECT (RFC 8441): a WebSocket, or nothing
     cdef bint wanted                      # the upstream takes body bytes
     cdef bint queued                      # in connection.eager
     cdef bint blocked                     # in connection.thirsty
     cdef bint submitted, deferred, finished_out, sent_end, reset_after, closed
     cdef int64_t received, limit
     cdef int64_t moved                    # when output last moved, ns
+    cdef Messages messages                # of a gRPC call
     cdef uint32_t unused                  # bytes taken, whose window is not given back yet
     cdef char *kept                       # body bytes that wait for the upstream
     cdef uint32_t kept_n, kept_cap
-    cdef char *out                        # body bytes of the answer
-    cdef uint32_t out_at, out_n, out_cap
+    cdef Flow out                         # body bytes of the answer
     cdef Head after                       # trailers of the answer, for when its body is out
     cdef int _deliver(self) except -1
     cdef int data(self, const char *p, size_t n) except -1
     cdef int take_data(self, const char *p, size_t n) except -1
     cdef int end_data(self) except -1
+    cdef int _hang_up(self) except -1
     cdef int trailers(self) except -1
     cdef int refuse(self, str code, object detail) except -1
     cdef int lost(self) except -1
     cdef int reactor_timer(self, int64_t after) except -1
     cdef int _resume(self) except -1
-    cdef int _fields(self, Head head, int count, char *low) except -1

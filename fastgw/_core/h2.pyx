@@ -8,15 +8,22 @@ protocol. Bodies are taken as fast as the upstream takes them: only what it took
 All of a turn's frames leave in one write, at the end of the turn. Nothing is sent from inside a callback of the
 library, and nothing while the socket is full: a client that does not read cannot make us collect answers to its PINGs.
 """
+import os
+from base64 import b64encode
+
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.accept cimport Codec, Connection, Listener
 from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.exchange cimport Downstream, Exchange
+from fastgw._core.grpc cimport messages_fit
 from fastgw._core.h1 cimport date_line
+from fastgw._core.h2_wire cimport (
+    begin_fields, fields, flow_add, flow_take, put, put_head, put_length, put_status, send_frames,
+)
 from fastgw._core.headers cimport H_EXPECT, SCAN_TOO_MANY, SCAN_METHOD, SCAN_TE, Head, Header
 from fastgw._core.nghttp2 cimport *
 from fastgw._core.reactor cimport HIGH_WATER, LOW_WATER, Channel
@@ -26,9 +33,6 @@ from fastgw._core.record cimport (
 from fastgw._core.respond cimport Relay
 
 cdef enum:
-    FIELDS = 320                  # fields of an answer, ours included
-    OUT = 65536                   # frames that are collected before they are written
-    NAMES = 32768                 # bytes of names in lower case
     CONNECTION_WINDOW = 1048576   # bytes of all bodies together that may wait here
     CONNECT_METHOD = 8
     TRACE_METHOD = 7
@@ -37,10 +41,7 @@ cdef int64_t LINGER_NS = 5_000_000_000
 cdef int64_t NOTICE_NS = 500_000_000
 cdef int64_t SECOND = 1_000_000_000
 
-cdef char _out[OUT]
-cdef char _names[NAMES]
 cdef char _scratch[1024]
-cdef nghttp2_nv _nv[FIELDS]
 cdef nghttp2_session_callbacks *_callbacks = NULL
 cdef nghttp2_option *_options = NULL
 
@@ -162,26 +163,20 @@ cdef ssize_t _read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t n,
     """The library wants body bytes of an answer."""
     cdef H2Connection connection = <H2Connection>p
     cdef H2Stream stream = <H2Stream>source.ptr
-    cdef size_t k = stream.out_n
-    cdef int fields
-    if k > n:
-        k = n
+    cdef size_t k = flow_take(&stream.out, buf, n)
     if k:
-        memcpy(buf, stream.out + stream.out_at, k)
-        stream.out_at += k
-        stream.out_n -= k
         stream.moved = connection.reactor.now
         # a client that reads may say so: its WINDOW_UPDATEs are no flood
         connection.frames_at -= SECOND // 40
-    if stream.out_n == 0:
-        stream.out_at = 0
+    if stream.out.n == 0:
         if stream.finished_out:
             flags[0] |= NGHTTP2_DATA_FLAG_EOF
             stream.sent_end = True
             if stream.after is not None:
                 # submitted any earlier, they would go out before the body and end the stream
-                fields = stream._fields(stream.after, 0, _names)
-                if nghttp2_submit_trailer(session, id, _nv, fields) == 0:     # the library copies them
+                begin_fields()
+                put_head(stream.after)
+                if nghttp2_submit_trailer(session, id, fields.nv, fields.n) == 0:
                     flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
                 stream.after = None
             if stream.reset_after:
@@ -210,6 +205,11 @@ cdef int _prepare() except -1:
     nghttp2_option_set_no_closed_streams(_options, 1)
     nghttp2_option_set_max_outbound_ack(_options, 1000)
     return 0
+
+
+cdef bytes _handshake():
+    """What a handshake of a WebSocket says over HTTP/1.1 and not over HTTP/2 (RFC 8441 5): the key is ours."""
+    return b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: " + b64encode(os.urandom(16)) + b"\r\n"
 
 
 # ---------------------------------------------------------------------- the connection
@@ -247,7 +247,7 @@ cdef class H2Connection(Connection):
         fgw_block_free(&self.block)
 
     cdef int begin(self) except -1:
-        cdef nghttp2_settings_entry ours[3]
+        cdef nghttp2_settings_entry ours[4]
         if nghttp2_session_server_new2(&self.session, _callbacks, <void*>self, _options) != 0:
             raise MemoryError()
         ours[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
@@ -256,7 +256,9 @@ cdef class H2Connection(Connection):
         ours[1].value = self.codec.window
         ours[2].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
         ours[2].value = self.codec.header_list
-        nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, ours, 3)
+        ours[3].settings_id = NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL
+        ours[3].value = 1
+        nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, ours, 4)
         nghttp2_session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW)
         self.relay.stats.add(C_H2_CONNECTIONS, 1)
         self.reactor.wheel.arm(&self.timer, self.reactor.now + self.settings.header_ns)
@@ -313,30 +315,11 @@ cdef class H2Connection(Connection):
 
     cdef int pump(self) except -1:
         """Frames that are ready, as long as the socket takes them."""
-        cdef const uint8_t *p
-        cdef ssize_t n
-        cdef size_t fill = 0
         cdef H2Stream stream
         cdef bint more = True
         while more and self.channel is not None:
-            while not self.channel.full():
-                n = nghttp2_session_mem_send(self.session, &p)
-                if n <= 0:
-                    more = False
-                    break
-                if fill + n > OUT:
-                    self.channel.write(_out, fill)
-                    fill = 0
-                if n > OUT:
-                    self.channel.write(<const char*>p, n)
-                else:
-                    memcpy(_out + fill, p, n)
-                    fill += n
-            if self.channel is None or self.channel.full():
-                more = False
-            if fill:
-                self.channel.write(_out, fill)
-                fill = 0
+            send_frames(self.session, self.channel)
+            more = False
             if self.channel is not None and self.channel.out_len and self.timer.due == 0:
                 self.reactor.wheel.arm(&self.timer, self.reactor.now + self.settings.body_ns)
             if self.over:
@@ -393,6 +376,7 @@ cdef class H2Connection(Connection):
         cdef Header *expect
         cdef size_t n
         cdef int k
+        cdef bytes method = None, handshake = None
         stream.connection = self
         stream.relay = relay
         stream.id = id
@@ -415,7 +399,11 @@ cdef class H2Connection(Connection):
         if block.path_n > <uint32_t>self.settings.max_target:
             return stream.refuse("uri_too_long", f"The limit is {self.settings.max_target} bytes.")
         if block.method_n == 7 and memcmp(block.pseudo + block.method_at, b"CONNECT", 7) == 0:
-            return stream.refuse("method_not_implemented", "CONNECT is not offered.")
+            if block.protocol_n != 9 or memcmp(block.pseudo + block.protocol_at, b"websocket", 9) != 0 or end:
+                return stream.refuse("method_not_implemented", "CONNECT is offered for WebSockets only.")
+            stream.socket = ex.extended = True
+            method = b"GET"
+            handshake = _handshake()
         # RFC 9113 8.3.1: Host, when there is one too, says the same as :authority
         if block.bad or (block.authority_n and block.host_n and (
                 block.authority_n != block.host_n
@@ -423,7 +411,8 @@ cdef class H2Connection(Connection):
             return stream.refuse("bad_request", None)
         head.len = 0
         head.reserve(fgw_block_request_size(block))
-        n = fgw_block_request(block, head.buf)
+        n = fgw_block_request(block, NULL if method is None else PyBytes_AS_STRING(method),
+                              NULL if handshake is None else PyBytes_AS_STRING(handshake), head.buf)
         if n == 0:
             return stream.refuse("bad_request", None)
         k = head.scan_request(head.buf, n, self.settings.max_headers + 2)
@@ -437,8 +426,8 @@ cdef class H2Connection(Connection):
         if head.chunked:
             return stream.refuse("bad_request", None)
         ex.is_head = head.method == 1
-        ex.has_body = not end
-        ex.request_done = end
+        ex.has_body = not end and not stream.socket
+        ex.request_done = not ex.has_body
         expect = head.find_id(H_EXPECT)
         if expect != NULL and not head.expect_continue:
             relay.started(ex)
@@ -563,7 +552,7 @@ cdef class H2Stream(Downstream):
 
     def __dealloc__(self):
         free(self.kept)
-        free(self.out)
+        free(self.out.p)
         timer_detach(&self.timer)
 
     # ------------------------------------------------------------------ the request's body
@@ -571,11 +560,11 @@ cdef class H2Stream(Downstream):
     cdef int data(self, const char *p, size_t n) except -1:
         """Body bytes came. Until the upstream takes them they wait here, within the window the client was given."""
         cdef Exchange ex = self.ex
-        if ex is None or ex.request_done:
+        if ex is None or (ex.request_done and not self.socket):
             nghttp2_session_consume(self.connection.session, self.id, n)
             return 0
         self.received += n
-        if ex.body_limit >= 0 and self.received > ex.body_limit:
+        if ex.body_limit >= 0 and self.received > ex.body_limit and not self.socket and not ex.grpc:
             nghttp2_session_consume(self.connection.session, self.id, n)
             return self.relay.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
         if self.wanted and self.kept_n == 0:
@@ -590,6 +579,9 @@ cdef class H2Stream(Downstream):
         cdef Exchange ex = self.ex
         cdef H2Connection connection = self.connection
         ex.bytes_in += n
+        if ex.grpc and not messages_fit(&self.messages, p, n, ex.body_limit):
+            self.unused += n
+            return self.relay.fail(ex, "body_too_large", f"The limit of a message is {ex.body_limit} bytes here.")
         self.relay.request_data(ex, p, n)
         if self.ex is ex and ex.up is not None and not ex.up.writable():
             self.wanted = False
@@ -598,7 +590,7 @@ cdef class H2Stream(Downstream):
             return 0
         if connection.session != NULL and not self.closed:
             nghttp2_session_consume(connection.session, self.id, n)
-        if self.ex is ex and not self.ended:
+        if self.ex is ex and not self.ended and not self.socket and not ex.grpc:
             self.reactor_timer(connection.settings.body_ns)
         return 0
 
@@ -612,12 +604,20 @@ cdef class H2Stream(Downstream):
 
     cdef int end_data(self) except -1:
         self.ended = True
+        if self.socket and self.ex is not None and self.kept_n == 0:
+            return self._hang_up()
         if self.ex is None or self.ex.request_done:
             return 0
         if self.kept_n == 0:
             self.reactor_timer(0)
             return self.relay.request_end(self.ex)
         return 0
+
+    cdef int _hang_up(self) except -1:
+        """RFC 8441 5: the end of the stream is the client's FIN; a half-closed socket counts as one that was left."""
+        self.relay.downstream_gone(self.ex, "client_closed")
+        nghttp2_submit_rst_stream(self.connection.session, NGHTTP2_FLAG_NONE, self.id, NGHTTP2_NO_ERROR)
+        return self.connection.mark()
 
     cdef int trailers(self) except -1:
         """RFC 9113 8.1: fields after the body. They are kept apart; an upstream that can have them gets them."""
@@ -646,8 +646,14 @@ cdef class H2Stream(Downstream):
                 self.queued = True
                 connection.eager.append(self)
                 connection.mark()
-        else:
+        elif not self.socket and not ex.grpc:
             self.reactor_timer(connection.settings.body_ns)
+        return 0
+
+    cdef int hold_body(self, Exchange ex) except -1:
+        if self.ex is ex:
+            self.wanted = False
+            self.reactor_timer(0)
         return 0
 
     cdef int _deliver(self) except -1:
@@ -663,6 +669,8 @@ cdef class H2Stream(Downstream):
                 self.take_data(p, n)
         finally:
             free(p)
+        if self.ended and self.ex is ex and self.socket:
+            return self._hang_up()
         if self.ended and self.ex is ex and not ex.request_done:
             self.reactor_timer(0)
             return self.relay.request_end(ex)
@@ -680,32 +688,13 @@ cdef class H2Stream(Downstream):
         self.relay.started(ex)
         return self.relay.fail(ex, code, detail)
 
-    cdef int _fields(self, Head head, int count, char *low) except -1:
-        """Appends the kept lines of a head to _nv, names in lower case; how many fields there are then."""
-        cdef int i, j
-        cdef Header *h
-        cdef char ch
-        for i in range(head.count):
-            h = &head.items[i]
-            if h.drop:
-                continue
-            if count >= FIELDS - 8 or low + h.name_len > _names + NAMES:
-                break
-            for j in range(h.name_len):
-                ch = head.buf[h.name + j]
-                low[j] = ch | 0x20 if c"A" <= ch <= c"Z" else ch
-            put_nv(count, low, h.name_len, head.buf + h.value, h.value_len)
-            low += h.name_len
-            count += 1
-        return count
-
     cdef int send_interim(self, Exchange ex, Head head) except -1:
-        cdef int n
         if self.closed or self.submitted or self.connection.session == NULL:
             return 0
+        begin_fields()
         put_status(head.status)
-        n = self._fields(head, 1, _names)
-        nghttp2_submit_headers(self.connection.session, NGHTTP2_FLAG_NONE, self.id, NULL, _nv, n, NULL)
+        put_head(head)
+        nghttp2_submit_headers(self.connection.session, NGHTTP2_FLAG_NONE, self.id, NULL, fields.nv, fields.n, NULL)
         return self.connection.mark()
 
     cdef int send_head(self, Exchange ex, bint end) except -1:
@@ -713,10 +702,10 @@ cdef class H2Stream(Downstream):
         cdef H2Connection connection = self.connection
         cdef bytes text
         cdef int64_t length = -1
-        cdef int n, i = 20
-        cdef bint bodiless = head.status == 204 or head.status == 304 or ex.is_head
+        # an answer of trailers alone is told by the end of the stream in its HEADERS; gRPC clients insist on it
+        cdef bint bodiless = head.status == 204 or head.status == 304 or ex.is_head \
+            or (ex.empty and not ex.local and not ex.response_filtered)
         cdef nghttp2_data_provider provider
-        cdef char digits[24]
         if self.closed or connection.session == NULL:
             return 0
         # RFC 9110 8.6: a length is told where it is known, also of a body that HEAD and 304 leave out
@@ -726,64 +715,54 @@ cdef class H2Stream(Downstream):
             length = len(ex.local_body)
         elif head.has_length and not ex.response_filtered and not (head.status == 304 and ex.local):
             length = head.content_length
-        put_status(head.status)
-        n = self._fields(head, 1, _names)
+        begin_fields()
+        if self.socket and ex.upgraded:
+            # RFC 8441 5: 200 is what 101 is over HTTP/1.1, and nothing is proved by a key
+            head.remove_name(b"sec-websocket-accept", 20)
+            put_status(200)
+        elif self.socket and 200 <= head.status < 300:
+            put_status(501 if ex.local else 502)  # an answer, not a socket: a success would say that there is one
+        else:
+            put_status(head.status)
+        put_head(head)
         if length >= 0:
-            digits[20] = 0
-            while length >= 10:
-                i -= 1
-                digits[i] = c"0" + length % 10
-                length //= 10
-            i -= 1
-            digits[i] = c"0" + length
-            put_nv(n, b"content-length", 14, digits + i, 20 - i)
-            n += 1
+            put_length(length)
         if ex.local:
             text = date_line()
-            put_nv(n, b"date", 4, PyBytes_AS_STRING(text) + 6, PyBytes_GET_SIZE(text) - 8)
-            n += 1
+            put(b"date", 4, PyBytes_AS_STRING(text) + 6, PyBytes_GET_SIZE(text) - 8)
             if connection.settings.server_header is not None:
                 text = connection.settings.server_header
-                put_nv(n, b"server", 6, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-                n += 1
+                put(b"server", 6, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
         elif connection.settings.via is not None:
             text = connection.settings.via
             if PyBytes_GET_SIZE(text) < <Py_ssize_t>sizeof(_scratch) - 8:
                 memcpy(_scratch, b"1.1 ", 4)
                 memcpy(_scratch + 4, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-                put_nv(n, b"via", 3, _scratch, 4 + PyBytes_GET_SIZE(text))
-                n += 1
+                put(b"via", 3, _scratch, 4 + PyBytes_GET_SIZE(text))
         if connection.hsts is not None:
             text = connection.hsts
-            put_nv(n, b"strict-transport-security", 25, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-            n += 1
+            put(b"strict-transport-security", 25, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
         self.submitted = True
         self.moved = connection.reactor.now
         provider.source.ptr = <void*>self
         provider.read_callback = _read
         # the library copies the fields
-        nghttp2_submit_response(connection.session, self.id, _nv, n, NULL if end or bodiless else &provider)
+        nghttp2_submit_response(connection.session, self.id, fields.nv, fields.n, NULL if end or bodiless else &provider)
         if end or bodiless:
             self.sent_end = True
             if not self.ended:
                 connection.over.append(self)
+        elif self.socket and ex.upgraded:
+            self.want_body(ex)
         return connection.mark()
 
     cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1:
         cdef H2Connection connection = self.connection
         if self.closed or n == 0 or self.sent_end:
             return 0
-        if self.out_n == 0:
+        if self.out.n == 0:
             self.moved = connection.reactor.now
-        elif self.out_at and self.out_at + self.out_n + n > self.out_cap:
-            memmove(self.out, self.out + self.out_at, self.out_n)
-            self.out_at = 0
-        if self.out_n == 0:
-            self.out_at = 0
-        if fgw_block_room(&self.out, &self.out_cap, self.out_at + self.out_n + n) < 0:
-            raise MemoryError()
-        memcpy(self.out + self.out_at + self.out_n, p, n)
-        self.out_n += n
+        flow_add(&self.out, p, n)
         if self.timer.due == 0:
             self.reactor_timer(connection.settings.body_ns)
         return self._resume()
@@ -800,8 +779,7 @@ cdef class H2Stream(Downstream):
         self.finished_out = True
         if not self.ended:
             self.reset_after = True
-        if ex.response_trailers is not None and self._fields(<Head>ex.response_trailers, 0, _names):
-            self.after = <Head>ex.response_trailers
+        self.after = <Head>ex.response_trailers
         return self._resume()
 
     cdef int abort(self, Exchange ex) except -1:
@@ -814,7 +792,7 @@ cdef class H2Stream(Downstream):
         cdef H2Connection connection = self.connection
         if self.closed or connection.channel is None:
             return True
-        if self.out_n < HIGH_WATER // 2 and not connection.channel.full():
+        if self.out.n < HIGH_WATER // 2 and not connection.channel.full():
             return True
         if not self.blocked:
             self.blocked = True
@@ -839,7 +817,7 @@ cdef class H2Stream(Downstream):
         cdef int64_t quiet = connection.reactor.now - self.moved
         if self.closed:
             return 0
-        if self.out_n:
+        if self.out.n:
             if quiet < connection.settings.body_ns:
                 connection.reactor.wheel.arm(timer, self.moved + connection.settings.body_ns)
                 return 0
@@ -848,7 +826,8 @@ cdef class H2Stream(Downstream):
                 self.relay.downstream_gone(self.ex, "client_stalled")
             nghttp2_submit_rst_stream(connection.session, NGHTTP2_FLAG_NONE, self.id, NGHTTP2_CANCEL)
             return connection.mark()
-        if self.ex is not None and self.wanted and not self.ended:
+        if self.ex is not None and self.wanted and not self.ended and not self.socket \
+                and not self.ex.grpc:
             return self.relay.fail(self.ex, "body_timeout", None)
         return 0
 
@@ -863,21 +842,3 @@ cdef class H2Stream(Downstream):
         if ex is not None:
             self.relay.downstream_gone(ex, "client_closed")
         return 0
-
-
-cdef inline void put_nv(int i, const char *name, size_t nl, const char *value, size_t vl) noexcept:
-    _nv[i].name = <uint8_t*>name
-    _nv[i].namelen = nl
-    _nv[i].value = <uint8_t*>value
-    _nv[i].valuelen = vl
-    _nv[i].flags = NGHTTP2_NV_FLAG_NONE
-
-
-cdef char _status[4]
-
-
-cdef inline void put_status(int status) noexcept:
-    _status[0] = c"0" + status // 100
-    _status[1] = c"0" + status // 10 % 10
-    _status[2] = c"0" + status % 10
-    put_nv(0, b":status", 7, _status, 3)

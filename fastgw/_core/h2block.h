@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 typedef struct {
   char *lines; uint32_t n, cap;
@@ -98,13 +99,14 @@ static void fgw_block_free(fgw_block *b) {
   memset(b, 0, sizeof *b);
 }
 
-static size_t fgw_block_request_size(fgw_block *b) { return (size_t)b->n + b->pseudo_n + b->cookie_n + 64; }
+static size_t fgw_block_request_size(fgw_block *b) { return (size_t)b->n + b->pseudo_n + b->cookie_n + 192; }
 
 /* "METHOD path HTTP/1.1", Host, the lines, one Cookie, and the empty line. */
-static size_t fgw_block_request(fgw_block *b, char *o) {
+static size_t fgw_block_request(fgw_block *b, const char *method, const char *more, char *o) {
   char *begin = o;
   if (b->pseudo == NULL) return 0;                   /* no pseudo-headers: there is no request in it */
-  memcpy(o, b->pseudo + b->method_at, b->method_n); o += b->method_n;
+  if (method) { memcpy(o, method, strlen(method)); o += strlen(method); }
+  else { memcpy(o, b->pseudo + b->method_at, b->method_n); o += b->method_n; }
   *o++ = ' ';
   memcpy(o, b->pseudo + b->path_at, b->path_n); o += b->path_n;
   memcpy(o, " HTTP/1.1\r\nhost: ", 17); o += 17;
@@ -117,6 +119,24 @@ static size_t fgw_block_request(fgw_block *b, char *o) {
     memcpy(o, b->cookie, b->cookie_n); o += b->cookie_n;
     memcpy(o, "\r\n", 2); o += 2;
   }
+  if (more) { memcpy(o, more, strlen(more)); o += strlen(more); }
   memcpy(o, "\r\n", 2); o += 2;
   return (size_t)(o - begin);
+}
+
+/* "HTTP/1.1 status", the lines, and the empty line. */
+static size_t fgw_block_response(fgw_block *b, char *o) {
+  char *begin = o;
+  memcpy(o, "HTTP/1.1 ", 9); o += 9;
+  *o++ = (char)('0' + b->status / 100); *o++ = (char)('0' + b->status / 10 % 10); *o++ = (char)('0' + b->status % 10);
+  memcpy(o, " \r\n", 3); o += 3;
+  if (b->n) { memcpy(o, b->lines, b->n); o += b->n; }
+  memcpy(o, "\r\n", 2); o += 2;
+  return (size_t)(o - begin);
+}
+
+static int fgw_has_trailers(const char *value, size_t n) {
+  for (size_t i = 0; i + 8 <= n; i++)
+    if (!strncasecmp(value + i, "trailers", 8) && (i == 0 || value[i - 1] == ' ' || value[i - 1] == ',')) return 1;
+  return 0;
 }

@@ -83,6 +83,7 @@ cdef extern from "<nghttp2/nghttp2.h>":
     int nghttp2_session_want_read(nghttp2_session *)
     int nghttp2_session_want_write(nghttp2_session *)
     int nghttp2_session_consume(nghttp2_session *, int32_t, size_t)
+    int nghttp2_session_consume_stream(nghttp2_session *, int32_t, size_t)
     int nghttp2_session_consume_connection(nghttp2_session *, size_t)
     int nghttp2_session_set_local_window_size(nghttp2_session *, uint8_t, int32_t, int32_t)
     void *nghttp2_session_get_stream_user_data(nghttp2_session *, int32_t)
@@ -114,6 +115,7 @@ cdef extern from "<nghttp2/nghttp2.h>":
     uint32_t NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_REFUSED_STREAM
     uint32_t NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM
     int NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
+    int NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL
     int NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_ENABLE_PUSH, NGHTTP2_SETTINGS_MAX_FRAME_SIZE
 
 
@@ -139,4 +141,6 @@ cdef extern from "h2block.h":
     int fgw_block_room(char **p, uint32_t *cap, size_t need)      # grows it; -1 without memory
     void fgw_block_free(fgw_block *b)
     size_t fgw_block_request_size(fgw_block *b)
-    size_t fgw_block_request(fgw_block *b, char *o)
+    size_t fgw_block_request(fgw_block *b, const char *method, const char *more, char *o)    # NULL: its own; nothing
+    size_t fgw_block_response(fgw_block *b, char *o)              # block.n + 64 bytes at most
+    bint fgw_has_trailers(const char *value, size_t n)            # TE says `trailers`

@@ -18,6 +18,8 @@ cdef class PooledStream(UpstreamStream):
 cdef class Opener:
     """Makes connections; the codec's half of a pool."""
     cdef PooledStream open(self, Endpoint endpoint)
+    cdef Endpoint endpoint(self, Reactor reactor, str name, str url, bytes host, tuple addresses, Limits limits,
+                           ChannelMaker maker)
 
 
 cdef class Limits:
@@ -37,10 +39,12 @@ cdef class Endpoint(Timed):
     cdef public Limits limits
     cdef Reactor reactor
     cdef Opener opener
+    cdef int per_connection               # exchanges that one connection carries at once
     cdef list idle                        # PooledStream, last used last
     cdef object waiting                   # deque of Exchange
     cdef set opening                      # streams on their way: nobody else holds them
-    cdef readonly int connections, connecting, busy
+    cdef readonly int connections, connecting
+    cdef readonly int busy                # exchanges under way
     cdef readonly uint64_t connects, connect_errors, reuses
     cdef readonly bint retired
     cdef Timer timer                      # the first waiter's time in the queue

@@ -2,6 +2,8 @@ from collections.abc import Mapping, Sequence
 
 Address = tuple[int, bytes]
 
+class Opener: ...
+
 class Limits:
     max_connections: int
     max_idle: int

@@ -29,6 +29,10 @@ cdef class Opener:
     cdef PooledStream open(self, Endpoint endpoint):
         raise NotImplementedError
 
+    cdef Endpoint endpoint(self, Reactor reactor, str name, str url, bytes host, tuple addresses, Limits limits,
+                           ChannelMaker maker):
+        return Endpoint(reactor, self, name, url, host, addresses, limits, maker)
+
 
 cdef class Limits:
     """The pool settings of a service: counts per endpoint and worker, durations in nanoseconds."""
@@ -61,6 +65,7 @@ cdef class Endpoint(Timed):
         self.opening = set()
         self.zone = ""
         self.labels = {}
+        self.per_connection = 1
         memset(&self.timer, 0, sizeof(Timer))
         self.timer.owner = <void*>self
 
@@ -109,9 +114,9 @@ cdef class Endpoint(Timed):
         if not self.addresses:
             return REPLIED
         if self.connections >= self.limits.max_connections:
-            if len(self.waiting) - self.connecting >= self.limits.queue_size:
+            if len(self.waiting) - self.connecting * self.per_connection >= self.limits.queue_size:
                 return REPLIED
-        else:
+        elif self.per_connection == 1 or len(self.waiting) >= self.connecting * self.per_connection:
             self._open()
         ex.endpoint = self
         self.waiting.append(ex)
@@ -128,7 +133,7 @@ cdef class Endpoint(Timed):
     cdef int _arm(self) except -1:
         """Waiters beyond the connections under way are in the queue proper, and have a limit there."""
         cdef Exchange ex
-        cdef int covered = self.connecting
+        cdef int covered = self.connecting * self.per_connection
         if len(self.waiting) > covered:
             ex = self.waiting[covered]
             self.reactor.wheel.arm(&self.timer, ex.t_dispatch + self.limits.queue_ns)
@@ -139,7 +144,7 @@ cdef class Endpoint(Timed):
     cdef int on_timer(self, Timer *timer) except -1:
         cdef Exchange ex
         cdef int64_t now = self.reactor.now
-        cdef int covered = self.connecting
+        cdef int covered = self.connecting * self.per_connection
         cdef list late = []
         while len(self.waiting) > covered:
             ex = self.waiting[covered]

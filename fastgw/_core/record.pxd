@@ -42,7 +42,9 @@ cdef enum:
     BUCKETS = 24             # bounds of a histogram, the last is infinite
     HISTOGRAM = 26           # its words: buckets, sum in ns, count
     ROUTE_WORDS = 96         # status classes, bytes, three histograms
-    SERVICE_WORDS = 8
+    SERVICE_WORDS = 32       # silent retries; from 8 on gRPC calls by status
+    GRPC_AT = 8
+    GRPC_STATUSES = 18       # 0 to 16, and none or another
     CODES_MAX = 96
     HEADER_WORDS = 16
 
@@ -59,4 +61,5 @@ cdef class Stats:
                             int64_t bytes_in, int64_t bytes_out) noexcept
     cdef void count_code(self, int code) noexcept
     cdef void add(self, int counter, int64_t n) noexcept
+    cdef void count_grpc(self, int slot, int status) noexcept
     cdef void add_retry(self, int slot) noexcept

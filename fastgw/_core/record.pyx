@@ -112,6 +112,11 @@ cdef class Stats:
     cdef void add_retry(self, int slot) noexcept:
         self.upstreams[<Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS] += 1
 
+    cdef void count_grpc(self, int slot, int status) noexcept:
+        """A gRPC call of a service; a status that is none of gRPC's counts as "none"."""
+        cdef uint64_t *block = self.upstreams + <Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS
+        block[GRPC_AT + (status if 0 <= status < GRPC_STATUSES - 1 else GRPC_STATUSES - 1)] += 1
+
     def count(self, int counter, int64_t n=1):
         """For the cold half: adds to one of the counters."""
         if not 0 <= counter < C_COUNTERS:
@@ -172,3 +177,10 @@ cdef class Stats:
         if not 0 <= slot < self.services:
             raise IndexError(slot)
         return self.upstreams[<Py_ssize_t>slot * SERVICE_WORDS]
+
+    def read_grpc(self, int slot):
+        """gRPC calls of a service by status, 0 to 16, and those that ended without one."""
+        cdef int i
+        if not 0 <= slot < self.services:
+            raise IndexError(slot)
+        return tuple([self.upstreams[<Py_ssize_t>slot * SERVICE_WORDS + GRPC_AT + i] for i in range(GRPC_STATUSES)])

@@ -15,10 +15,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 from fastgw._core.exchange cimport (
     CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE, PHASE_RESPONSE_BODY,
-    PHASE_TAP, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL, S_RELAY, S_RESPONSE, S_SENT, WAIT, Capture,
+    PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL, S_RELAY, S_RESPONSE, S_SENT, WAIT, Capture,
     Downstream, Exchange, Hook, Route, UpstreamStream,
 )
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
+from fastgw._core.grpc cimport end_with
 from fastgw._core.headers cimport H_ORIGIN, H_UPGRADE, Head, Header, equals_lower
 from fastgw._core.plan cimport Plan
 from fastgw._core.policy cimport apply_problem
@@ -175,7 +176,7 @@ cdef class Relay(Driver):
             self.reactor.wheel.arm(&ex.total, ex.total_at)
         if head.has_length and head.content_length > ex.body_limit:
             return self.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
-        if head.upgrade and route.websocket_ns and self._upgrade(ex):
+        if head.upgrade and (ex.extended or route.websocket_ns) and self._upgrade(ex):
             return 0
         if route.preflights and head.method == OPTIONS and head.find_id(H_ORIGIN) != NULL \
                 and head.find(b"access-control-request-method", 29) != NULL:
@@ -191,6 +192,9 @@ cdef class Relay(Driver):
         cdef Header *h
         cdef int i
         cdef bint asked = False
+        if ex.route.websocket_ns == 0:
+            self.fail(ex, "method_not_implemented", "There are no WebSockets here.")
+            return 1
         for i in range(head.count):
             h = &head.items[i]
             if h.id == H_UPGRADE and h.value_len == 9 and equals_lower(head.buf + h.value, b"websocket", 9):
@@ -662,16 +666,20 @@ cdef class Relay(Driver):
 
     # ------------------------------------------------------------------ failure
 
-    cdef int upstream_failed(self, Exchange ex, str code, bint untouched) except -1:
-        """`untouched`: a reused connection died before a byte came back; the request cannot have been answered."""
+    cdef int upstream_failed(self, Exchange ex, str code, int untouched) except -1:
+        """`untouched`: what the attempt can have done at the service."""
         cdef int method = ex.request.method
         if ex.state == S_DONE:
             return 0
-        # RFC 9110 9.2.2: only idempotent methods may be sent again without the client knowing
+        # RFC 9110 9.2.2: only idempotent methods may be sent again without the client knowing, unless the service
+        # said that it did nothing (RFC 9113 8.7)
         if untouched and not ex.head_sent and ex.attempts < 2 \
-                and (method == GET or method == HEAD or method == OPTIONS or method == PUT or method == DELETE) \
+                and (untouched == REFUSED or method == GET or method == HEAD or method == OPTIONS or method == PUT
+                     or method == DELETE) \
                 and (not ex.has_body or ex.request_buffer is not None or ex.bytes_in == 0):
             self.stats.add_retry(ex.service.slot)
+            if ex.has_body and ex.request_buffer is None and not ex.request_done:
+                ex.down.hold_body(ex)             # what comes while there is no upstream would be lost
             return self._checkout(ex, True)
         return self.fail(ex, code, None)
 
@@ -690,7 +698,11 @@ cdef class Relay(Driver):
         if ex.head_sent:
             ex.code = code
             ex.side = known.side
-            ex.down.abort(ex)
+            if ex.grpc and ex.http2 and not ex.response_filtered:
+                ex.response_trailers = end_with(code)     # a status that its client understands, in the place of a reset
+                ex.down.send_end(ex)
+            else:
+                ex.down.abort(ex)
             return self._finish(ex)
         if code in CLOSING:
             ex.close_after = True

@@ -11,3 +11,6 @@ cdef class Trailers:
 
 # More bytes of the trailers of a body; the first ones make the object.
 cdef Trailers collect(Trailers trailers, const char *p, size_t n)
+
+# Those of the fields that may go on; None when there are none.
+cdef Head fit(Head fields)

@@ -23,18 +23,23 @@ cdef class Trailers:
 
     cdef int settle(self, Exchange ex, int max_count) except -1:
         cdef Head fields
-        cdef bytes name
         # they speak of the body as it came: not of one that a policy held or changed
         if self.kept.len <= 2 or ex.collecting or ex.response_filtered:
             return 0
         fields = Head()
         if fields.scan_trailers(self.kept.buf, self.kept.len - 2, max_count) == 0:
             return 0
-        for name in _NEVER:
-            fields.remove_name(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        if <int>fields.dropped < fields.count:
-            ex.response_trailers = fields
+        ex.response_trailers = fit(fields)
         return 0
+
+
+cdef Head fit(Head fields):
+    cdef bytes name
+    if fields is None:
+        return None
+    for name in _NEVER:
+        fields.remove_name(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+    return fields if <int>fields.dropped < fields.count else None
 
 
 cdef Trailers collect(Trailers trailers, const char *p, size_t n):

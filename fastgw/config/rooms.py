@@ -4,7 +4,6 @@ that one mistake hides no other; what is right in a broken mapping is still chec
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,6 +12,7 @@ from fastgw._core.codes import CODES as FAILURES
 from fastgw.config.env import Expanded
 from fastgw.config.errors import Finding, Path, did_you_mean
 from fastgw.config.findings import field_names, fields_of, from_validation, models_in, unknown_key
+from fastgw.config.http2 import check_http2
 from fastgw.config.reach import reachable_endpoint
 from fastgw.config.registry import PolicySpec, Resolver
 from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
@@ -80,7 +80,8 @@ class Check:
         self.consumers(data.get("consumers"))
         self.config.policies = self.policies(data.get("policies"), ("policies",))
         check_routes(self, data.get("routes"))
-        self.http2()
+        for finding in check_http2(self.config):
+            self.report(finding)
         self.tests(data.get("tests"))
         self.tls()
         self.cross()
@@ -305,16 +306,6 @@ class Check:
             return None
         self.later(checked, at)
         return PolicyUse(name, spec, checked, where, templates=tuple(context))
-
-    def http2(self) -> None:
-        """Asked for in so many words, HTTP/2 must be there; by default it is spoken where it can be."""
-        if importlib.util.find_spec("fastgw._core.h2") is not None:
-            return
-        for number, listener in enumerate(self.config.server.listeners):
-            if "http2" in listener.model_fields_set and listener.http2.enabled:
-                path: Path = ("server", "listeners", number, "http2")
-                message = "this fastgw was built without HTTP/2"
-                self.report(Finding("not_built", path, message, "libnghttp2-dev installed, and fastgw built again"))
 
     def tls(self) -> None:
         """Reads the files of certificates. Without TLS nothing is imported that could."""

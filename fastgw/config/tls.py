@@ -22,7 +22,6 @@ from fastgw.config.schema.tls import (
     CIPHERSUITES,
     GROUPS,
     HYBRID_GROUPS,
-    UPSTREAM_ALPN_NOW,
     Certificate,
     Hsts,
     ListenerTls,
@@ -146,12 +145,6 @@ def check_redirect(config: Config, number: int) -> Iterable[Finding]:
         taken[config.admin.bind] = "the admin listener"
     if bind in taken and (bind.port or bind.unix):
         yield Finding("conflict", ("redirect_http",), f"{bind} is already at {taken[bind]}", "each address once")
-
-
-def check_upstream_alpn(protocol: str, path: Path) -> Iterable[Finding]:
-    if protocol not in UPSTREAM_ALPN_NOW:
-        message = f"{protocol!r} is part of the format, but not available in this version"
-        yield Finding("not_implemented", path, message, hint="take it out, or wait for a version that has it")
 
 
 def check_hsts(hsts: Hsts) -> Iterable[Finding]:
@@ -300,6 +293,4 @@ def check_upstream(tls: UpstreamTls) -> tuple[UpstreamMaterial, list[Finding]]:
         found += [finding for finding in findings if "name" not in finding.message or finding.severity == "error"]
         if spec is not None:
             cert, private = spec.chain_pem, spec.key_pem
-    for number, protocol in enumerate(tls.alpn):
-        found += check_upstream_alpn(protocol, ("alpn", number))
     return UpstreamMaterial(ca, cert, private), found

@@ -249,11 +249,20 @@ class Collector:
             connects.add_metric(key, values["connects"])
             errors.add_metric(key, values["connect_errors"])
             reuses.add_metric(key, values["reuses"])
+        grpc = CounterMetricFamily(
+            "fastgw_grpc_calls", "gRPC calls by grpc-status; none: ended without.", labels=("service", "status")
+        )
         for slot in sorted({0, *self.view.services}):
+            service = self.view.services.get(slot, "other")
+            for status, calls in enumerate(
+                map(sum, zip(*(s.read_grpc(slot) for s in self.view.stats if slot < s.services), strict=True))
+            ):
+                if calls:
+                    grpc.add_metric((service, str(status) if status <= 16 else "none"), calls)
             count = sum(stats.read_service(slot) for stats in self.view.stats if slot < stats.services)
             if count:
                 retries.add_metric((self.view.services.get(slot, "other"),), count)
-        yield from (connections, waiting, connects, errors, reuses, retries)
+        yield from (connections, waiting, connects, errors, reuses, retries, grpc)
 
     def process(self) -> Iterator[Metric]:
         view = self.view

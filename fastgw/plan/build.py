@@ -21,7 +21,7 @@ from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
 from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
-from fastgw._core.pool import Endpoint, Limits, Service
+from fastgw._core.pool import Endpoint, Limits, Opener, Service
 from fastgw._core.prelude import ProxyGate
 from fastgw._core.settings import Settings
 from fastgw.plan.routing import load_router, make_rewrite, make_split
@@ -73,14 +73,26 @@ def endpoints_of(
 def native_endpoint(engine: Engine, service: ServiceSpec, given: EndpointSpec, limits: Limits) -> Endpoint:
     """Connections are shared with the plan before where the way they are made is the same."""
     common = (service.name, given.name, given.url, given.host, given.addresses, limits)
-    tls = service.tls
-    if tls is None or not given.url.startswith("https://"):
-        endpoint = engine.endpoint(*common)
+    tls = service.tls if given.url.startswith("https://") else None
+    opener = http2_opener(engine, service, tls is not None)
+    identity = None if opener is None else (service.protocol, *service.http2.values())
+    if tls is None:
+        endpoint = engine.endpoint(*common, identity=identity, opener=opener)
     else:
         make = partial(upstream_maker, tls, tls.server_name or host_of(given.host))
-        endpoint = engine.endpoint(*common, identity=tls.identity, make=make)
+        endpoint = engine.endpoint(*common, identity=(tls.identity, identity), make=make, opener=opener)
     endpoint.zone, endpoint.labels = given.zone, given.labels
     return endpoint
+
+
+def http2_opener(engine: Engine, service: ServiceSpec, secure: bool) -> Opener | None:
+    """None for endpoints that HTTP/1.1 is spoken to."""
+    if service.protocol == "http/1.1" or (service.protocol == "auto" and not secure):
+        return None
+    from fastgw._core.h2_upstream import H2Opener
+
+    negotiate = service.protocol == "auto"
+    return H2Opener(engine.opener, negotiate=negotiate, demand=secure and not negotiate, **service.http2)
 
 
 def discover(engine: Engine, host: Host, changed: Mapping[str, EndpointSet | None]) -> None:
@@ -162,6 +174,8 @@ class Builder:
         self.services: dict[str, Service] = {}
         self.shared_chain: list[Any] = []
         self.routes: list[Route] = []
+        self.http2 = {service.name for service in spec.services if service.protocol != "http/1.1"}
+        self.grpc: Any = None
 
     def context(self, use: PolicySpecUse) -> BuildContext:
         extra: dict[str, Any] = {}
@@ -205,6 +219,14 @@ class Builder:
             self.host.live.setdefault(given.name, WeakKeyDictionary())[service] = given
         return service
 
+    def grpc_hook(self) -> Any:
+        """One for all routes: it keeps nothing of an exchange."""
+        if self.grpc is None:
+            from fastgw._core.grpc import GrpcHook
+
+            self.grpc = GrpcHook(self.engine.reactor, self.engine.stats)
+        return self.grpc
+
     def codecs(self) -> dict[str, Any]:
         """By listener: what its connections speak, where that is not plain HTTP."""
         found: dict[str, Any] = {}
@@ -228,6 +250,9 @@ class Builder:
     def route(self, given: RouteSpec) -> Route:
         chain = [self.shared_chain[i] for i in given.chain]
         chain += [self.hook(use) for use in given.own]
+        asked = {given.service, *(name for name, _ in given.split)}
+        if not asked.isdisjoint(self.http2):
+            chain.append(self.grpc_hook())
         split = None
         if given.split:
             split = make_split(

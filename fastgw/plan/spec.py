@@ -61,6 +61,8 @@ class ServiceSpec:
     limits: dict[str, int]
     tls: UpstreamTlsSpec | None = None
     discovered: bool = False
+    protocol: str = "http/1.1"
+    http2: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -183,6 +185,17 @@ def proxy_protocol_of(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
+def upstream_http2_of(service: Service) -> dict[str, int]:
+    """The keyword arguments of _core.h2_upstream.H2Opener, but for those that depend on the endpoint."""
+    http2 = service.http2
+    return {
+        "max_streams": http2.max_concurrent_streams,
+        "window": http2.initial_window_size,
+        "ping_ns": ns(http2.ping_interval) if http2.ping_interval else 0,
+        "pong_ns": ns(http2.ping_timeout),
+    }
+
+
 def service_of(config: Config, name: str, service: Service, slot: int) -> ServiceSpec:
     pool = service.pool
     limits = {
@@ -204,6 +217,8 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
         limits,
         compile_upstream(service, config.tls.services.get(name)),
         service.discovery is not None,
+        service.protocol,
+        upstream_http2_of(service),
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
 
 VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 """The numbers OpenSSL and the wire have for them (RFC 8446 §4.1.2)."""
+UPSTREAM_ALPN = {"http/1.1": (b"http/1.1",), "h2c": (b"http/1.1",), "h2": (b"h2",), "auto": (b"h2", b"http/1.1")}
 CLIENT_AUTH = {"none": 0, "request": 1, "require": 2}
 TICKET_KEY = 80
 """Bytes of a ticket key: 16 of its name, 32 for the HMAC, 32 for AES-256."""
@@ -237,7 +238,7 @@ def compile_upstream(service: Service, material: UpstreamMaterial | None) -> Ups
         ca_pem=material.ca,
         cert_pem=material.cert,
         key_pem=material.key,
-        alpn=tuple(protocol.encode() for protocol in tls.alpn),
+        alpn=UPSTREAM_ALPN[service.protocol],
         min_version=VERSIONS[tls.min_version],
         session_reuse=tls.session_reuse,
         identity=b"",

@@ -14,7 +14,7 @@ EXEMPT = {
     "headers.pyx": "the scanner and the edits work on the same offsets",
     "h1.pyx": "one state machine: the HTTP/1.1 connection of a client",
     "h2.pyx": "a connection and its streams, which the library's callbacks know both of",
-    "upstream.pyx": "one state machine: the HTTP/1.1 connection to an endpoint",
+    "h2_upstream.pyx": "a connection and its streams, which the library's callbacks know both of",
     "respond.pyx": "one state machine: the way of an exchange",
 }
 

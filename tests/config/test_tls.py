@@ -303,7 +303,6 @@ def test_upstreams(pki, tmp_path):
         f"key: {mine.key}": "error[missing_key] key: there is no `cert` with it",
         f"cert: {mine.cert}\nkey: {pki.key}": "error[key_mismatch] key: the key does not belong",
         "server_name: a b": "error[bad_value] server_name: 'a b' is not a host name",
-        "alpn: [h2]": "error[not_implemented] alpn[0]:",
         "min_version: 1.0": "error[bad_choice] min_version:",
     }
     for tls, expected in wrong.items():

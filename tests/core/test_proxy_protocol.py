@@ -82,6 +82,11 @@ def model(data):
     return "none"
 
 
+def address(found):
+    """With the address as one, not as text: ::1.0.0.0 is ::100:0."""
+    return (*found[:2], found[2] and ipaddress.ip_address(found[2]), found[3]) if isinstance(found, tuple) else found
+
+
 def v1(family, *words):
     return " ".join(["PROXY", family, *map(str, words)]).encode() + b"\r\n"
 
@@ -112,7 +117,7 @@ HEADERS = st.one_of(
 @given(HEADERS, st.binary(max_size=20))
 def test_whole_and_in_pieces(header, after):
     found = read(header + after)
-    assert found == model(header + after)
+    assert address(found) == address(model(header + after))
     if isinstance(found, tuple):
         assert found[0] == len(header)
         assert [read(header[:n]) for n in range(len(header))] == [0] * len(header)
@@ -128,7 +133,7 @@ def test_damaged(header, changes, cut):
     for at, byte in changes:
         data[at % len(data)] = byte
     for given_ in (bytes(data), bytes(data[: len(data) - cut])):
-        assert read(given_) == model(given_)
+        assert address(read(given_)) == address(model(given_))
 
 
 @given(st.binary(max_size=200), st.sampled_from(STARTS))

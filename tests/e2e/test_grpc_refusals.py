@@ -71,7 +71,7 @@ def call(gateway):
         ("/nowhere.S/M", grpc.StatusCode.UNIMPLEMENTED, "route"),
         ("/keyed.S/M", grpc.StatusCode.UNAUTHENTICATED, "key"),
         ("/gone.S/M", grpc.StatusCode.UNAVAILABLE, "cannot be reached"),
-        ("/slow.S/M", grpc.StatusCode.UNAVAILABLE, "longer than its route allows"),
+        ("/slow.S/M", grpc.StatusCode.DEADLINE_EXCEEDED, "longer than its route allows"),
         ("/closed.S/M", grpc.StatusCode.UNAVAILABLE, "zurück um 100 %"),
         ("/page.S/M", grpc.StatusCode.PERMISSION_DENIED, ""),
         ("/moved.S/M", grpc.StatusCode.UNKNOWN, ""),
@@ -89,7 +89,7 @@ def test_a_limit_and_a_body_that_is_too_large(call):
     assert limited.code() is grpc.StatusCode.UNAVAILABLE and "exhausted" in limited.details()
     assert "retry-after" in {name for name, _ in (*limited.initial_metadata(), *limited.trailing_metadata())}
     large = call("/small.S/M", b"x" * 100_000)
-    assert large.code() is grpc.StatusCode.UNKNOWN and "10 bytes" in large.details()
+    assert large.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "10 bytes" in large.details()
 
 
 def test_streams_are_refused_as_well(gateway):

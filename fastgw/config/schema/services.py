@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Duration, Name, Ratio, shown, wrong
+from fastgw.config.fields import Duration, Name, Ratio, Size, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, OriginUrl
 from fastgw.config.schema.base import Later, Room, key
 from fastgw.config.schema.discovery import Discovery
@@ -49,6 +49,32 @@ class ServiceTimeouts(Room):
     )
     idle: Duration = key(
         60.0, "Between two pieces of the answer's body; then it is cut off.", ge=0.001, le=86400
+    )
+
+
+class UpstreamHttp2(Room):
+    """HTTP/2 of a service. Its connections carry many requests each."""
+
+    max_concurrent_streams: int = key(
+        128,
+        "Requests of one connection at a time; fewer where the service says so. More take another connection.",
+        ge=1,
+        le=10000,
+    )
+    initial_window_size: Size = key(
+        256 * 1024,
+        "Bytes of an answer that the service may send ahead of the client.",
+        ge=1024,
+        le=16 * 1024 * 1024,
+    )
+    ping_interval: Duration | None = key(
+        None,
+        "After so long without a byte, while requests are under way, the service is asked by PING.",
+        ge=1,
+        le=86400,
+    )
+    ping_timeout: Duration = key(
+        5.0, "How long its answer may take; then the connection is given up.", ge=0.1, le=3600
     )
 
 
@@ -126,8 +152,16 @@ class Service(Room):
         None, "Where its endpoints are learnt from; `endpoints`, when there are some, are used until then."
     )
     tls: UpstreamTls | None = key(None, "How https endpoints are checked.")
+    protocol: Literal["http/1.1", "h2", "h2c", "auto"] = key(
+        "http/1.1",
+        "What is spoken: `h2` is HTTP/2 with TLS, `h2c` without, `auto` what an https endpoint agrees to (ALPN), and "
+        "`http/1.1` with the others.",
+    )
+    http2: UpstreamHttp2 = key(UpstreamHttp2(), "HTTP/2, where that is spoken.")
     response_trailers: bool = key(
-        False, "Fields that follow an answer's chunked body go on to clients of HTTP/2; else they are dropped."
+        False,
+        "Fields that follow an answer's chunked body go on to clients of HTTP/2; else they are dropped. Those of an "
+        "answer that came over HTTP/2 always do.",
     )
 
     @property

@@ -15,7 +15,6 @@ from fastgw.config.fields import Duration, Secret, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, BindAddress, is_ip
 from fastgw.config.schema.base import Room, key
 
-UPSTREAM_ALPN_NOW = frozenset({"http/1.1"})
 """The protocols this version can speak; the others are part of the format."""
 GROUPS = frozenset({
     "x25519", "x448", "p-256", "prime256v1", "secp256r1", "p-384", "secp384r1", "p-521", "secp521r1",
@@ -233,9 +232,6 @@ class UpstreamTls(Room):
         None, "File with the certificate that is shown to the upstream, then its chain, PEM.", example="gateway.crt"
     )
     passphrase: Secret | None = key(None, "What the key is encrypted with.", example="${GATEWAY_KEY_PASSPHRASE}")
-    alpn: tuple[Literal["h2", "http/1.1"], ...] = key(
-        ("http/1.1",), "Protocols that are offered, the best first.", min_length=1, max_length=2
-    )
     min_version: Version = key("1.2", "The oldest TLS version that is spoken.")
     session_reuse: bool = key(True, "Whether a new connection goes on with the session of an earlier one.")
     # last, because its name hides the function that makes keys
