@@ -10,6 +10,7 @@ from fastgw._core.settings cimport Settings
 
 cdef class Codec:
     """Makes the connections of one protocol."""
+    cdef bint speaks_http                                 # who is refused is told so in HTTP
     cdef Connection open(self, Listener listener)
     cdef Channel channel(self, Reactor reactor)           # what its connections sit on
 
@@ -34,7 +35,7 @@ cdef class Listener(Handler):
     cdef int start(self, int fd) except -1
     cdef int stop(self) except -1
     cdef int _accepted(self, int fd, const uint8_t *address, const char *text, int text_len) except -1
-    cdef int _refuse(self, int fd) except -1
+    cdef int _refuse(self, Codec codec, int fd) except -1
     cdef int enter(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len) except -1
     cdef int admit(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len,
                    bint counted) except -1

@@ -128,16 +128,17 @@ cdef class Listener(Handler):
         cdef Gate gate
         stats.add(C_ACCEPTED, 1)
         if len(self.connections) + len(self.preludes) >= settings.max_connections:
-            return self._refuse(fd)
+            return self._refuse(codec, fd)
         if self.relay.plan.gates is not None:
             gate = <Gate>self.relay.plan.gates.get(self.name)
             if gate is not None and gate.take(self, codec, fd, address, text, text_len):
                 return 0
         return self.enter(codec, fd, address, text, text_len)
 
-    cdef int _refuse(self, int fd) except -1:
+    cdef int _refuse(self, Codec codec, int fd) except -1:
         self.relay.stats.add(C_REFUSED, 1)
-        send(fd, PyBytes_AS_STRING(OVERLOADED), PyBytes_GET_SIZE(OVERLOADED), MSG_NOSIGNAL | MSG_DONTWAIT)
+        if codec.speaks_http:
+            send(fd, PyBytes_AS_STRING(OVERLOADED), PyBytes_GET_SIZE(OVERLOADED), MSG_NOSIGNAL | MSG_DONTWAIT)
         close(fd)
         return 0
 
@@ -150,7 +151,7 @@ cdef class Listener(Handler):
             key = PyBytes_FromStringAndSize(<const char*>address, 16)
             count = self.per_address.get(key, 0)
             if count >= settings.max_per_address:
-                return self._refuse(fd)
+                return self._refuse(codec, fd)
             self.per_address[key] = count + 1
         self.relay.stats.add(C_ACTIVE, 1)
         return self.admit(codec, fd, address, text, text_len, counted)
@@ -176,6 +177,9 @@ cdef class Gate:
 
 
 cdef class Codec:
+    def __cinit__(self):
+        self.speaks_http = True
+
     cdef Connection open(self, Listener listener):
         raise NotImplementedError
 

@@ -68,6 +68,9 @@ CODES: dict[str, Code] = {
     "internal_error": Code(500, GATEWAY, "The gateway failed"),
     # later words stand at the end: see NAMES
     "upstream_tls_failed": Code(502, UPSTREAM, "The upstream's TLS handshake failed"),
+    # connections of `protocol: tcp`; the status is for the access log alone
+    "tunnel_idle_timeout": Code(504, GATEWAY, "Nothing went through the connection for too long"),
+    "tunnel_timeout": Code(504, GATEWAY, "The connection lasted longer than its listener allows"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

@@ -163,6 +163,7 @@ cdef class Exchange(Timed):
     cdef bint grpc                        # a gRPC call
     cdef bint empty                       # the head of the answer was all of it
     cdef bint extended                    # an extended CONNECT (RFC 8441): its client wants a WebSocket and nothing else
+    cdef str carries                      # instead of HTTP: "tcp" or "tls"; None is HTTP
     cdef bint upgrading                   # asks for a WebSocket, where the route has them
     cdef bint upgraded                    # both ways are open without end: a tunnel inside a protocol
     cdef readonly object service          # pool.Service it went to

@@ -284,6 +284,7 @@ cdef class Exchange(Timed):
         self.up = None
         self.plan = None
         self.route = None
+        self.carries = None
         self.service = None
         self.endpoint = None
         self.request_trailers = self.response_trailers = self.client_cert = None
@@ -384,6 +385,8 @@ cdef class Exchange(Timed):
     def protocol(self):
         if self.http2:
             return "HTTP/2"
+        if self.carries is not None:
+            return self.carries
         return "HTTP/1.1" if self.request.minor else "HTTP/1.0"
 
     @property

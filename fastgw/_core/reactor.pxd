@@ -29,7 +29,7 @@ cdef class Channel(Handler):
     """A non-blocking stream socket. Writes at once what the kernel takes and keeps the rest."""
     cdef Reactor reactor
     cdef Wired owner
-    cdef bint readable, paused, connecting, eof, broken, closing, queued, corked, kicked
+    cdef bint readable, paused, connecting, eof, broken, closing, queued, corked, kicked, finished
     cdef char *out
     cdef uint32_t out_at, out_len, out_cap
     cdef int64_t progress                          # when output last moved, ns
@@ -50,6 +50,7 @@ cdef class Channel(Handler):
     cdef void pause(self) noexcept
     cdef int resume(self) except -1
     cdef bint full(self) noexcept                  # above the high watermark
+    cdef int finish(self) except -1                # half-close: FIN when the output is out
     cdef int shut(self) except -1                  # close when the output is out
     cdef int _closed(self) except -1
     cdef int kill(self, bint reset) except -1      # close now; reset = RST instead of FIN

@@ -398,6 +398,8 @@ cdef class Channel(Handler):
             self.out_cap = 0
             if self.closing:
                 return self._finish_closing()
+            if self.finished:
+                shutdown(self.fd, SHUT_WR)
         if self.out_len <= LOW_WATER and not self.closing:
             return self.owner.on_drained()
         return 0
@@ -410,6 +412,14 @@ cdef class Channel(Handler):
         self.paused = False
         if self.readable:
             self.reactor.later(self)
+        return 0
+
+    cdef int finish(self) except -1:
+        """Nothing more will be written; what comes is still read. Not while connecting."""
+        if self.fd >= 0 and not self.finished and not self.broken and not self.closing:
+            self.finished = True
+            if self.out_len == 0:
+                shutdown(self.fd, SHUT_WR)
         return 0
 
     cdef int shut(self) except -1:

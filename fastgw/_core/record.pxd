@@ -49,6 +49,13 @@ cdef enum:
     HEADER_WORDS = 16
 
 
+# Words of a service's block; the first is its silent retries.
+cdef enum:
+    W_TUNNELS = 5            # connections of `protocol: tcp`
+    W_TUNNEL_IN              # bytes from their clients
+    W_TUNNEL_OUT
+
+
 cdef class Stats:
     cdef object memory                    # keeps the buffer alive
     cdef uint64_t *words
@@ -63,3 +70,4 @@ cdef class Stats:
     cdef void add(self, int counter, int64_t n) noexcept
     cdef void count_grpc(self, int slot, int status) noexcept
     cdef void add_retry(self, int slot) noexcept
+    cdef void tunnel(self, int slot, int word, int64_t n) noexcept

@@ -117,6 +117,9 @@ cdef class Stats:
         cdef uint64_t *block = self.upstreams + <Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS
         block[GRPC_AT + (status if 0 <= status < GRPC_STATUSES - 1 else GRPC_STATUSES - 1)] += 1
 
+    cdef void tunnel(self, int slot, int word, int64_t n) noexcept:
+        self.upstreams[<Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS + word] += n
+
     def count(self, int counter, int64_t n=1):
         """For the cold half: adds to one of the counters."""
         if not 0 <= counter < C_COUNTERS:
@@ -184,3 +187,11 @@ cdef class Stats:
         if not 0 <= slot < self.services:
             raise IndexError(slot)
         return tuple([self.upstreams[<Py_ssize_t>slot * SERVICE_WORDS + GRPC_AT + i] for i in range(GRPC_STATUSES)])
+
+    def read_tunnels(self, int slot):
+        """Connections of `protocol: tcp` that went to a service: (how many, bytes from clients, bytes to them)."""
+        cdef uint64_t *block
+        if not 0 <= slot < self.services:
+            raise IndexError(slot)
+        block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
+        return block[W_TUNNELS], block[W_TUNNEL_IN], block[W_TUNNEL_OUT]

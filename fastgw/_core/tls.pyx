@@ -338,10 +338,19 @@ cdef class TlsChannel(Channel):
             return self._gather(NULL, 0, NULL, 0, NULL, 0)
         return 0
 
+    cdef int finish(self) except -1:
+        if self.fd >= 0 and not self.finished and not self.closing and not self.broken and not self.failed:
+            self.uncork()
+            if self.established and not self.broken:
+                SSL_shutdown(self.ssl)            # RFC 8446 6.1: each side ends its own half
+                ERR_clear_error()
+                self._push()
+        return Channel.finish(self)
+
     cdef int shut(self) except -1:
         if self.fd >= 0 and not self.closing and not self.broken and not self.failed:
             self.uncork()
-            if self.established and not self.broken:
+            if self.established and not self.broken and not self.finished:
                 SSL_shutdown(self.ssl)            # RFC 8446 6.1: close_notify
                 ERR_clear_error()
                 self._push()

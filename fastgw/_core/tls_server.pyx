@@ -174,7 +174,8 @@ cdef class ServerContext:
             SSL_CTX_set_num_tickets(ctx, 0)
         SSL_CTX_set_session_id_context(ctx, b"fastgw", 6)
         fgw_on_name(ctx, _on_name, <void*>self)
-        SSL_CTX_set_alpn_select_cb(ctx, _on_alpn, <void*>self)
+        if self.offered:
+            SSL_CTX_set_alpn_select_cb(ctx, _on_alpn, <void*>self)
         for number in numbers:
             self._certificate(ctx, spec.certificates[number])
         if any(spec.certificates[number].ocsp for number in numbers):
@@ -228,6 +229,7 @@ cdef class TlsCodec(Codec):
     def __init__(self, spec, Codec h1, Codec h2, Handshakes gate):
         self.context = ServerContext(spec, [p for p in spec.alpn if p != b"h2" or h2 is not None])
         self.h1 = h1
+        self.speaks_http = h1.speaks_http
         self.h2 = h2
         self.gate = gate
         self.per_address = spec.handshakes_per_address

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 import orjson
 
 from fastgw.cli.loading import load_or_print
+
+if TYPE_CHECKING:
+    from fastgw.config import Config
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,7 +23,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "route was found; 1: none, or the configuration has problems.",
     )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("request", metavar="REQUEST", help="'GET http://host/path?query', or a URL alone for GET")
+    parser.add_argument(
+        "request",
+        metavar="REQUEST",
+        help="'GET http://host/path?query', or a URL alone for GET; tcp://host:port for a listener of `protocol: tcp`",
+    )
     parser.add_argument("-H", "--header", action="append", default=[], metavar="'Name: value'")
     parser.add_argument("--client-ip", default="127.0.0.1", metavar="ADDRESS")
     parser.add_argument("--json", action="store_true")
@@ -33,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if config is None:
         return 1
     method, _, url = args.request.strip().rpartition(" ")
+    if url.startswith("tcp://"):
+        return connection(config, url, args.json)
     headers = []
     for header in args.header:
         name, colon, value = header.partition(":")
@@ -52,6 +62,23 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(text(args.file, data))
     return 0 if found.chosen is not None else 1
+
+
+def connection(config: Config, url: str, as_json: bool) -> int:
+    from fastgw.plan.tcp import explain_connection
+
+    try:
+        data = explain_connection(config, url)
+    except ValueError as error:
+        print(f"fastgw: {error}", file=sys.stderr)
+        return 2
+    if as_json:
+        print(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
+    else:
+        for name, value in data.items():
+            words = ", ".join(value) if isinstance(value, list) else "none" if value is None else value
+            print(f"{name:<15} {words}")
+    return 0 if "service" in data else 1
 
 
 def text(file: str, data: dict[str, object]) -> str:

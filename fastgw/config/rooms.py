@@ -54,6 +54,7 @@ class Check:
 
     def run(self) -> Config:
         from fastgw.config.routes import check_routes
+        from fastgw.config.tcp import check_tcp
 
         data = self.data
         if not isinstance(data, dict):
@@ -80,6 +81,7 @@ class Check:
         self.consumers(data.get("consumers"))
         self.config.policies = self.policies(data.get("policies"), ("policies",))
         check_routes(self, data.get("routes"))
+        check_tcp(self)
         for finding in check_http2(self.config):
             self.report(finding)
         self.tests(data.get("tests"))

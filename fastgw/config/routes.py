@@ -29,7 +29,8 @@ class Seen:
 
 def check_routes(check: Check, raw: Any) -> None:
     items = check.items(raw, ("routes",), MAX_ROUTES)
-    if not items and not check.reported(("routes",)):
+    http = any(listener.protocol == "http" for listener in check.config.server.listeners)
+    if not items and http and not check.reported(("routes",)):
         check.report(
             Finding(
                 "missing_key",

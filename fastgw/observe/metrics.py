@@ -96,6 +96,7 @@ class Collector:
         yield from self.connections()
         yield from self.http2()
         yield from self.proxy_protocol()
+        yield from self.tunnels()
         yield from self.pools()
         yield from self.process()
         if self.view.certificates:
@@ -177,6 +178,21 @@ class Collector:
         for reason in ("timeout", "closed", "missing", "malformed"):
             failed.add_metric((reason,), sum(c[f"proxy_{reason}"] for c in counters))
         yield failed
+
+    def tunnels(self) -> Iterator[Metric]:
+        opened = CounterMetricFamily(
+            "fastgw_tcp_connections", "Connections of `protocol: tcp` that an endpoint took.", labels=("service",)
+        )
+        traffic = CounterMetricFamily("fastgw_tcp_bytes", "Bytes they carried.", labels=("service", "direction"))
+        for slot in sorted({0, *self.view.services}):
+            blocks = [stats.read_tunnels(slot) for stats in self.view.stats if slot < stats.services]
+            if any(block[0] for block in blocks):
+                service = self.view.services.get(slot, "other")
+                opened.add_metric((service,), sum(block[0] for block in blocks))
+                traffic.add_metric((service, "in"), sum(block[1] for block in blocks))
+                traffic.add_metric((service, "out"), sum(block[2] for block in blocks))
+        yield opened
+        yield traffic
 
     def requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("fastgw_requests", "Requests answered.", labels=("route", "status"))

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from fastgw._core.accept import Codec
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
@@ -26,6 +27,7 @@ from fastgw._core.prelude import ProxyGate
 from fastgw._core.settings import Settings
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
+from fastgw.plan.tcp import TcpSpec
 from fastgw.plan.tls import UpstreamTlsSpec
 from fastgw.policies.base import BuildContext, Policy, Shared
 from fastgw.upstreams.discovery.base import EndpointSet
@@ -234,14 +236,26 @@ class Builder:
             from fastgw._core.h2 import H2Codec
 
             found[name] = H1Codec(H2Codec(**options))
+        for name, given in self.spec.tcp.items():
+            found[name] = self.tunnels(name, given)
         for name, spec in self.spec.tls.items():
             from fastgw._core.tls_server import Handshakes, TlsCodec
 
             gate = self.engine.kept.setdefault(("handshakes", name), Handshakes())
-            found[name] = TlsCodec(spec, self.engine.h1, found[name].h2 if name in found else None, gate)
+            if name in self.spec.tcp:
+                found[name] = TlsCodec(spec, found[name], None, gate)
+            else:
+                found[name] = TlsCodec(spec, self.engine.h1, found[name].h2 if name in found else None, gate)
         for name, redirect in self.spec.redirects.items():
             found[name] = RedirectCodec(redirect.port, redirect.listener, self.engine.ports)
         return found
+
+    def tunnels(self, name: str, given: TcpSpec) -> Codec:
+        """A listener of `protocol: tcp`. How many connections it has is counted over plans."""
+        from fastgw._core.tunnel import TunnelCodec, Tunnels
+
+        count = self.engine.kept.setdefault(("tunnels", name), Tunnels())
+        return TunnelCodec(self.services[given.service], count, **given.options)
 
     def gates(self) -> dict[str, Any]:
         """By listener: what looks at a socket before it is a connection."""

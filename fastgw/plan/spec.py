@@ -18,6 +18,7 @@ from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
 from fastgw.plan.addresses import Address, known
 from fastgw.plan.routing import compile_router
+from fastgw.plan.tcp import TcpSpec, compile_tcp
 from fastgw.plan.tls import (
     RedirectSpec,
     TlsSpec,
@@ -116,6 +117,7 @@ class PlanSpec:
     redirects: dict[str, RedirectSpec] = field(default_factory=dict)
     http2: dict[str, dict[str, int]] = field(default_factory=dict)
     proxy_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tcp: dict[str, TcpSpec] = field(default_factory=dict)
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def http2_of(config: Config) -> dict[str, dict[str, int]]:
             "spare_frames": listener.http2.spare_frames,
         }
         for listener in config.server.listeners
-        if listener.http2.enabled
+        if listener.http2.enabled and listener.protocol == "http"
     }
 
 
@@ -297,6 +299,7 @@ def compile_spec(
         redirects=compile_redirects(config),
         http2=http2_of(config),
         proxy_protocol=proxy_protocol_of(config),
+        tcp=compile_tcp(config),
     )
     chunk: list[RouteSpec] = []
     chunks: list[bytes] = []

@@ -56,7 +56,7 @@ class TlsSpec:
 
     default               index of the certificate for clients whose name nobody has
     unknown_sni           "default" or "refuse"
-    alpn                  the best first
+    alpn                  the best first; () where what is inside is not ours to know
     min_version           0x0303 (1.2) or 0x0304 (1.3)
     ciphers               for SSL_CTX_set_cipher_list (TLS 1.2); b"" when only 1.3 is spoken
     ciphersuites          for SSL_CTX_set_ciphersuites (TLS 1.3)
@@ -171,7 +171,9 @@ def hsts_of(hsts: Hsts | None) -> bytes:
     return (text + ("; preload" if hsts.preload else "")).encode()
 
 
-def compile_listener(tls: ListenerTls, material: ListenerMaterial, before: TlsSpec | None) -> TlsSpec:
+def compile_listener(
+    tls: ListenerTls, material: ListenerMaterial, before: TlsSpec | None, http: bool = True
+) -> TlsSpec:
     profile = PROFILES[tls.profile]
     certificates = material.certificates
     if tls.self_signed is not None:
@@ -187,7 +189,7 @@ def compile_listener(tls: ListenerTls, material: ListenerMaterial, before: TlsSp
         certificates=certificates,
         default=next((n for n, certificate in enumerate(tls.certificates) if certificate.default), 0),
         unknown_sni=tls.unknown_sni,
-        alpn=tuple(protocol.encode() for protocol in tls.alpn),
+        alpn=tuple(protocol.encode() for protocol in tls.alpn) if http else (),
         min_version=lowest,
         max_version=VERSIONS[tls.max_version or "1.3"],
         ciphers=joined(ciphers) if lowest < VERSIONS["1.3"] else b"",
@@ -209,7 +211,9 @@ def compile_listener(tls: ListenerTls, material: ListenerMaterial, before: TlsSp
 def compile_listeners(config: Config, before: Mapping[str, TlsSpec]) -> dict[str, TlsSpec]:
     """Listener's address → its TLS. `before` are those that run: their ticket keys go on."""
     return {
-        name: compile_listener(listener.tls, config.tls.listeners[name], before.get(name))
+        name: compile_listener(
+            listener.tls, config.tls.listeners[name], before.get(name), listener.protocol == "http"
+        )
         for listener in config.server.listeners
         if listener.tls is not None and (name := str(listener.bind))
     }

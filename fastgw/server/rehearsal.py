@@ -176,7 +176,8 @@ async def rehearse(config: Config) -> AsyncIterator[Rehearsal]:
     with tempfile.TemporaryDirectory(prefix="fastgw-") as folder:
         path = os.path.join(folder, "service.sock")
         services = {name: stand_in(service, path) for name, service in config.services.items()}
-        listener = config.server.listeners[0].model_copy(update={"bind": Bind("127.0.0.1", 0), "tls": None})
+        plain = {"bind": Bind("127.0.0.1", 0), "tls": None, "protocol": "http", "tcp": None}
+        listener = config.server.listeners[0].model_copy(update=plain)
         server = config.server.model_copy(update={"listeners": (listener,)})
         alone = replace(config, services=services, server=server, tls=Material(), tests=())
         spec = compile_spec(alone)

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from fastgw.config.fields import shown, wrong
 
 EXPECTED_BIND = "host:port, [::]:port or unix:/path"
-EXPECTED_URL = "http://host:port or unix:/path"
+EXPECTED_URL = "http://host:port, https://host:port, tcp://host:port or unix:/path"
 MAX_UNIX_PATH = 107
 HOST_NAME = re.compile(
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?\Z"
@@ -94,7 +94,7 @@ def parse_bind(value: object) -> Bind:
 
 
 def parse_origin(value: object) -> Origin:
-    """`http://host:port` (no path, query or user), or `unix:/path`."""
+    """`http://host:port`, `https://`, `tcp://` (no path, query or user), or `unix:/path`."""
     if isinstance(value, Origin):
         return value
     if not isinstance(value, str):
@@ -108,7 +108,7 @@ def parse_origin(value: object) -> Origin:
         host = parts.hostname or ""
     except ValueError:
         raise wrong("bad_value", f"{shown(value)} is not a URL", EXPECTED_URL) from None
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https", "tcp"):
         raise wrong("bad_value", f"{shown(value)} does not begin with http://", EXPECTED_URL)
     if "@" in parts.netloc:
         raise wrong(
@@ -122,7 +122,7 @@ def parse_origin(value: object) -> Origin:
         )
     if not (is_ip(host) or HOST_NAME.match(host)) or len(host) > 253:
         raise wrong("bad_value", f"{shown(value)} has no host that could exist", EXPECTED_URL)
-    if port == 0:
+    if port == 0 or (port is None and parts.scheme == "tcp"):
         raise wrong("bad_value", f"{shown(value)} has no port from 1 to 65535", EXPECTED_URL)
     return Origin(parts.scheme, host, port or (443 if parts.scheme == "https" else 80))
 
@@ -131,5 +131,5 @@ BindAddress = Annotated[Bind, BeforeValidator(parse_bind), WithJsonSchema({"type
 OriginUrl = Annotated[
     Origin,
     BeforeValidator(parse_origin),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*(https?://|unix:|\$\{)"}),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*(https?://|tcp://|unix:|\$\{)"}),
 ]

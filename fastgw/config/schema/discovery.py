@@ -31,7 +31,8 @@ def parse_address(value: object) -> str:
     if text.startswith("unix:"):
         raise wrong("bad_value", f"{shown(value)} is a unix socket", "host:port, http://host:port or https://host:port")
     try:
-        parse_origin(text if "://" in text else f"http://{text}")
+        if parse_origin(text if "://" in text else f"http://{text}").scheme == "tcp":
+            raise wrong("bad_value", f"{shown(value)} is no address", "http")
     except PydanticCustomError:
         raise wrong(
             "bad_value", f"{shown(value)} is no address", "host:port, http://host:port or https://host:port"
@@ -85,7 +86,9 @@ class Discovery(Room):
     )
     timeout: Duration = key(5.0, "How long one answer may take.", ge=0.05, le=300)
     max_endpoints: int = key(1000, "Endpoints that are used; more are left out, which is told.", ge=1, le=10000)
-    scheme: Literal["http", "https"] = key("http", "How the endpoints are spoken to.")
+    scheme: Literal["http", "https", "tcp"] = key(
+        "http", "How the endpoints are spoken to; `tcp` for the services of listeners with `protocol: tcp`."
+    )
     token: Secret | None = key(
         None, "What is sent to be let in (consul, etcd; kubernetes: by default the service account's)."
     )
@@ -136,6 +139,9 @@ class Discovery(Room):
         for name in NEEDED[self.type]:
             if getattr(self, name) is None:
                 raise wrong("missing_key", f"{self.type} needs `{name}`", f"{name}: …")
+        srv = self.record == "srv" or (self.record == "auto" and (self.service or "").startswith("_"))
+        if self.type == "dns" and self.scheme == "tcp" and self.port is None and not srv:
+            raise wrong("missing_key", "`scheme: tcp` has no port of its own", "port: …, or an SRV record")
         if self.type == "dns":
             if isinstance(self.port, str) or not 1 <= (self.port or 80) <= 65535:
                 raise wrong("bad_value", f"`port` {shown(self.port)} is no port", "1 to 65535")

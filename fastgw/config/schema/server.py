@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema, model_validator
 from fastgw.config.fields import Cidr, Duration, Name, Secret, Size, shown, wrong
 from fastgw.config.schema.address import Bind, BindAddress
 from fastgw.config.schema.base import Later, Room, key
+from fastgw.config.schema.tcp import Tcp
 from fastgw.config.schema.tls import ListenerTls
 
 
@@ -65,7 +66,10 @@ class Listener(Room):
         "free one.",
         example="0.0.0.0:8080",
     )
-    protocol: Literal["http"] = key("http", "What is spoken.")
+    protocol: Literal["http", "tcp"] = key(
+        "http", "What is spoken; with `tcp` bytes are passed on as they are, and no route or policy sees them."
+    )
+    tcp: Tcp | None = key(None, "With `protocol: tcp`: where connections go.")
     http2: Http2 = key(Http2(), "HTTP/2 of clients.")
     proxy_protocol: ProxyProtocol | None = key(None, "Load balancers in front that speak the PROXY protocol.")
     tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.")

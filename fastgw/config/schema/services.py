@@ -17,7 +17,8 @@ class Endpoint(Room):
     """One address of a service. A bare URL is the short form of `{url: URL}`."""
 
     url: OriginUrl = key(
-        doc="`http://host:port`, `https://host:port` or `unix:/path`. A name is resolved again in the background.",
+        doc="`http://host:port`, `https://host:port` or `unix:/path`; for listeners with `protocol: tcp` "
+        "`tcp://host:port`. A name is resolved again in the background.",
         example="http://127.0.0.1:9001",
     )
     weight: int = key(1, "Its share of the requests among the endpoints.", ge=1, le=1000)
@@ -169,6 +170,12 @@ class Service(Room):
         """Is TLS spoken to some endpoint, of the file or discovered?"""
         found = self.discovery is not None and self.discovery.scheme == "https"
         return found or any(endpoint.url.scheme == "https" for endpoint in self.endpoints)
+
+    @property
+    def tcp(self) -> bool:
+        """Do its endpoints take bytes as they are, in the place of requests?"""
+        found = self.discovery is not None and self.discovery.scheme == "tcp"
+        return found or any(endpoint.url.scheme == "tcp" for endpoint in self.endpoints)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,10 @@
+from fastgw._core.accept import Codec
+from fastgw._core.pool import Service
+
+class Tunnels:
+    open: int
+
+class TunnelCodec(Codec):
+    def __init__(
+        self, service: Service, count: Tunnels, *, idle_ns: int = ..., total_ns: int = ..., most: int = ...
+    ) -> None: ...

@@ -1,0 +1,88 @@
+"""Listeners of `protocol: tcp` and the services they go to: which keys go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastgw.config.errors import Finding, Path
+from fastgw.config.routes import known_service
+from fastgw.config.schema.server import Listener
+from fastgw.config.schema.services import Service
+
+HTTP_KEYS = {
+    "": ("host", "tls", "protocol", "http2", "response_trailers", "health_check", "circuit_breaker", "retry"),
+    "pool": ("max_idle", "idle_timeout", "queue_size", "queue_timeout"),
+    "timeouts": ("response", "idle"),
+}
+"""Keys of a service that say something of requests, or of connections shared by many clients."""
+TLS_KEYS = ("alpn", "hsts", "redirect_http")
+
+
+def check_tcp(check: Any) -> None:
+    """Everything about `protocol: tcp` of a `rooms.Check`."""
+    for number, listener in enumerate(check.config.server.listeners):
+        path: Path = ("server", "listeners", number)
+        for finding in check_listener(check, listener, path):
+            check.report(finding)
+    for name, service in check.config.services.items():
+        if service.tcp:
+            for finding in check_service(name, service):
+                check.report(finding)
+    for route in check.config.routes:
+        places: list[tuple[Path, str | None]] = [(("service",), route.service)]
+        places += [(("split", number, "service"), share.service) for number, share in enumerate(route.split)]
+        for place, name in places:
+            if name in check.config.services and check.config.services[name].tcp:
+                message = f"the service {name!r} has tcp:// endpoints, which nobody speaks HTTP to"
+                expected = "a service of http:// endpoints, or a listener with `protocol: tcp`"
+                check.report(Finding("conflict", ("routes", route.index, *place), message, expected))
+
+
+def check_listener(check: Any, listener: Listener, path: Path) -> Iterable[Finding]:
+    if listener.protocol == "http":
+        if listener.tcp is not None:
+            yield Finding("conflict", (*path, "tcp"), "the listener speaks HTTP", "`protocol: tcp` beside it")
+        return
+    if listener.tcp is None or listener.tcp.service is None:
+        place = path if listener.tcp is None else (*path, "tcp")
+        yield Finding("missing_key", place, "nobody says where connections go", "tcp: {service: NAME}")
+    else:
+        name = listener.tcp.service
+        place = (*path, "tcp", "service")
+        known_service(check, name, place)
+        yield from goes_to(check.config.services.get(name), name, place)
+    if "http2" in listener.model_fields_set:
+        yield Finding("conflict", (*path, "http2"), "`protocol: tcp` knows no HTTP/2", "no `http2`", at_key=True)
+    if listener.tls is not None:
+        for key in TLS_KEYS:
+            if key in listener.tls.model_fields_set and getattr(listener.tls, key):
+                message = f"`{key}` is about HTTP, and the listener has `protocol: tcp`"
+                yield Finding("conflict", (*path, "tls", key), message, f"no `{key}`", at_key=True)
+
+
+def goes_to(service: Service | None, name: str, place: Path) -> Iterable[Finding]:
+    """What stands at `place` names a service: can connections go there?"""
+    if service is None or service.tcp:
+        return
+    if service.discovery is None and all(endpoint.url.unix for endpoint in service.endpoints):
+        return
+    message = f"the service {name!r} has http endpoints"
+    yield Finding("conflict", place, message, "a service of tcp://host:port or unix:/path endpoints")
+
+
+def check_service(name: str, service: Service) -> Iterable[Finding]:
+    path: Path = ("services", name)
+    others = {endpoint.url.scheme for endpoint in service.endpoints if not endpoint.url.unix} - {"tcp"}
+    if service.discovery is not None and service.discovery.scheme != "tcp":
+        others.add(service.discovery.scheme)
+    if others:
+        message = f"has tcp and {' and '.join(sorted(others))} endpoints"
+        yield Finding("conflict", path, message, "one service for each", at_key=True)
+    for room, keys in HTTP_KEYS.items():
+        owner = getattr(service, room) if room else service
+        for key in keys:
+            if key in owner.model_fields_set and getattr(owner, key) is not None:
+                message = f"`{key}` says nothing for tcp:// endpoints: each connection belongs to one client"
+                place = (*path, room, key) if room else (*path, key)
+                yield Finding("conflict", place, message, f"no `{key}`", at_key=True)
