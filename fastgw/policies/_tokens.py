@@ -23,6 +23,8 @@ CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1", "ES2
 BY_CURVE = {curve: algorithm for algorithm, curve in CURVES.items()}
 HASH_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 MAX_IDENTITY = 1024
+LAST = 9e9
+"""Seconds since 1970: the year 2255. Later ones do not fit into 64 bits of nanoseconds."""
 
 
 def load_key(algorithm: str | None, secret: Secret | None, public_key: Secret | None) -> tuple[str, Any]:
@@ -179,14 +181,14 @@ class Verifier:
         if scopes:
             lines.append(f"{rules.scopes_header}: {' '.join(scopes)}\r\n")
         expiry = claims.get("exp")
-        deadline = 0 if expiry is None else int((float(expiry) + rules.leeway) * 1e9)
+        deadline = 0 if expiry is None else int(min(float(expiry) + rules.leeway, LAST) * 1e9)
         not_before = claims.get("nbf")
         return Verified(
             Consumer(user, credential=user) if user else None,
             claims,
             "".join(lines).encode("latin-1"),
             deadline,
-            0 if not_before is None else int((float(not_before) - rules.leeway) * 1e9),
+            0 if not_before is None else int(max(0.0, min(float(not_before) - rules.leeway, LAST)) * 1e9),
             self.refusal(claims, scopes),
         )
 

@@ -137,6 +137,11 @@ def test_leeway():
     assert ask(HS, late).code == "token_expired"
 
 
+@pytest.mark.parametrize("claims", [{"exp": 1e300}, {"exp": 10**18}, {"nbf": -1e300}, {"nbf": 0}])
+def test_times_that_are_out_of_all_bounds(claims):
+    assert ask(HS, token(claims)).passed
+
+
 def test_issuer_and_audience_that_fit():
     options = {**HS, "issuer": ["https://a", "https://b"], "audience": "orders"}
     assert ask(options, token(iss="https://b", aud=["users", "orders"])).passed
