@@ -71,6 +71,12 @@ CODES: dict[str, Code] = {
     # connections of `protocol: tcp`; the status is for the access log alone
     "tunnel_idle_timeout": Code(504, GATEWAY, "Nothing went through the connection for too long"),
     "tunnel_timeout": Code(504, GATEWAY, "The connection lasted longer than its listener allows"),
+    # WebSockets that the gateway closed; their status is 101
+    "websocket_protocol_error": Code(400, DOWNSTREAM, "The client broke the WebSocket protocol"),
+    "upstream_websocket_error": Code(502, UPSTREAM, "The upstream broke the WebSocket protocol"),
+    "websocket_too_large": Code(413, DOWNSTREAM, "A WebSocket message is larger than allowed"),
+    "websocket_pong_timeout": Code(504, DOWNSTREAM, "A ping of the gateway was not answered"),
+    "websocket_idle_timeout": Code(504, GATEWAY, "The WebSocket was quiet for too long"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

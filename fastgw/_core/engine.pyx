@@ -142,8 +142,11 @@ cdef class Engine:
 
     # ------------------------------------------------------------------ life
 
-    def drain(self):
-        """Stops accepting, closes idle connections, answers the others with `Connection: close`."""
+    def drain(self, double spread=0.0):
+        """Stops accepting, closes idle connections, answers the others with `Connection: close`.
+
+        WebSockets are closed too, spread over so many seconds: their clients do not come back all at once.
+        """
         cdef Connection connection
         self.reactor.outside()
         self.relay.draining = True
@@ -152,6 +155,7 @@ cdef class Engine:
         self._cut_preludes()
         for connection in list(self.clients):
             connection.drain()
+        self.relay.leave_sockets(spread)
 
     def _cut_preludes(self):
         """Sockets that are no connections yet become ones where all they wait for is there, or are closed."""

@@ -21,6 +21,7 @@ cpdef enum Phase:
     PHASE_RESPONSE_BODY = 16
     PHASE_RECORD = 32
     PHASE_TAP = 64       # sees response bytes as they pass, may not change them (native hooks only)
+    PHASE_SOCKET = 128   # of a route: it has WebSockets
 
 # Where an exchange is; the table of moves is in exchange.pyx and drawn in docs/life-of-a-request.md.
 cpdef enum State:
@@ -84,7 +85,7 @@ cdef class Route:
     cdef readonly object rewrite          # route.Rewrite or None
     cdef readonly bytes host_rewrite
     cdef readonly int64_t total_ns, response_ns, idle_ns, connect_ns     # 0 = none / the service's
-    cdef readonly int64_t websocket_ns    # how long a WebSocket may be quiet; 0: there are none here
+    cdef readonly object websocket        # ws.Rules; None: there are no WebSockets here
     cdef readonly int64_t body_limit      # bytes, -1 = none
     cdef readonly bint preflights         # a hook of the chain answers CORS pre-flights
     cdef readonly bint buffers_response   # a hook wants the response body whole
@@ -166,6 +167,7 @@ cdef class Exchange(Timed):
     cdef str carries                      # instead of HTTP: "tcp" or "tls"; None is HTTP
     cdef bint upgrading                   # asks for a WebSocket, where the route has them
     cdef bint upgraded                    # both ways are open without end: a tunnel inside a protocol
+    cdef object watch                     # ws.Watch of an open WebSocket, or None
     cdef readonly object service          # pool.Service it went to
     cdef readonly object endpoint         # pool.Endpoint of the last attempt
     # -- the target: offsets into request.buf, as policies and upstream see it (normalised once)

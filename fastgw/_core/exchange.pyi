@@ -17,6 +17,7 @@ class Phase(IntEnum):
     PHASE_RESPONSE_BODY = 16
     PHASE_RECORD = 32
     PHASE_TAP = 64
+    PHASE_SOCKET = 128
 
 MAX_CAPTURES: int
 
@@ -60,7 +61,7 @@ class Route:
         rewrite: Any = ...,
         host_rewrite: bytes | None = ...,
         total_ns: int = ...,
-        websocket_ns: int = ...,
+        websocket: Any = ...,
         response_ns: int = ...,
         idle_ns: int = ...,
         connect_ns: int = ...,

@@ -100,7 +100,7 @@ cdef class Route:
 
     def __init__(self, str name, int index=0, int slot=0, tuple param_names=(), tuple chain=(), service=None,
                  split=None, rewrite=None, host_rewrite=None, int64_t total_ns=0, int64_t response_ns=0,
-                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, int64_t websocket_ns=0):
+                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, websocket=None):
         cdef Hook hook
         self.name = name
         self.name_bytes = name.encode()
@@ -125,7 +125,9 @@ cdef class Route:
         self.rewrite = rewrite
         self.host_rewrite = host_rewrite
         self.total_ns = total_ns
-        self.websocket_ns = websocket_ns
+        self.websocket = websocket
+        if websocket is not None:
+            self.phases |= PHASE_SOCKET
         self.response_ns = response_ns
         self.idle_ns = idle_ns
         self.connect_ns = connect_ns
@@ -287,7 +289,7 @@ cdef class Exchange(Timed):
         self.carries = None
         self.service = None
         self.endpoint = None
-        self.request_trailers = self.response_trailers = self.client_cert = None
+        self.request_trailers = self.response_trailers = self.client_cert = self.watch = None
         self.upgrading = self.upgraded = self.http2 = self.extended = self.grpc = self.empty = False
         self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
         self.has_query = self.secure = False

@@ -36,6 +36,15 @@ cdef enum:
     C_PROXY_CLOSED           # they went away before,
     C_PROXY_MISSING          # there was something else,
     C_PROXY_MALFORMED        # or it was wrong, or too long
+    C_WS_OPENED              # WebSockets
+    C_WS_OPEN                # open now (a gauge)
+    C_WS_FRAMES_IN           # from clients
+    C_WS_FRAMES_OUT
+    C_WS_MESSAGES_IN
+    C_WS_MESSAGES_OUT
+    C_WS_PINGS               # of the gateway
+    C_WS_CLOSE               # by code, as ws.CLOSES has them: 18 counters
+    C_WS_CLOSE_LAST = C_WS_CLOSE + 17
     C_COUNTERS               # how many there are
 
 cdef enum:

@@ -4,6 +4,7 @@ BOUNDS: Final[tuple[float, ...]]
 HISTOGRAMS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]
 STATUS_CLASSES: Final[tuple[str, ...]]
+WS_CLOSES: Final[tuple[str, ...]]
 
 Histogram = tuple[tuple[int, ...], int, int]
 

@@ -17,11 +17,15 @@ from fastgw._core.codes import NAMES
 BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075,
           0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 60.0)
 HISTOGRAMS = ("total", "upstream", "gateway")
+# How a WebSocket ended: the code of the first close frame; 1006 without one.
+WS_CLOSES = tuple(str(code) for code in range(1000, 1015)) + ("3xxx", "4xxx", "other")
 COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited", "coalesced",
             "tls_full", "tls_resumed", "tls_timeout", "tls_closed", "tls_busy", "tls_plain", "tls_version", "tls_cipher",
             "tls_name", "tls_alpn", "tls_certificate", "tls_alert", "tls_protocol", "h2_connections", "h2_streams",
-            "h2_resets", "h2_frames", "h2_headers", "h2_stalled", "h2_protocol", "proxy_v1", "proxy_v2", "proxy_timeout", "proxy_closed",
-            "proxy_missing", "proxy_malformed")
+            "h2_resets", "h2_frames", "h2_headers", "h2_stalled", "h2_protocol", "proxy_v1", "proxy_v2",
+            "proxy_timeout", "proxy_closed", "proxy_missing", "proxy_malformed",
+            "ws_opened", "ws_open", "ws_frames_in", "ws_frames_out", "ws_messages_in", "ws_messages_out", "ws_pings",
+            *("ws_close_" + code for code in WS_CLOSES))
 STATUS_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 MAGIC = 0x66617374677731
 
@@ -128,7 +132,7 @@ cdef class Stats:
 
     def reset_gauges(self):
         """Called for a worker that took over the segment of a dead one: nothing is open yet."""
-        self.counters[C_ACTIVE] = 0
+        self.counters[C_ACTIVE] = self.counters[C_WS_OPEN] = 0
 
     def reset_route(self, int slot):
         """For a slot that gets another name: nothing counts there while this is called."""

@@ -8,6 +8,7 @@ Everything is a direct call. A hook that answers WAIT leaves the exchange where 
 A local reply takes the way back from where it was made, through the response hooks of the policies entered.
 """
 import logging
+from random import random
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp
@@ -15,8 +16,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 from fastgw._core.exchange cimport (
     CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE, PHASE_RESPONSE_BODY,
-    PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL, S_RELAY, S_RESPONSE, S_SENT, WAIT, Capture,
-    Downstream, Exchange, Hook, Route, UpstreamStream,
+    PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL, S_RELAY, S_RESPONSE, S_SENT,
+    WAIT, Capture, Downstream, Exchange, Hook, Route, UpstreamStream,
 )
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
 from fastgw._core.grpc cimport end_with
@@ -31,6 +32,7 @@ from fastgw._core.route cimport Match
 from fastgw._core.settings cimport Settings
 from fastgw._core.split cimport Split
 from fastgw._core.target cimport normalize
+from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch
 
 from fastgw._core.codes import CODES, INDEX
 from fastgw._core.exchange import Problem
@@ -47,6 +49,8 @@ cdef enum:
     TRACE = 7
     SPARE = 1024
 
+cdef int64_t NEVER = 1 << 60
+
 # After these the connection cannot carry another request: where the next one begins is not known.
 cdef frozenset CLOSING = frozenset((
     "bad_request", "bad_target", "header_timeout", "body_timeout", "body_too_large", "uri_too_long", "headers_too_large",
@@ -60,6 +64,7 @@ cdef class Relay(Driver):
         self.reactor = reactor
         self.stats = stats
         self.spare = []
+        self.sockets = set()
 
     cdef Exchange take(self):
         cdef Exchange ex
@@ -176,7 +181,7 @@ cdef class Relay(Driver):
             self.reactor.wheel.arm(&ex.total, ex.total_at)
         if head.has_length and head.content_length > ex.body_limit:
             return self.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
-        if head.upgrade and (ex.extended or route.websocket_ns) and self._upgrade(ex):
+        if head.upgrade and (ex.extended or route.websocket is not None) and self._upgrade(ex):
             return 0
         if route.preflights and head.method == OPTIONS and head.find_id(H_ORIGIN) != NULL \
                 and head.find(b"access-control-request-method", 29) != NULL:
@@ -192,7 +197,7 @@ cdef class Relay(Driver):
         cdef Header *h
         cdef int i
         cdef bint asked = False
-        if ex.route.websocket_ns == 0:
+        if ex.route.websocket is None:
             self.fail(ex, "method_not_implemented", "There are no WebSockets here.")
             return 1
         for i in range(head.count):
@@ -219,10 +224,16 @@ cdef class Relay(Driver):
         ex.upgraded = True
         ex.has_body = True
         ex.request_done = False
-        ex.idle_ns = ex.response_ns = ex.route.websocket_ns
+        ex.idle_ns = ex.response_ns = NEVER       # its own times are looked after by ws.Watch
         ex.total_at = 0
         self.reactor.wheel.cancel(&ex.total)
         return 0
+
+    def leave_sockets(self, double spread):
+        """Every WebSocket is told to go within `spread` seconds, each at another moment."""
+        cdef Watch watch
+        for watch in list(self.sockets):
+            watch.leave(self.reactor.now + <int64_t>(random() * spread * 1e9))
 
     cdef int _slash(self, Exchange ex) except -1:
         """The route has the path with the other form of its trailing slash."""
@@ -440,6 +451,7 @@ cdef class Relay(Driver):
         return 0
 
     cdef int request_data(self, Exchange ex, const char *p, size_t n) except -1:
+        cdef Watch watch
         if ex.state == S_DONE:
             return 0
         if ex.request_buffer is not None:
@@ -451,6 +463,9 @@ cdef class Relay(Driver):
         if ex.up is None:
             return 0                              # the answer is on its way already; the rest is dropped
         if ex.body_filtered:
+            if ex.upgraded:
+                watch = <Watch>ex.watch
+                return watch.data(CLIENT, p, n)
             return self._filter_request(ex, PyBytes_FromStringAndSize(p, n), False)
         return ex.up.send_data(ex, p, n)
 
@@ -464,7 +479,7 @@ cdef class Relay(Driver):
             return 0
         if ex.up is None:
             return 0
-        if ex.body_filtered:
+        if ex.body_filtered and not ex.upgraded:
             self._filter_request(ex, b"", True)
         if ex.up is not None:
             return ex.up.send_end(ex)
@@ -566,6 +581,9 @@ cdef class Relay(Driver):
             return CONTINUE if was_local else REPLIED
         ex.response_filtered = ex.route.phases & PHASE_RESPONSE_BODY != 0 and not ex.is_head and not ex.upgraded
         ex.head_sent = True
+        if ex.upgraded:
+            ex.body_filtered = True
+            begin_watch(ex, <Rules>ex.route.websocket, self.reactor, self.stats, self.sockets, self.draining)
         ex.down.send_head(ex, False)
         return CONTINUE
 
@@ -576,6 +594,10 @@ cdef class Relay(Driver):
         cdef int i
         if body is None:
             body = b""
+        if ex.upgraded:
+            # a hook, or a failure, came between the service's 101 and the client
+            ex.upgraded = ex.has_body = False
+            ex.request_done = True
         if ex.route is not None and ex.route.phases & PHASE_RESPONSE_BODY and not ex.is_head:
             for i in range(ex.route.chain_len - 1, -1, -1):
                 hook = <Hook>ex.route.chain[i]
@@ -601,15 +623,20 @@ cdef class Relay(Driver):
 
     cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1:
         cdef Route route = ex.route
+        cdef Watch watch
         if ex.collecting:
             if <int64_t>(len(ex.response_buffer) + n) > ex.buffer_limit:
                 return self.fail(ex, "upstream_body_too_large", None)
             ex.response_buffer += PyBytes_FromStringAndSize(p, n)
             return 0
-        if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP) and not ex.upgraded:
+        if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP | PHASE_SOCKET):
+            if ex.upgraded:
+                watch = <Watch>ex.watch
+                return watch.data(SERVICE, p, n)
             if route.phases & PHASE_RESPONSE_BODY:
                 return self._filtered(ex, PyBytes_FromStringAndSize(p, n), False)
-            self._tap(ex, p, n, False)
+            if route.phases & PHASE_TAP:
+                self._tap(ex, p, n, False)
         ex.bytes_out += n
         return ex.down.send_data(ex, p, n)
 
@@ -764,6 +791,8 @@ cdef class Relay(Driver):
         (<Plan>ex.plan).alive -= 1
         ex.t_end = self.reactor.now
         self.reactor.wheel.cancel(&ex.total)
+        if ex.watch is not None:
+            (<Watch>ex.watch).ended()
         self._record(ex)
         if ex.arounds or ex.parked is not None:
             self._cancel_tasks(ex)

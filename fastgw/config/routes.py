@@ -153,6 +153,7 @@ def relate(
     if route.policies or check.config.policies:
         captures(check, route, pattern)
     identity(check, route)
+    recheck(check, route, path)
     same_name(check, route, path, seen)
     if not told:
         same_match(check, route, path, seen)
@@ -311,6 +312,20 @@ def identity(check: Check, route: Route) -> None:
             if use.path[0] != "policies" or not check.reported(use.path):
                 check.report(finding)
         known = known or spec.identifies
+
+
+def recheck(check: Check, route: Route, path: Path) -> None:
+    """`websocket.recheck` closes sockets when a token expires: there must be one."""
+    socket = route.websocket
+    if socket is not None and socket.recheck and not any(use.name == "jwt" for use in check.config.chain(route)):
+        check.report(
+            Finding(
+                "conflict",
+                (*path, "websocket", "recheck"),
+                "there is no token that could expire: the route has no policy `jwt`",
+                "`jwt` among its policies, or no `recheck`",
+            )
+        )
 
 
 def same_name(check: Check, route: Route, path: Path, seen: Seen) -> None:

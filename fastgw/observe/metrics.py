@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from fastgw._core.record import BOUNDS, STATUS_CLASSES, Stats
+from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -95,6 +95,7 @@ class Collector:
         yield from self.errors()
         yield from self.connections()
         yield from self.http2()
+        yield from self.websockets()
         yield from self.proxy_protocol()
         yield from self.tunnels()
         yield from self.pools()
@@ -163,6 +164,28 @@ class Collector:
         for reason in ("resets", "frames", "headers", "stalled", "protocol"):
             ended.add_metric((reason,), sum(c[f"h2_{reason}"] for c in counters))
         yield ended
+
+    def websockets(self) -> Iterator[Metric]:
+        counters = [stats.read_counters() for stats in self.view.stats]
+        yield CounterMetricFamily(
+            "fastgw_websockets_opened", "WebSockets opened.", value=sum(c["ws_opened"] for c in counters)
+        )
+        yield GaugeMetricFamily("fastgw_websockets_open", "WebSockets open.", value=sum(c["ws_open"] for c in counters))
+        for what, text in (("frames", "Frames of WebSockets."), ("messages", "Messages of WebSockets.")):
+            passed = CounterMetricFamily(f"fastgw_websocket_{what}", text, labels=("direction",))
+            for direction in ("in", "out"):
+                passed.add_metric((direction,), sum(c[f"ws_{what}_{direction}"] for c in counters))
+            yield passed
+        yield CounterMetricFamily(
+            "fastgw_websocket_pings", "Pings the gateway sent.", value=sum(c["ws_pings"] for c in counters)
+        )
+        closes = CounterMetricFamily(
+            "fastgw_websocket_closes", "WebSockets closed, by the code of the first close frame.", labels=("code",)
+        )
+        for code in WS_CLOSES:
+            if count := sum(c[f"ws_close_{code}"] for c in counters):
+                closes.add_metric((code,), count)
+        yield closes
 
     def proxy_protocol(self) -> Iterator[Metric]:
         counters = [stats.read_counters() for stats in self.view.stats]

@@ -25,6 +25,7 @@ from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
 from fastgw._core.prelude import ProxyGate
 from fastgw._core.settings import Settings
+from fastgw._core.ws import Rules
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
 from fastgw.plan.tcp import TcpSpec
@@ -289,7 +290,7 @@ class Builder:
             idle_ns=given.idle_ns,
             connect_ns=given.connect_ns,
             body_limit=given.body_limit,
-            websocket_ns=given.websocket_ns,
+            websocket=Rules(**given.websocket) if given.websocket is not None else None,
         )
 
     def public_routes(self) -> dict[bytes, Route]:

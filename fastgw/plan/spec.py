@@ -7,6 +7,7 @@ chunks. Nothing in it is a socket or a native object.
 from __future__ import annotations
 
 import importlib.util
+import math
 import pickle
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 
 from fastgw.config import Config
 from fastgw.config.schema.address import Origin
-from fastgw.config.schema.routes import PolicyUse, Route
+from fastgw.config.schema.routes import PolicyUse, Route, WebSocket
 from fastgw.config.schema.services import Service
 from fastgw.plan.addresses import Address, known
 from fastgw.plan.routing import compile_router
@@ -97,7 +98,7 @@ class RouteSpec:
     body_limit: int
     chain: tuple[int, ...]
     own: tuple[PolicySpecUse, ...]
-    websocket_ns: int = 0
+    websocket: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -246,6 +247,24 @@ def rewrite_of(route: Route) -> tuple[Any, ...] | None:
     return (route.strip_prefix, route.add_prefix, route.rewrite)
 
 
+def websocket_of(given: WebSocket) -> dict[str, Any]:
+    """The keyword arguments of _core.ws.Rules."""
+    rules: dict[str, Any] = {
+        "idle_ns": ns(given.idle_timeout),
+        "max_age_ns": ns(given.max_age),
+        "max_frame": given.max_frame or 0,
+        "max_message": given.max_message or 0,
+        "recheck": given.recheck,
+    }
+    if (messages := given.messages) is not None:
+        rules["every_ns"] = math.ceil(round(messages.per * 1e9, 3) / messages.rate)
+        rules["burst"] = messages.burst or messages.rate
+        rules["limited"] = messages.direction
+    if (ping := given.ping) is not None:
+        rules.update(ping_ns=ns(ping.interval), pong_ns=ns(ping.timeout), pinged=ping.to)
+    return rules
+
+
 def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
     timeouts = route.timeouts
     limits = route.limits
@@ -267,7 +286,7 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         body_limit=limits.body_size if limits and limits.body_size is not None else -1,
         chain=tuple(i for i, use in enumerate(config.policies) if use.name not in route.without),
         own=uses_of(route.policies, name),
-        websocket_ns=ns(route.websocket.idle_timeout) if route.websocket and route.websocket.enabled else 0,
+        websocket=websocket_of(route.websocket) if route.websocket and route.websocket.enabled else None,
     )
 
 

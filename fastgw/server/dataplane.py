@@ -153,7 +153,7 @@ class DataPlane:
 
     async def drain(self, seconds: float) -> None:
         """Lets what is in flight come to its end; what is not done in time is cut."""
-        self.engine.drain()
+        self.engine.drain(seconds / 2)
         end = self.loop.time() + seconds
         while self.engine.connections and self.loop.time() < end:
             await asyncio.sleep(0.02)

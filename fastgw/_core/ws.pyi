@@ -1,0 +1,15 @@
+class Rules:
+    def __init__(
+        self,
+        idle_ns: int,
+        max_age_ns: int = ...,
+        max_frame: int = ...,
+        max_message: int = ...,
+        every_ns: int = ...,
+        burst: int = ...,
+        limited: str = ...,
+        ping_ns: int = ...,
+        pong_ns: int = ...,
+        pinged: str = ...,
+        recheck: bool = ...,
+    ) -> None: ...
