@@ -77,6 +77,10 @@ CODES: dict[str, Code] = {
     "websocket_too_large": Code(413, DOWNSTREAM, "A WebSocket message is larger than allowed"),
     "websocket_pong_timeout": Code(504, DOWNSTREAM, "A ping of the gateway was not answered"),
     "websocket_idle_timeout": Code(504, GATEWAY, "The WebSocket was quiet for too long"),
+    # TLS that passes through
+    "bad_client_hello": Code(400, DOWNSTREAM, "The connection does not begin with a TLS ClientHello"),
+    "client_hello_timeout": Code(408, DOWNSTREAM, "The TLS ClientHello took too long"),
+    "unknown_server_name": Code(421, DOWNSTREAM, "No service has the name that is asked for"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

@@ -6,10 +6,12 @@ What one side sends is written to the other; who is slow stops the other from be
 passed on as such (a half-close), and the connection is over when both have ended. A connection that breaks off on one
 side is reset on the other, so that it does not look complete. The client is not read until an endpoint has answered:
 nothing is lost when another one has to be tried.
+
+With TLS that passes through, the first message is kept until it is whole; the name in it says which service it is for.
 """
 import logging
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
@@ -21,6 +23,7 @@ from fastgw._core.forwarding cimport make_id
 from fastgw._core.pool cimport Endpoint, Service
 from fastgw._core.reactor cimport Channel
 from fastgw._core.record cimport C_REFUSED, W_TUNNEL_IN, W_TUNNEL_OUT, W_TUNNELS
+from fastgw._core.sni cimport HELLO_MORE, HELLO_NONE, Hello, hello_read
 
 from fastgw._core.codes import CODES, INDEX
 
@@ -28,6 +31,9 @@ logger = logging.getLogger("fastgw.tunnel")
 
 cdef enum:
     ATTEMPTS = 3                  # endpoints that are tried for one connection
+    NO_ALERT = 0                  # RFC 8446 6: of alerts that begin a handshake's end, none has this number
+    DECODE_ERROR = 50
+    UNRECOGNIZED_NAME = 112
 
 cdef int64_t LINGER_NS = 2_000_000_000
 
@@ -38,16 +44,30 @@ cdef class Tunnels:
 
 cdef class TunnelCodec(Codec):
     """`TunnelCodec(service, count, …)`: the connections of one listener, as one plan sees them. Times in ns, 0 is none;
-    `most` connections at a time, 0 is no limit of its own."""
+    `most` connections at a time, 0 is no limit of its own. `names` (DNS name or wildcard → service) is for TLS that
+    passes through; `service` is then for the other names, or None."""
 
     def __init__(self, Service service, Tunnels count, *, int64_t idle_ns=600_000_000_000, int64_t total_ns=0,
-                 int most=0):
+                 int most=0, names=None, int64_t hello_ns=5_000_000_000):
         self.speaks_http = False
         self.service = service
         self.count = count
+        self.hello_ns = hello_ns
+        if names is not None:
+            self.names = {name: given for name, given in names.items() if not name.startswith(b"*.")}
+            self.wildcards = {name[2:]: given for name, given in names.items() if name.startswith(b"*.")}
         self.idle_ns = idle_ns
         self.total_ns = total_ns
         self.most = most
+
+    cdef Service find(self, bytes name):
+        """As hosts of routes are: the exact name, then the longest wildcard, then the service for the others."""
+        cdef object found = self.names.get(name)
+        cdef bytes rest = name
+        while found is None and rest and self.wildcards:
+            rest = rest.partition(b".")[2]
+            found = self.wildcards.get(rest) if rest else None
+        return self.service if found is None else <Service>found
 
     cdef Connection open(self, Listener listener):
         return Tunnel(listener, self)
@@ -75,11 +95,49 @@ cdef class Tunnel(Connection):
         codec.count.open += 1
         if codec.total_ns:
             self.total_at = self.reactor.now + codec.total_ns
-        return self._dispatch(codec.service)
+        if codec.names is None:
+            return self._dispatch(codec.service)
+        self.phase = T_HELLO
+        self.ex.carries = "tls"
+        self.reactor.wheel.arm(&self.timer, self.reactor.now + codec.hello_ns)
+        return 0
 
     cdef int drain(self) except -1:
         """What is open is given until the end of the drain; then `on_broken`."""
-        return 0
+        return self._over("draining", False) if self.phase == T_HELLO else 0
+
+    # ------------------------------------------------------------------ TLS that passes through
+
+    cdef int _hello(self) except -1:
+        """What is there of the ClientHello stands in the stash."""
+        cdef Hello hello
+        cdef Service service
+        cdef Exchange ex = self.ex
+        cdef int found
+        if self.stash_len < self.needed:
+            return 0
+        found = hello_read(<const uint8_t*>self.stash, self.stash_len, &hello)
+        if found == HELLO_MORE:
+            self.needed = <uint32_t>hello.need
+            return 0
+        if found < 0:
+            return self._refuse("bad_client_hello", NO_ALERT if found == HELLO_NONE else DECODE_ERROR)
+        if hello.name_len:
+            ex.request.take(hello.name, hello.name_len)
+            ex.authority, ex.authority_len = 0, hello.name_len
+        service = self.codec.find(hello.name[:hello.name_len])
+        if service is None:
+            return self._refuse("unknown_server_name", UNRECOGNIZED_NAME)
+        self.reactor.wheel.cancel(&self.timer)
+        return self._dispatch(service)
+
+    cdef int _refuse(self, str code, uint8_t alert) except -1:
+        """RFC 8446 6.2: a fatal alert says why, to who speaks TLS."""
+        cdef uint8_t record[7]
+        record[:] = [21, 3, 3, 0, 2, 2, alert]
+        if alert != NO_ALERT:
+            self.channel.write(<const char*>record, 7)
+        return self._settle(code)
 
     # ------------------------------------------------------------------ finding an endpoint
 
@@ -160,8 +218,9 @@ cdef class Tunnel(Connection):
             return 0
         self.active_at = self.reactor.now
         self.ex.bytes_in += n
-        if self.phase == T_CONNECTING:
-            return self._keep(p, n)               # decrypted together with the end of a handshake
+        if self.phase <= T_CONNECTING:
+            self._keep(p, n)                      # while connecting: decrypted together with the end of a handshake
+            return self._hello() if self.phase == T_HELLO else 0
         self.relay.stats.tunnel((<Service>self.ex.service).slot, W_TUNNEL_IN, n)
         there = self.far.channel
         there.write(p, n)
@@ -190,6 +249,8 @@ cdef class Tunnel(Connection):
         if self.phase == T_OPEN:
             self.far.channel.finish()
             return self.ended()
+        if self.phase == T_HELLO:
+            return self._over("bad_client_hello" if self.stash_len else "client_closed", False)
         return 0
 
     cdef int ended(self) except -1:
@@ -208,7 +269,7 @@ cdef class Tunnel(Connection):
 
     cdef int on_hangup(self) except -1:
         """Not read because the other side is slow, or not there yet: in the first case it is heard of in its turn."""
-        return self.on_broken() if self.phase == T_CONNECTING else 0
+        return self.on_broken() if self.phase <= T_CONNECTING else 0
 
     cdef int far_gone(self) except -1:
         """The endpoint's side broke. When it had said all, the client still gets that."""
@@ -226,6 +287,8 @@ cdef class Tunnel(Connection):
                 self.reactor.wheel.arm(&self.timer, now + LINGER_NS)      # it still takes it
                 return 0
             return self._gone(True)
+        if self.phase == T_HELLO:
+            return self._over("client_hello_timeout", False)
         if self.phase != T_OPEN:
             return 0
         self.active_at = max(self.active_at, self.channel.progress, self.far.channel.progress)

@@ -26,7 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "request",
         metavar="REQUEST",
-        help="'GET http://host/path?query', or a URL alone for GET; tcp://host:port for a listener of `protocol: tcp`",
+        help="'GET http://host/path?query', or a URL alone for GET; tcp://host:port for a listener of `protocol: tcp`, "
+        "tls://name:port for one with `tls: passthrough`",
     )
     parser.add_argument("-H", "--header", action="append", default=[], metavar="'Name: value'")
     parser.add_argument("--client-ip", default="127.0.0.1", metavar="ADDRESS")
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if config is None:
         return 1
     method, _, url = args.request.strip().rpartition(" ")
-    if url.startswith("tcp://"):
+    if url.startswith(("tcp://", "tls://")):
         return connection(config, url, args.json)
     headers = []
     for header in args.header:

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from fastgw.config.errors import CODES, Finding, Path, did_you_mean
 from fastgw.config.fields import format_duration, format_size, shown
+from fastgw.config.schema.base import ROOM_TAG, WORD
 
 KINDS = {
     "string": "text",
@@ -34,6 +35,8 @@ def from_validation(error: ValidationError, raw: Any, path: Path, model: Any) ->
     """The findings of one failed validation. `raw` is what was validated, `path` where it stands."""
     found: dict[Path, Finding] = {}
     items = error.errors(include_url=False)
+    for item in items:
+        item["loc"] = tuple(step for step in item["loc"] if step not in (WORD, ROOM_TAG))
     for item in items:
         # a list is too short for pydantic when one of its items is wrong
         loc = item["loc"]

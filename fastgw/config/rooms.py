@@ -313,7 +313,7 @@ class Check:
         """Reads the files of certificates. Without TLS nothing is imported that could."""
         services = self.config.services.values()
         if (
-            any(listener.tls is not None for listener in self.config.server.listeners)
+            any(listener.own_tls is not None for listener in self.config.server.listeners)
             or any(service.tls is not None for service in services)
             or any(service.https for service in services)
         ):

@@ -30,6 +30,7 @@ class Seen:
 def check_routes(check: Check, raw: Any) -> None:
     items = check.items(raw, ("routes",), MAX_ROUTES)
     http = any(listener.protocol == "http" for listener in check.config.server.listeners)
+    http = http and not check.reported(("server", "listeners"))
     if not items and http and not check.reported(("routes",)):
         check.report(
             Finding(

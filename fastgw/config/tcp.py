@@ -9,6 +9,7 @@ from fastgw.config.errors import Finding, Path
 from fastgw.config.routes import known_service
 from fastgw.config.schema.server import Listener
 from fastgw.config.schema.services import Service
+from fastgw.config.schema.tcp import Tcp
 
 HTTP_KEYS = {
     "": ("host", "tls", "protocol", "http2", "response_trailers", "health_check", "circuit_breaker", "retry"),
@@ -43,22 +44,46 @@ def check_listener(check: Any, listener: Listener, path: Path) -> Iterable[Findi
     if listener.protocol == "http":
         if listener.tcp is not None:
             yield Finding("conflict", (*path, "tcp"), "the listener speaks HTTP", "`protocol: tcp` beside it")
+        if listener.passthrough:
+            message = "TLS that passes through is not HTTP for us"
+            yield Finding("conflict", (*path, "tls"), message, "`protocol: tcp`, or `tls: {certificates: …}`")
         return
-    if listener.tcp is None or listener.tcp.service is None:
-        place = path if listener.tcp is None else (*path, "tcp")
-        yield Finding("missing_key", place, "nobody says where connections go", "tcp: {service: NAME}")
+    if listener.tcp is None:
+        yield Finding("missing_key", path, "nobody says where connections go", "tcp: {service: NAME}")
     else:
-        name = listener.tcp.service
-        place = (*path, "tcp", "service")
-        known_service(check, name, place)
-        yield from goes_to(check.config.services.get(name), name, place)
+        yield from check_targets(check, listener.tcp, listener.passthrough, (*path, "tcp"))
     if "http2" in listener.model_fields_set:
         yield Finding("conflict", (*path, "http2"), "`protocol: tcp` knows no HTTP/2", "no `http2`", at_key=True)
-    if listener.tls is not None:
+    if listener.own_tls is not None:
         for key in TLS_KEYS:
-            if key in listener.tls.model_fields_set and getattr(listener.tls, key):
+            if key in listener.own_tls.model_fields_set and getattr(listener.own_tls, key):
                 message = f"`{key}` is about HTTP, and the listener has `protocol: tcp`"
                 yield Finding("conflict", (*path, "tls", key), message, f"no `{key}`", at_key=True)
+
+
+def check_targets(check: Any, tcp: Tcp, passthrough: bool, path: Path) -> Iterable[Finding]:
+    if passthrough and tcp.service is None and not tcp.sni:
+        expected = "sni: [{names: [a.example.com], service: NAME}], or `service`"
+        yield Finding("missing_key", path, "nobody says where connections go", expected)
+    elif not passthrough and tcp.service is None:
+        yield Finding("missing_key", path, "nobody says where connections go", "service: NAME")
+    if not passthrough:
+        for key in ("sni", "hello_timeout"):
+            if key in tcp.model_fields_set:
+                message = f"`{key}` is for TLS that passes through"
+                yield Finding("conflict", (*path, key), message, "`tls: passthrough` beside `tcp`", at_key=True)
+    places: list[tuple[Path, str]] = [((*path, "service"), tcp.service)] if tcp.service is not None else []
+    places += [((*path, "sni", number, "service"), route.service) for number, route in enumerate(tcp.sni)]
+    for place, name in places:
+        known_service(check, name, place)
+        yield from goes_to(check.config.services.get(name), name, place)
+    seen: dict[str, int] = {}
+    for number, route in enumerate(tcp.sni):
+        for at, name in enumerate(route.names):
+            if name in seen:
+                message = f"the name {name!r} is already at sni[{seen[name]}]"
+                yield Finding("conflict", (*path, "sni", number, "names", at), message, "each name once")
+            seen.setdefault(name, number)
 
 
 def goes_to(service: Service | None, name: str, place: Path) -> Iterable[Finding]:

@@ -55,9 +55,9 @@ def check_tls(check: Any) -> None:
             message = "this fastgw was built without TLS"
             check.report(Finding("not_built", place, message, "libssl-dev installed, and fastgw built again"))
     for number, listener in enumerate(config.server.listeners):
-        if listener.tls is not None:
+        if listener.own_tls is not None:
             path: Path = ("server", "listeners", number, "tls")
-            material, findings = check_listener(listener.tls)
+            material, findings = check_listener(listener.own_tls)
             config.tls.listeners[str(listener.bind)] = material
             for finding in below(path, [*findings, *check_redirect(config, number)]):
                 check.report(finding)
@@ -71,7 +71,7 @@ def check_tls(check: Any) -> None:
 
 def asks_for_tls(config: Config) -> Iterable[Path]:
     for number, listener in enumerate(config.server.listeners):
-        if listener.tls is not None:
+        if listener.own_tls is not None:
             yield "server", "listeners", number, "tls"
     for name, service in config.services.items():
         if service.https:
@@ -131,15 +131,15 @@ def check_shape(tls: ListenerTls) -> Iterable[Finding]:
 
 def check_redirect(config: Config, number: int) -> Iterable[Finding]:
     """Its address is one more that the gateway listens at."""
-    tls = config.server.listeners[number].tls
+    tls = config.server.listeners[number].own_tls
     if tls is None or tls.redirect_http is None:
         return
     bind = tls.redirect_http.bind
     taken = {listener.bind: f"listeners[{n}]" for n, listener in enumerate(config.server.listeners)}
     taken |= {
-        other.tls.redirect_http.bind: f"listeners[{n}].tls.redirect_http"
+        other.own_tls.redirect_http.bind: f"listeners[{n}].tls.redirect_http"
         for n, other in enumerate(config.server.listeners[:number])
-        if other.tls is not None and other.tls.redirect_http is not None
+        if other.own_tls is not None and other.own_tls.redirect_http is not None
     }
     if config.admin.enabled:
         taken[config.admin.bind] = "the admin listener"

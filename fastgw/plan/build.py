@@ -256,7 +256,9 @@ class Builder:
         from fastgw._core.tunnel import TunnelCodec, Tunnels
 
         count = self.engine.kept.setdefault(("tunnels", name), Tunnels())
-        return TunnelCodec(self.services[given.service], count, **given.options)
+        names = None if given.names is None else {name: self.services[wanted] for name, wanted in given.names.items()}
+        service = None if given.service is None else self.services[given.service]
+        return TunnelCodec(service, count, names=names, **given.options)
 
     def gates(self) -> dict[str, Any]:
         """By listener: what looks at a socket before it is a connection."""

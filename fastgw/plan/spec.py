@@ -144,7 +144,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         "via": b"fastgw" if server.forwarded.via else None,
         "trace": config.observability.tracing.enabled,
         "sample_rate": config.observability.tracing.sample_rate,
-        "client_certs": any(one.tls is not None and one.tls.client_auth != "none" for one in server.listeners),
+        "client_certs": any(tls.client_auth != "none" for one in server.listeners if (tls := one.own_tls) is not None),
         "server_header": server.server_header.encode() if server.server_header else None,
         "trusted_proxies": tuple(str(network) for network in server.trusted_proxies),
     }

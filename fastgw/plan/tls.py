@@ -212,19 +212,19 @@ def compile_listeners(config: Config, before: Mapping[str, TlsSpec]) -> dict[str
     """Listener's address → its TLS. `before` are those that run: their ticket keys go on."""
     return {
         name: compile_listener(
-            listener.tls, config.tls.listeners[name], before.get(name), listener.protocol == "http"
+            listener.own_tls, config.tls.listeners[name], before.get(name), listener.protocol == "http"
         )
         for listener in config.server.listeners
-        if listener.tls is not None and (name := str(listener.bind))
+        if listener.own_tls is not None and (name := str(listener.bind))
     }
 
 
 def compile_redirects(config: Config) -> dict[str, RedirectSpec]:
     """Address of a plain listener → where it sends to."""
     return {
-        str(listener.tls.redirect_http.bind): RedirectSpec(str(listener.bind), listener.tls.redirect_http.port or 0)
+        str(tls.redirect_http.bind): RedirectSpec(str(listener.bind), tls.redirect_http.port or 0)
         for listener in config.server.listeners
-        if listener.tls is not None and listener.tls.redirect_http is not None
+        if (tls := listener.own_tls) is not None and tls.redirect_http is not None
     }
 
 

@@ -105,16 +105,17 @@ class CertificateWatch:
         """A configuration is in force. Its files are read once more: they may have changed since it was checked."""
         before, self.tls, self.material = self.tls, tls, config.tls
         self.listeners = {
-            name: listener_parts(name, listener.tls, config.tls.listeners[name])
+            name: listener_parts(name, listener.own_tls, config.tls.listeners[name])
             for listener in config.server.listeners
-            if listener.tls is not None and (name := str(listener.bind)) in config.tls.listeners
+            if listener.own_tls is not None and (name := str(listener.bind)) in config.tls.listeners
         }
         self.services = {
             name: service_part(name, config.services[name].tls, material)
             for name, material in config.tls.services.items()
             if config.services[name].tls is not None
         }
-        self.own = {str(one.bind) for one in config.server.listeners if one.tls and one.tls.self_signed is not None}
+        here = [(str(one.bind), one.own_tls) for one in config.server.listeners]
+        self.own = {name for name, tls in here if tls is not None and tls.self_signed is not None}
         for name in self.rotate_at.keys() - tls.keys():
             del self.rotate_at[name]
         for name, spec in tls.items():

@@ -63,3 +63,33 @@ def test_the_verb(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["endpoints"] == ["tcp://10.0.0.1:6379", "tcp://10.0.0.2:6379"]
     assert main(["explain", str(file), "tcp://:1"]) == 1
     assert main(["explain", str(file), "tcp://x"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "route", "service"),
+    [
+        ("tls://a.example:443", "sni[0]", "redis"),
+        ("tls://A.example:443", "sni[0]", "redis"),
+        ("tls://x.a.example:443", "sni[1]", "other"),
+        ("tls://x.y.a.example:443", "sni[1]", "other"),
+        ("tls://x.b.a.example:443", "sni[2]", "redis"),
+        ("tls://b.example:443", None, None),
+        ("tls://b.example:8443", "service, for other names", "other"),
+    ],
+)
+def test_where_a_name_goes(url, route, service):
+    """As the listener itself does it: tests/e2e/test_tls_passthrough.py has the same cases in bytes."""
+    names = [(["a.example"], "redis"), (["*.a.example"], "other"), (["*.b.a.example"], "redis")]
+    sni = [{"names": given, "service": service} for given, service in names]
+    listener = {"protocol": "tcp", "tls": "passthrough"}
+    listeners = [
+        {**listener, "bind": ":443", "tcp": {"sni": sni}},
+        {**listener, "bind": ":8443", "tcp": {"sni": sni, "service": "other"}},
+    ]
+    services = {"redis": "tcp://h:1", "other": "tcp://h:2"}
+    text = json.dumps({"server": {"listeners": listeners}, "services": services}) + "\n"
+    config, problems = check(text, resolver=RESOLVER, env={}, file="gateway.yaml")
+    assert [str(problem) for problem in problems] == []
+    found = explain_connection(config, url)
+    assert (found.get("route"), found.get("service")) == (route, service)
+    assert found["tls"] == "passes through"

@@ -15,6 +15,14 @@ ROOM = ConfigDict(
 )
 
 
+WORD, ROOM_TAG = "<word>", "<room>"
+"""Tags of a key that is a word or a room (`Discriminator(word_or_room)`); they are no part of a place in the file."""
+
+
+def word_or_room(value: object) -> str:
+    return WORD if isinstance(value, str) else ROOM_TAG
+
+
 class Room(BaseModel):
     """A mapping of the configuration file. Immutable; unknown keys are errors."""
 

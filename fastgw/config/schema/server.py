@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Discriminator, Tag, WithJsonSchema, model_validator
 
 from fastgw.config.fields import Cidr, Duration, Name, Secret, Size, shown, wrong
 from fastgw.config.schema.address import Bind, BindAddress
-from fastgw.config.schema.base import Later, Room, key
+from fastgw.config.schema.base import ROOM_TAG, WORD, Later, Room, key, word_or_room
 from fastgw.config.schema.tcp import Tcp
 from fastgw.config.schema.tls import ListenerTls
 
@@ -58,6 +58,11 @@ class ProxyProtocol(Room):
     )
 
 
+TlsChoice = Annotated[
+    Annotated[Literal["passthrough"], Tag(WORD)] | Annotated[ListenerTls, Tag(ROOM_TAG)], Discriminator(word_or_room)
+]
+
+
 class Listener(Room):
     """One place to listen at. A bare address is the short form of `{bind: address}`."""
 
@@ -72,7 +77,20 @@ class Listener(Room):
     tcp: Tcp | None = key(None, "With `protocol: tcp`: where connections go.")
     http2: Http2 = key(Http2(), "HTTP/2 of clients.")
     proxy_protocol: ProxyProtocol | None = key(None, "Load balancers in front that speak the PROXY protocol.")
-    tls: ListenerTls | None = key(None, "Certificates; the listener then speaks TLS.")
+    tls: TlsChoice | None = key(
+        None,
+        "Certificates; the listener then speaks TLS. With `protocol: tcp` also `passthrough`: TLS goes on as it is, by "
+        "the name it asks for.",
+    )
+
+    @property
+    def passthrough(self) -> bool:
+        return self.tls == "passthrough"
+
+    @property
+    def own_tls(self) -> ListenerTls | None:
+        """How TLS is spoken here; None where it is not, or passes through."""
+        return self.tls if isinstance(self.tls, ListenerTls) else None
 
     @model_validator(mode="before")
     @classmethod
@@ -257,7 +275,7 @@ class Server(Room):
     @property
     def binds(self) -> tuple[Bind, ...]:
         """Every address that is listened at: the listeners', then those of their redirects to https."""
-        redirects = (listener.tls.redirect_http for listener in self.listeners if listener.tls is not None)
+        redirects = (tls.redirect_http for listener in self.listeners if (tls := listener.own_tls) is not None)
         own = tuple(listener.bind for listener in self.listeners)
         return own + tuple(redirect.bind for redirect in redirects if redirect is not None)
 
