@@ -4,6 +4,7 @@
  *
  *   GET /.../bytes/N    N bytes of 'x' (application/octet-stream)
  *   GET /.../echo       the request head as it arrived here (text/plain), for checks
+ *   GET /.../socket     with the key of RFC 6455 1.3: a WebSocket that sends back what it gets. Masks must be 0.
  *   anything else       154 bytes of JSON
  *
  * Request bodies with Content-Length are read and thrown away; a chunked one is answered with 411. Heads larger than
@@ -37,6 +38,8 @@ struct connection {
     unsigned long long skip;     /* bytes of a request body still to be thrown away */
     unsigned long long body;     /* bytes of filler still to be sent */
     size_t head_at, head_len;    /* what is unsent of `head` */
+    int socket;                  /* a WebSocket: */
+    unsigned long long payload;  /* bytes of a frame's payload still to come */
     char head[HEAD_SIZE];
     char in[IN_SIZE];
 };
@@ -85,6 +88,10 @@ static const char ORDINARY[] =
     "HTTP/1.1 200 OK\r\nServer: backend\r\nDate: Fri, 20 Nov 2026 12:00:00 GMT\r\n"
     "Content-Type: application/json\r\nContent-Length: 154\r\nX-Powered-By: bench\r\n\r\n";
 
+static const char SWITCH[] =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 static char ordinary[sizeof ORDINARY - 1 + sizeof JSON - 1];
 
 /* Answers the head in.[0, length). 1: answered; 0: more to send; -1: end the connection. */
@@ -110,6 +117,12 @@ static int answer(struct connection *c, size_t length) {
     c->in[length - 1] = kept;
 
     size_t path_len = (size_t)(target_end - target);
+    if (path_len >= 7 && !memcmp(target_end - 7, "/socket", 7)) {
+        int size = 1 << 20;
+        setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+        c->socket = 1;
+        return send(c->fd, SWITCH, sizeof SWITCH - 1, MSG_NOSIGNAL) == (ssize_t)sizeof SWITCH - 1 ? 1 : -1;
+    }
     if (path_len >= 5 && !memcmp(target_end - 5, "/echo", 5))
         return send_small(c, "text/plain", c->in, length);
     char *bytes = memmem(target, path_len, "/bytes/", 7);
@@ -129,9 +142,40 @@ static void take(struct connection *c, size_t count) {
     c->filled -= count;
 }
 
+/* Frames back as they came, without their masks (which are 0: nothing is to be undone). As `answer`. */
+static int echo(struct connection *c) {
+    char out[IN_SIZE];
+    size_t at = 0, length = 0;
+    while (at < c->filled) {
+        if (!c->payload) {
+            unsigned char *head = (unsigned char *)c->in + at;
+            size_t left = c->filled - at, wide = left < 2 ? 0 : (head[1] & 127) == 126 ? 2 : (head[1] & 127) == 127 ? 8 : 0;
+            if (left < 2 || left < 2 + wide + 4)
+                break;
+            c->payload = head[1] & 127;
+            if (wide)
+                for (size_t i = c->payload = 0; i < wide; i++)
+                    c->payload = c->payload << 8 | head[2 + i];
+            memcpy(out + length, head, 2 + wide);
+            out[length + 1] &= 127;
+            length += 2 + wide;
+            at += 2 + wide + 4;
+        }
+        size_t piece = c->filled - at < c->payload ? c->filled - at : c->payload;
+        memcpy(out + length, c->in + at, piece);
+        length += piece;
+        at += piece;
+        c->payload -= piece;
+    }
+    take(c, at);
+    return !length || send(c->fd, out, length, MSG_NOSIGNAL) == (ssize_t)length ? 1 : -1;
+}
+
 /* Uses what was received: bodies are skipped, complete heads answered in order. As `answer`. */
 static int serve(struct connection *c) {
     for (;;) {
+        if (c->socket)
+            return echo(c);
         if (c->skip) {
             size_t count = c->skip < c->filled ? c->skip : c->filled;
             take(c, count);

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from . import sockets
 from .backend import JSON
 from .process import free_port
 from .tokens import SECRET, TENANT
@@ -69,7 +70,7 @@ def render(
         config["routes"] = [{"path": f"/api/svc{i:04d}/{{id}}", "service": "service"} for i in range(routes)]
     else:
         config["policies"] = [REQUEST_ID]
-        config["routes"] = [{"path": "/api/*", "service": "service"}]
+        config["routes"] = [{"path": "/api/*", "service": "service", "websocket": workload in sockets.WORKLOADS}]
     return yaml.safe_dump(config, sort_keys=False)
 
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import edge, fastgw_config
+from . import edge, fastgw_config, sockets
 from .backend import HOME, JSON
 from .process import GATEWAY_CORE, Child, free_port, run
 from .tokens import ISSUER, SECRET, TENANT
@@ -140,7 +140,7 @@ def nginx(flavour: str, buffers: str = NGINX_BUFFERS) -> Write:
         elif setup.workload == "static":
             server = fill("nginx-static.conf", JSON=JSON)
         else:
-            server = fill("nginx-plain.conf")
+            server = fill("nginx-socket.conf" if setup.workload in sockets.WORKLOADS else "nginx-plain.conf")
         text = fill(
             "nginx.conf",
             WORKLOAD=setup.workload,
@@ -432,6 +432,7 @@ def find_fastgw() -> str | None:
 
 FASTGW_ENV = {"PYTHONPATH": str(fastgw_config.ROOT)}
 EDGE = (*edge.TLS, "h2c", "h2c_one")
+SOCKETS = sockets.WORKLOADS
 PROXIES = ("plain", "latency", "body_100k", "body_10m", "memory", *EDGE)
 
 # openssl s_time speaks HTTP/1.0, which Envoy refuses
@@ -440,16 +441,16 @@ ENVOY = tuple(name for name in PROXIES if name not in ("handshake", "resumed"))
 GATEWAYS: Mapping[str, Gateway] = {
     gateway.name: gateway
     for gateway in (
-        Gateway("nginx", (*PROXIES, "static"), nginx("stock"), find_nginx, ("-v",)),
+        Gateway("nginx", (*PROXIES, *SOCKETS, "static"), nginx("stock"), find_nginx, ("-v",)),
         Gateway("nginx-4k-buffers", ("body_100k", "body_10m"), nginx("stock", ""), find_nginx, ("-v",)),
         Gateway("nginx-lua", ("policy",), nginx("lua"), nginx_with(*LUA_MODULES), ("-v",)),
         Gateway("nginx-njs", ("policy",), nginx("njs"), nginx_with(*NJS_MODULES), ("-v",), by_default=False),
-        Gateway("haproxy", (*PROXIES, "static", "policy"), haproxy, lambda: shutil.which("haproxy"), ("-v",)),
+        Gateway("haproxy", (*PROXIES, *SOCKETS, "static", "policy"), haproxy, lambda: shutil.which("haproxy"), ("-v",)),
         Gateway("envoy", (*ENVOY, "static", "policy"), envoy(False), find_envoy, ("--version",)),
         Gateway("envoy-jwt-cache", ("policy",), envoy(True), find_envoy, ("--version",)),
         Gateway(
             "fastgw",
-            (*PROXIES, "static", "policy"),
+            (*PROXIES, *SOCKETS, "static", "policy"),
             fastgw(True),
             find_fastgw,
             ("-c", "import fastgw; print(fastgw.__version__)"),

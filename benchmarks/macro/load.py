@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import edge
+from . import edge, sockets
 from .process import LOAD_CORE, BenchError, Child, cores_busy, cpu_time, finished_children, run, tree
 
 SCRIPT = Path(__file__).resolve().parent / "wrk" / "request.lua"
@@ -25,10 +25,12 @@ class Load:
     path: str = "/api/item"
     routes: int = 0
     tool: str = "wrk"
-    """wrk, h2load (HTTP/2, `streams` at a time on each connection), or s_time (a new connection for each request)."""
+    """wrk, h2load (HTTP/2, `streams` at a time on each connection), s_time (a new connection for each request), or
+    sockets (WebSockets: messages of `size` bytes and their echoes in the place of requests)."""
     tls: bool = False
     streams: int = 1
     resumed: bool = False
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,10 @@ def wrk(port: int, load: Load, token: str, seconds: float) -> Figures:
 def figures_of(port: int, load: Load, token: str, seconds: float) -> Figures:
     if load.tool == "wrk":
         return wrk(port, load, token, seconds)
+    if load.tool == "sockets":
+        messages, lasted_us, total, mean, p50, p99 = sockets.load(port, load.connections, load.size, seconds)
+        lasted = lasted_us / 1e6
+        return Figures(int(messages), messages / lasted, total / lasted, mean, p50, p99)
     if load.tool == "h2load":
         requests, lasted, total = edge.h2load(port, load.tls, load.connections, load.streams, token, seconds)
     else:

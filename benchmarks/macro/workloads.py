@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from . import checks, edge
+from . import checks, edge, sockets
 from .load import Load
 
 ROUTES = 1000
@@ -93,6 +93,18 @@ WORKLOADS: Mapping[str, Workload] = {
             Load(connections=16, streams=32, tool="h2load", tls=True),
             partial(edge.check, "h2_tls"),
         ),
+        Workload(
+            "ws_small",
+            "WebSockets, 64 of them, messages of 128 bytes and their echoes",
+            Load(tool="sockets", size=128),
+            sockets.check,
+        ),
+        Workload(
+            "ws_large",
+            "WebSockets, 16 of them, messages of 64 KiB and their echoes",
+            Load(connections=16, tool="sockets", size=64 * KIB),
+            sockets.check,
+        ),
     )
 }
 
@@ -137,6 +149,8 @@ TARGETS: tuple[Target, ...] = (
     Target("h2c_one", "cpu_us", "nginx", 0.85, "h2c, one stream a connection: CPU per request ≤ 0.85 x nginx"),
     Target("h2_tls", "cpu_us", "nginx", 0.6, "h2 over TLS, 16 x 32 streams: CPU per request ≤ 0.6 x nginx"),
     Target("h2_tls", "cpu_us", "haproxy", 0.9, "h2 over TLS, 16 x 32 streams: CPU per request ≤ 0.9 x HAProxy"),
+    Target("ws_small", "cpu_us", "nginx", 1.0, "WebSocket echoes of 128 bytes: CPU per message ≤ nginx"),
+    Target("ws_large", "cpu_us", "nginx", 1.0, "WebSocket echoes of 64 KiB: CPU per message ≤ nginx"),
     Target("reload", "reload_p99_ratio", None, 1.5, "p99 while 10,000 routes are reloaded ≤ 1.5 x quiet"),
     Target("routes", "look_up_ratio", None, 2.0, "look-up, 10 to 100,000 routes: ≤ 2 x"),
     Target("routes", "compile_s", None, 5.0, "compiling 100,000 checked routes ≤ 5 s"),

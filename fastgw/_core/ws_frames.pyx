@@ -32,6 +32,14 @@ cdef class Reader:
         cdef size_t k
         cdef int need, i, length
         cdef uint64_t size
+        if self.head_n == 0 and n[0] >= HEAD_MAX:
+            # nearly always: all of it is here
+            memcpy(self.head, p[0], HEAD_MAX)
+            length = self.head[1] & 0x7f
+            need = 2 + (2 if length == 126 else 8 if length == 127 else 0) + (4 if self.head[1] & 0x80 else 0)
+            self.head_n = need
+            p[0] += need
+            n[0] -= need
         while True:
             need = 2
             if self.head_n >= 2:

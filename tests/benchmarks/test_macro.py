@@ -29,6 +29,7 @@ from benchmarks.macro import (
     process,
     reload,
     report,
+    sockets,
     stats,
 )
 from benchmarks.macro.backend import JSON, Backend
@@ -55,6 +56,14 @@ def test_the_line_of_wrk_becomes_figures():
 def test_a_run_with_any_failed_request_is_no_measurement(said):
     with pytest.raises(BenchError):
         parse(said)
+
+
+def test_the_line_of_sockets_becomes_figures():
+    said = "SOCKETS messages=100 duration_us=2000000 bytes=12800 mean_us=12.5 p50_us=11 p99_us=40\n"
+    assert sockets.parse(said) == (100, 2_000_000, 12_800, 12.5, 11, 40)
+    for wrong in ("", said.replace("messages=100", "messages=0"), "sockets: no 101: Success"):
+        with pytest.raises(BenchError):
+            sockets.parse(wrong)
 
 
 def test_medians_and_spread():
@@ -319,6 +328,16 @@ def test_the_backend_answers_json_bytes_and_echo(backend):
     assert checks.ask(backend.port, "/api/bytes/1000000").body == b"x" * 1_000_000
     echo = checks.ask(backend.port, "/api/echo", {"X-Seen": "yes"}).text
     assert echo.startswith("GET /api/echo HTTP/1.1\r\n") and "X-Seen: yes\r\n" in echo
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [100, 128, 65_536])
+def test_the_backend_sends_messages_back_and_the_load_counts_them(backend, monkeypatch, size):
+    monkeypatch.setattr(sockets, "LOAD_CORE", None)
+    messages, micros, total, _, p50, p99 = sockets.load(backend.port, 3, size, 1)
+    assert messages > 10 and total == messages * size and 900_000 < micros < 5_000_000 and p50 <= p99
+    with pytest.raises(BenchError):
+        sockets.load(1, 1, size, 1)
 
 
 @needs_compiler
