@@ -214,6 +214,9 @@ cdef class Exchange(Timed):
     cdef bint has_body                    # the request announces a body
     cdef bint detached                    # a subrequest: no client behind it
     cdef int attempts
+    cdef list tried                       # pool.Endpoint of attempts before this one, or None
+    cdef object picked                    # pool.Endpoint of this attempt while a balancer counts it, else None
+    cdef int64_t t_picked                 # ns
     cdef object parked                    # the Task of a suspended hook
     cdef dict arounds                     # coroutines parked in `await dispatch()`, by hook
     cdef public bint redispatch           # a parked coroutine asked for another attempt

@@ -314,6 +314,7 @@ cdef class Exchange(Timed):
         self.request_done = self.response_done = self.upstream_done = False
         self.close_after = self.has_body = self.detached = False
         self.attempts = 0
+        self.tried = None
         self.total_at = self.connect_at = 0
         self.allow = None
         self.whole = self.tainted = False

@@ -50,6 +50,12 @@ cdef class Endpoint(Timed):
     cdef Timer timer                      # the first waiter's time in the queue
     cdef object service_stats             # (record.Stats, slot) of the service, or None
     cdef public str zone                  # where it stands, "" when nobody said
+    cdef public int priority              # of its group: the lowest is asked first
+    cdef public bint down                 # not to be picked while there are others
+    cdef public int64_t since             # ns: when it was made, or came back
+    cdef public int64_t in_flight         # exchanges it was picked for that go on, where a balancer counts them
+    cdef public double latency            # ns to the head of an answer, moving; 0: not known, or nobody asks
+    cdef public int64_t latency_at
     cdef public object labels             # mapping of text to text, from its source
     cdef int checkout(self, Exchange ex, bint fresh) except -1      # Verdict; REPLIED = refused
     cdef int release(self, PooledStream stream, bint reusable) except -1
@@ -63,14 +69,33 @@ cdef class Endpoint(Timed):
     cdef int _arm(self) except -1
 
 
+cdef class Picker(Timed):
+    """Chooses one of some endpoints; `choice.pyx` and `maglev.pyx` have the ways to."""
+    cdef Endpoint pick(self, Exchange ex)               # None: there is none
+
+
+cdef class Balancer(Picker):
+    """What a service chooses its endpoints by; balance.LoadBalancer is the one of a plan.
+
+    Where it is `watched` it hears of each attempt: begun, then answered or failed or neither, then left.
+    """
+    cdef readonly bint watched
+    cdef Picker arrange(self, tuple endpoints, list weights)        # who picks from now on
+    cdef Endpoint spare(self, list tried)                           # any other one that is up, or None
+    cdef int begun(self, Exchange ex, Endpoint endpoint) except -1
+    cdef int answered(self, Exchange ex) except -1                  # ex.response has the head of the answer
+    cdef int failed(self, Exchange ex, str code) except -1          # a code of codes.py instead of an answer
+    cdef int left(self, Exchange ex) except -1
+
+
 cdef class Service:
     cdef readonly str name
     cdef readonly int slot
     cdef readonly tuple endpoints
     cdef readonly bytes host_header       # sent as Host instead of the client's; None = the client's
     cdef readonly int64_t response_ns, idle_ns
-    cdef list weights, current
-    cdef bint weighted
+    cdef readonly Balancer balancer
+    cdef Picker picker
     cdef object __weakref__
-    cdef int at, total_weight
     cdef Endpoint pick(self, Exchange ex)
+    cdef Endpoint _another(self, Exchange ex)

@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 Address = tuple[int, bytes]
 
@@ -37,6 +38,12 @@ class Endpoint:
     reuses: int
     retired: bool
     zone: str
+    priority: int
+    down: bool
+    since: int
+    in_flight: int
+    latency: float
+    latency_at: int
     labels: Mapping[str, str]
     @property
     def idle_count(self) -> int: ...
@@ -44,10 +51,14 @@ class Endpoint:
     def waiting_count(self) -> int: ...
     def set_addresses(self, addresses: tuple[Address, ...]) -> None: ...
 
+class Balancer:
+    watched: bool
+
 class Service:
     name: str
     slot: int
     endpoints: tuple[Endpoint, ...]
+    balancer: Any
     def __init__(
         self,
         name: str,
@@ -57,5 +68,6 @@ class Service:
         host_header: bytes | None = ...,
         response_ns: int = ...,
         idle_ns: int = ...,
+        balancer: Balancer | None = ...,
     ) -> None: ...
     def set_endpoints(self, endpoints: tuple[Endpoint, ...], weights: Sequence[int] | None = ...) -> None: ...

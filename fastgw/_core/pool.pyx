@@ -9,7 +9,7 @@ from collections import deque
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastgw._core.clock cimport Timer, timer_detach
+from fastgw._core.clock cimport Timer, monotonic_ns, timer_detach
 from fastgw._core.reactor cimport ChannelMaker, Reactor
 from fastgw._core.exchange cimport CONTINUE, REPLIED, WAIT, Exchange, UpstreamStream
 
@@ -66,6 +66,7 @@ cdef class Endpoint(Timed):
         self.zone = ""
         self.labels = {}
         self.per_connection = 1
+        self.since = monotonic_ns()
         memset(&self.timer, 0, sizeof(Timer))
         self.timer.owner = <void*>self
 
@@ -226,49 +227,78 @@ cdef class Endpoint(Timed):
                 f"{len(self.waiting)} waiting>")
 
 
+cdef class Picker(Timed):
+    cdef Endpoint pick(self, Exchange ex):
+        return None
+
+
+cdef class Balancer(Picker):
+    cdef Picker arrange(self, tuple endpoints, list weights):
+        return self
+
+    cdef Endpoint spare(self, list tried):
+        return None
+
+    cdef int begun(self, Exchange ex, Endpoint endpoint) except -1:
+        return 0
+
+    cdef int answered(self, Exchange ex) except -1:
+        return 0
+
+    cdef int failed(self, Exchange ex, str code) except -1:
+        return 0
+
+    cdef int left(self, Exchange ex) except -1:
+        return 0
+
+
 cdef class Service:
     """A named set of endpoints as one plan sees it. `weights` are whole numbers, one per endpoint."""
 
     def __init__(self, str name, tuple endpoints, weights=None, int slot=0, bytes host_header=None,
-                 int64_t response_ns=30_000_000_000, int64_t idle_ns=60_000_000_000):
+                 int64_t response_ns=30_000_000_000, int64_t idle_ns=60_000_000_000, Balancer balancer=None):
+        if balancer is None:
+            from fastgw._core.balance import LoadBalancer    # it is made of what stands here
+
+            balancer = LoadBalancer()
         self.name = name
         self.slot = slot
         self.host_header = host_header
         self.response_ns = response_ns
         self.idle_ns = idle_ns
-        self.endpoints = ()
-        self.current = []
-        self.at = -1
+        self.balancer = balancer
         self.set_endpoints(endpoints, weights)
 
     def set_endpoints(self, tuple endpoints, weights=None):
         """Other ones from the next pick on, as discovery tells them; those that stay keep their turn. What has been
         picked goes on: whoever calls this retires what is gone (`Engine.settle`)."""
-        cdef dict turns = dict(zip(self.endpoints, self.current))
-        self.weights = list(weights or [1] * len(endpoints))
-        self.current = [turns.get(endpoint, 0) for endpoint in endpoints]
-        self.total_weight = sum(self.weights)
-        self.weighted = len(set(self.weights)) > 1
         self.endpoints = endpoints
+        self.picker = self.balancer.arrange(endpoints, list(weights or [1] * len(endpoints)))
 
     cdef Endpoint pick(self, Exchange ex):
-        """Round robin; with weights the smooth kind, which spreads a heavy endpoint's turns evenly."""
-        cdef int n = len(self.endpoints), i, best = 0, value, best_value = 0
-        if n == 0:
-            return None
-        if not self.weighted:
-            self.at += 1
-            if self.at >= n:
-                self.at = 0
-            return <Endpoint>self.endpoints[self.at]
-        for i in range(n):
-            value = <int>self.current[i] + <int>self.weights[i]
-            self.current[i] = value
-            if i == 0 or value > best_value:
-                best = i
-                best_value = value
-        self.current[best] = best_value - self.total_weight
-        return <Endpoint>self.endpoints[best]
+        """The endpoint of the next attempt; None when there is none to ask."""
+        if ex.attempts:
+            return self._another(ex)
+        return self.picker.pick(ex)
+
+    cdef Endpoint _another(self, Exchange ex):
+        """For a further attempt: one that was not tried yet, as long as there is one."""
+        cdef Endpoint found
+        cdef int i
+        if ex.endpoint is not None:
+            if ex.tried is None:
+                ex.tried = []
+            if ex.endpoint not in ex.tried:
+                ex.tried.append(ex.endpoint)
+        for i in range(3):
+            found = self.picker.pick(ex)
+            if found is not None and (ex.tried is None or found not in ex.tried):
+                return found
+        found = self.balancer.spare(ex.tried)
+        if found is None:
+            ex.tried = None              # all were: begin anew
+            found = self.picker.pick(ex)
+        return found
 
     def __repr__(self):
         return f"<Service {self.name}: {[endpoint.name for endpoint in self.endpoints]}>"

@@ -6,6 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from fastgw._core.clock cimport monotonic_ns
 from fastgw._core.exchange cimport Exchange, Hook, Route
 from fastgw._core.headers cimport H_HOST, Head, Header
+from fastgw._core.pool cimport Balancer, Endpoint, Service
 
 import ipaddress
 
@@ -77,6 +78,41 @@ cdef class Probe:
     def response(self, Hook hook):
         """The verdict of its response hook."""
         return hook.response(self.exchange)
+
+    def pick(self, Service service, int attempts=0):
+        """The endpoint it would go to after so many attempts; None: there is none."""
+        cdef Endpoint endpoint
+        self.exchange.attempts = attempts
+        if attempts == 0:
+            self.exchange.tried = None
+        endpoint = service.pick(self.exchange)
+        self.exchange.endpoint = endpoint
+        self.exchange.service = service
+        return endpoint
+
+    def begin(self, Service service, Endpoint endpoint):
+        """It is sent there."""
+        service.balancer.begun(self.exchange, endpoint)
+
+    def end(self, Service service, status=0, code=None):
+        """It was answered with that status, or failed with that code, or neither; and is over."""
+        if status:
+            self.exchange.response.status = status
+            service.balancer.answered(self.exchange)
+        elif code is not None:
+            service.balancer.failed(self.exchange, code)
+        service.balancer.left(self.exchange)
+
+
+def count_picks(Service service, Probe probe, long n):
+    """How often each endpoint is picked, by its name."""
+    cdef dict found = {}
+    cdef Endpoint endpoint
+    cdef long i
+    for i in range(n):
+        endpoint = service.pick(probe.exchange)
+        found[endpoint.name] = found.get(endpoint.name, 0) + 1
+    return found
 
 def measure(hooks, bytes request, bytes response, int rounds, client_ip="127.0.0.1", captures=None):
     """ns per exchange for the request hooks and the response hooks together, without scanning and copying.

@@ -22,7 +22,7 @@ from fastgw.config.schema.base import Later, is_later
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import Match, Route
 from fastgw.config.schema.server import Admin, Server, Stores, parse_workers
-from fastgw.config.schema.services import BALANCERS_NOW, Balancer, Consumer, Service
+from fastgw.config.schema.services import Consumer, Service
 from fastgw.config.schema.tests import ConfigTest
 
 ROOMS: tuple[tuple[str, Any, str], ...] = (
@@ -34,7 +34,7 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("routes", Route, "routes[]"),
     ("tests", ConfigTest, "tests[]"),
 )
-SHORT_FORMS = frozenset({"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp"})
+SHORT_FORMS = frozenset({"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance"})
 """Rooms for which a bare value is enough."""
 ONE_OR_MANY = frozenset({"by", "issuer", "audience"})
 """Keys of policies that take one text or a list of them."""
@@ -100,8 +100,8 @@ def type_of(info: FieldInfo) -> str:
     if unit:
         return f"list of {unit}" if typing.get_origin(info.annotation) is tuple else unit
     for literal in literals_in(info.annotation):
-        words = [word for word in typing.get_args(literal) if literal is not Balancer or word in BALANCERS_NOW]
-        return ", ".join(f"`{word}`" for word in words) + (" or mapping" if room_in(info) is not None else "")
+        words = ", ".join(f"`{word}`" for word in typing.get_args(literal))
+        return words + (" or mapping" if room_in(info) is not None else "")
     whole: Any = typing.Annotated[info.annotation, info]
     found = TypeAdapter(whole).json_schema()
     names = list(dict.fromkeys(json_types(found, found.get("$defs", {}))))

@@ -18,7 +18,7 @@ from fastgw.config.registry import PolicySpec, Resolver
 from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
 from fastgw.config.schema.base import is_later
 from fastgw.config.schema.routes import LATER_POLICIES, PolicyUse
-from fastgw.config.schema.services import BALANCERS_NOW, Consumer, Service
+from fastgw.config.schema.services import Consumer, Service
 from fastgw.config.schema.tests import ConfigTest
 from fastgw.config.text import MAX_FINDINGS, Map, Seq
 
@@ -165,8 +165,6 @@ class Check:
                 continue
             self.config.services[name] = service
             self.later(service, path)
-            if service.load_balancer not in BALANCERS_NOW:
-                self.report(not_implemented((*path, "load_balancer"), repr(service.load_balancer)))
             if not service.endpoints and service.discovery is None and not self.reported(path):
                 self.report(
                     Finding("missing_key", path, "the service has no endpoints", "endpoints: [http://host:port]")

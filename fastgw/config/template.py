@@ -121,12 +121,12 @@ class Translation:
                 service = self.services.setdefault(wanted, {})
                 self.places.setdefault(("services", wanted), (*here, "service"))
                 if isinstance(service, dict):
-                    told = service.get("load_balancer")
+                    told = service.get("balance")
                     if told is not None and given.get("load_balancer") not in (None, told):
                         what = f"another route has {shown(told)} for the service {shown(wanted)}"
                         self.findings.append(Finding("conflict", (*here, "load_balancer"), what, "one for a service"))
                     else:
-                        self.put(service, ("services", wanted, "load_balancer"), given, "load_balancer", here)
+                        self.put(service, ("services", wanted, "balance"), given, "load_balancer", here)
             found.append(route)
         return found
 

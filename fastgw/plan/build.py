@@ -9,14 +9,16 @@ from __future__ import annotations
 import html
 import logging
 import pickle
+import socket
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from fastgw._core.accept import Codec
+from fastgw._core.balance import Cookie, Load, LoadBalancer, StickyCookie
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
@@ -25,6 +27,7 @@ from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
 from fastgw._core.prelude import ProxyGate
 from fastgw._core.settings import Settings
+from fastgw._core.template import Compiled
 from fastgw._core.ws import Rules
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
@@ -53,6 +56,7 @@ class Host:
     strict        raise when a policy cannot be built, instead of making its route refuse
     discovered    service → its endpoints as discovery told them last; see `discover`
     live          service → the native services of that name that plans hold, and what they were made from
+    loads         service → what the balancers of its plans share
     """
 
     shared: Shared = field(default_factory=Shared)
@@ -61,6 +65,7 @@ class Host:
     strict: bool = False
     discovered: dict[str, EndpointSet] = field(default_factory=dict)
     live: dict[str, WeakKeyDictionary[Service, ServiceSpec]] = field(default_factory=dict)
+    loads: WeakValueDictionary[str, Load] = field(default_factory=WeakValueDictionary)
 
 
 def endpoints_of(
@@ -84,7 +89,7 @@ def native_endpoint(engine: Engine, service: ServiceSpec, given: EndpointSpec, l
     else:
         make = partial(upstream_maker, tls, tls.server_name or host_of(given.host))
         endpoint = engine.endpoint(*common, identity=(tls.identity, identity), make=make, opener=opener)
-    endpoint.zone, endpoint.labels = given.zone, given.labels
+    endpoint.zone, endpoint.labels, endpoint.priority = given.zone, given.labels, given.priority
     return endpoint
 
 
@@ -175,6 +180,7 @@ class Builder:
         self.engine = engine
         self.host = host
         self.services: dict[str, Service] = {}
+        self.sticky: set[str] = set()
         self.shared_chain: list[Any] = []
         self.routes: list[Route] = []
         self.http2 = {service.name for service in spec.services if service.protocol != "http/1.1"}
@@ -206,6 +212,17 @@ class Builder:
             policy, native = Refusal(use.name), None
         return native if native is not None else PythonHook(policy, Policy)
 
+    def balancer(self, given: ServiceSpec) -> LoadBalancer:
+        """What it knows of requests under way, and its tables, are the worker's: they outlive a plan."""
+        balance = given.balance
+        return LoadBalancer(
+            **balance.options,
+            key=Compiled(balance.key) if balance.key is not None else None,
+            cookie=Cookie(*balance.cookie) if balance.cookie is not None else None,
+            seed=socket.gethostname().encode(),
+            load=self.host.loads.setdefault(given.name, Load()),
+        )
+
     def service(self, given: ServiceSpec) -> Service:
         found = self.host.discovered.get(given.name) if given.discovered else None
         endpoints, weights = endpoints_of(self.engine, given, found)
@@ -217,7 +234,10 @@ class Builder:
             host_header=given.host_header,
             response_ns=given.response_ns,
             idle_ns=given.idle_ns,
+            balancer=self.balancer(given),
         )
+        if given.balance.cookie is not None:
+            self.sticky.add(given.name)
         if given.discovered:
             self.host.live.setdefault(given.name, WeakKeyDictionary())[service] = given
         return service
@@ -270,6 +290,8 @@ class Builder:
         asked = {given.service, *(name for name, _ in given.split)}
         if not asked.isdisjoint(self.http2):
             chain.append(self.grpc_hook())
+        if self.sticky and (given.service in self.sticky or any(name in self.sticky for name, _ in given.split)):
+            chain.append(StickyCookie())
         split = None
         if given.split:
             split = make_split(
@@ -325,7 +347,9 @@ def build(spec: PlanSpec, engine: Engine, host: Host) -> Generator[None, None, P
     slice_ = SLICE * max(1.0, len(spec.chunks) * CHUNK / MANY)
     until = time.monotonic() + slice_
     for given in spec.services:
-        builder.services[given.name] = builder.service(given)
+        service = builder.services[given.name] = builder.service(given)
+        while not service.balancer.fill():
+            yield
         if time.monotonic() > until:
             yield
             until = time.monotonic() + slice_

@@ -29,6 +29,7 @@ from fastgw.plan.tls import (
     compile_upstream,
     rotated,
 )
+from fastgw.policies._parts import parts_of
 
 CHUNK = 16
 SECOND = 1_000_000_000
@@ -50,6 +51,17 @@ class EndpointSpec:
     addresses: tuple[Address, ...]
     zone: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+
+
+@dataclass(slots=True)
+class BalanceSpec:
+    """Keyword arguments of _core.balance.LoadBalancer, and what it takes compiled: the parts of the key's template;
+    name, attributes and constant `Secure` of the cookie."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    key: tuple[bytes | tuple[str, bytes], ...] | None = None
+    cookie: tuple[bytes, bytes, bool] | None = None
 
 
 @dataclass(slots=True)
@@ -65,6 +77,7 @@ class ServiceSpec:
     discovered: bool = False
     protocol: str = "http/1.1"
     http2: dict[str, int] = field(default_factory=dict)
+    balance: BalanceSpec = field(default_factory=BalanceSpec)
 
 
 @dataclass(slots=True)
@@ -150,12 +163,41 @@ def settings_of(config: Config) -> dict[str, Any]:
     }
 
 
-def endpoint_of(origin: Origin, weight: int, zone: str = "", labels: Iterable[tuple[str, str]] = ()) -> EndpointSpec:
+def endpoint_of(
+    origin: Origin, weight: int, zone: str = "", labels: Iterable[tuple[str, str]] = (), priority: int = 0
+) -> EndpointSpec:
     url = str(origin)
     authority = url.partition("://")[2] or "localhost"
     host = authority.removesuffix(":443" if origin.scheme == "https" else ":80")
     name = url if origin.unix else authority
-    return EndpointSpec(url, name, host.encode(), weight, known(origin), zone, dict(labels))
+    return EndpointSpec(url, name, host.encode(), weight, known(origin), zone, dict(labels), priority)
+
+
+def balance_of(config: Config, service: Service) -> BalanceSpec:
+    given = service.balance
+    options: dict[str, Any] = {
+        "kind": given.type,
+        "bounded": given.bounded_load or 0.0,
+        "decay_ns": ns(given.decay),
+        "slow_start_ns": ns(given.slow_start),
+        "min_healthy": given.min_healthy,
+        "panic": given.panic == "any",
+        "zone": config.server.zone,
+        "labels": given.labels,
+        "subset": given.subset,
+    }
+    parts = None
+    if given.type == "consistent_hash":
+        parts = parts_of(given.hash_on)
+    cookie = None
+    if given.sticky is not None:
+        sticky = given.sticky
+        attributes = f"; Path={sticky.path}; HttpOnly; SameSite={sticky.same_site.capitalize()}"
+        if sticky.max_age is not None:
+            attributes += f"; Max-Age={int(sticky.max_age)}"
+        always = sticky.secure or sticky.same_site == "none"
+        cookie = (sticky.cookie.encode(), attributes.encode(), always)
+    return BalanceSpec(options, parts, cookie)
 
 
 def http2_of(config: Config) -> dict[str, dict[str, int]]:
@@ -213,7 +255,9 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
     return ServiceSpec(
         name,
         slot,
-        tuple(endpoint_of(endpoint.url, endpoint.weight) for endpoint in service.endpoints),
+        tuple(
+            endpoint_of(one.url, one.weight, one.zone, one.labels.items(), one.priority) for one in service.endpoints
+        ),
         service.host.encode() if service.host else None,
         ns(service.timeouts.response),
         ns(service.timeouts.idle),
@@ -222,6 +266,7 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
         service.discovery is not None,
         service.protocol,
         upstream_http2_of(service),
+        balance_of(config, service),
     )
 
 

@@ -18,7 +18,10 @@ Changed = Mapping[str, EndpointSet | None]
 
 
 def fallback_of(service: Service) -> tuple[Found, ...]:
-    return tuple(Found(endpoint.url, endpoint.weight) for endpoint in service.endpoints)
+    return tuple(
+        Found(one.url, one.weight, one.zone, tuple(sorted(one.labels.items())), one.priority)
+        for one in service.endpoints
+    )
 
 
 class Discovery:

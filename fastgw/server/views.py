@@ -124,6 +124,6 @@ def services_view(
             }
             for endpoint in endpoints
         ]
-        view = {"name": name, "load_balancer": service.load_balancer, "endpoints": rows}
+        view = {"name": name, "balance": service.balance.type, "endpoints": rows}
         found.append(view | {"discovery": discovery_view(states.get(name), told)})
     return found

@@ -258,6 +258,9 @@ class Server(Room):
         max_length=16,
         example=["health"],
     )
+    zone: str = key(
+        "", "Where this gateway stands: endpoints of the same `zone` are preferred.", max_length=200, example="eu-1a"
+    )
     forwarded: ForwardedHeaders = key(ForwardedHeaders(), "Headers that tell the upstream about the client.")
     server_header: str | None = key(
         "fastgw",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from fastgw.config.fields import Duration, Name, Ratio, Size, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, OriginUrl
+from fastgw.config.schema.balance import Balance
 from fastgw.config.schema.base import Later, Room, key
 from fastgw.config.schema.discovery import Discovery
 from fastgw.config.schema.tls import UpstreamTls
@@ -22,6 +23,13 @@ class Endpoint(Room):
         example="http://127.0.0.1:9001",
     )
     weight: int = key(1, "Its share of the requests among the endpoints.", ge=1, le=1000)
+    priority: int = key(
+        0, "Of its group: the lowest is asked, the next one when that is not healthy enough.", ge=0, le=100
+    )
+    zone: str = key("", "Where it stands; see `server.zone`.", max_length=200, example="eu-1a")
+    labels: dict[str, str] = key(
+        {}, "Anything worth knowing of it; see `balance.labels`.", max_length=16, example={"version": "v2"}
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -113,13 +121,6 @@ class Retry(Later):
     max_backoff: Duration = key(1.0, "The longest wait.", ge=0, le=600)
 
 
-Balancer = Literal[
-    "round_robin", "least_requests", "least_connections", "random", "power_of_two", "consistent_hash", "ip_hash",
-    "ewma",
-]  # fmt: skip
-BALANCERS_NOW = frozenset({"round_robin"})
-
-
 def parse_host_header(value: object) -> str:
     text = str(value) if isinstance(value, str) else ""
     name, _, port = text.partition(":")
@@ -140,9 +141,7 @@ class Service(Room):
     host: HostHeader | None = key(
         None, "`Host` sent to it; by default the client's.", example="users.internal"
     )
-    load_balancer: Balancer = key(
-        "round_robin", "How one of the endpoints is chosen: `round_robin` by turns, by weight."
-    )
+    balance: Balance = key(Balance(), "How one of the endpoints is chosen.")
     pool: Pool = key(Pool(), "The connections of one worker to one endpoint.")
     timeouts: ServiceTimeouts = key(ServiceTimeouts(), "How long the gateway waits for it.")
     dns: Dns = key(Dns(), "How the names of its endpoints are looked up.")

@@ -26,12 +26,14 @@ class SourceError(Exception):
 
 
 class Found(NamedTuple):
-    """One endpoint as a source tells it. `labels` are pairs, sorted by name."""
+    """One endpoint as a source tells it. `labels` are pairs, sorted by name. Sources tell no
+    priority: only endpoints of the file have one."""
 
     origin: Origin
     weight: int = 1
     zone: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    priority: int = 0
 
 
 @dataclass(slots=True, frozen=True)

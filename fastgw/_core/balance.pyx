@@ -1,0 +1,344 @@
+"""The load balancer of a service: which endpoints can be asked, in which groups, and the way to choose within a group.
+
+    endpoints → labels → subset → groups by priority and zone → shares by health → round robin, least requests, …
+
+All but the last step is done when something changes: another set of endpoints, one that goes down or comes back, a step
+of a slow start. A pick is then one look at a table (`choice.pyx`, `maglev.pyx`). A service with one group and nothing
+that changes by itself asks its group directly.
+"""
+from libc.math cimport exp
+from libc.stdint cimport int64_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from fastgw._core.choice cimport Chance, Fastest, Fewest, Group, Turns
+from fastgw._core.clock cimport monotonic_ns
+from fastgw._core.exchange cimport CONTINUE, PHASE_RESPONSE, Exchange, Hook
+from fastgw._core.forwarding cimport random64
+from fastgw._core.maglev cimport Ring, hash_of, mix
+from fastgw._core.pool cimport Balancer, Endpoint, Picker, Service
+from fastgw._core.template cimport ESCAPE_HEADER, Compiled, find_cookie
+
+KINDS = ("round_robin", "random", "least_requests", "ewma", "consistent_hash")
+
+cdef enum:
+    FINE = 256               # while an endpoint starts slowly, weights are counted in such parts
+    STEPS = 20               # of a slow start
+    LEAST = 10               # a slow start begins with 1/LEAST of the weight
+    FILL_LOOKS = 8000        # a slice of filling tables when a plan is made: some tens of microseconds
+
+cdef double FAILED_NS = 1e9              # what a failure counts as, in latency: who fails at once is not fast
+
+
+cdef class Load:
+    def __cinit__(self):
+        self.rings = {}
+
+
+cdef class Cookie:
+    """`Cookie(name, attributes, always_secure)`; attributes as in RFC 6265 4.1.1, with their leading "; "."""
+
+    def __init__(self, bytes name, bytes attributes=b"; Path=/; HttpOnly; SameSite=Lax", bint always_secure=False):
+        self.name = name
+        self.secure = attributes + b"; Secure"
+        self.plain = self.secure if always_secure else attributes
+
+
+cdef class LoadBalancer(Balancer):
+    """`kind` is one of KINDS. `key` (a template) and `bounded` (a factor above 1, 0 for none) belong to consistent_hash,
+    `decay_ns` to ewma. `min_healthy` is the share of a group's weight that must be up for it to take all requests.
+    `panic`: when all are down, ask one all the same. `subset`: endpoints of a priority at most, chosen by `seed`.
+    `live`: endpoints go down and come back between two `arrange`."""
+
+    def __init__(self, str kind="round_robin", Compiled key=None, double bounded=0, int64_t decay_ns=10_000_000_000,
+                 int64_t slow_start_ns=0, double min_healthy=0.7, bint panic=True, str zone="", labels=None,
+                 int subset=0, bytes seed=b"", Cookie cookie=None, Load load=None, bint live=False):
+        if kind not in KINDS:
+            raise ValueError(f"there is no way to balance called {kind}")
+        if kind == "consistent_hash" and key is None:
+            raise ValueError("consistent_hash needs a key")
+        self.kind = kind
+        self.key = key if kind == "consistent_hash" else None
+        self.bounded = bounded if self.key is not None else 0
+        self.decay = decay_ns
+        self.slow_start = slow_start_ns
+        self.min_healthy = min_healthy
+        self.panic = panic
+        self.zone = zone
+        self.labels = dict(labels or {})
+        self.subset = subset
+        self.seed = hash_of(PyBytes_AS_STRING(seed), PyBytes_GET_SIZE(seed))
+        self.cookie = cookie
+        self.live = live or slow_start_ns > 0 or cookie is not None or self.key is not None
+        self.load = load if load is not None else Load()
+        self.watched = self.bounded > 0 or kind in ("least_requests", "ewma")
+        self.endpoints = ()
+        self.weights = []
+        self.groups = []
+        self.kept = {}
+
+    # ------------------------------------------------------------------ what can be asked
+
+    cdef Picker arrange(self, tuple endpoints, list weights):
+        cdef Endpoint endpoint
+        cdef bytes url, name
+        cdef list chosen = list(range(len(endpoints)))
+        if self.labels:
+            chosen = [i for i in chosen if self.labels.items() <= (<Endpoint>endpoints[i]).labels.items()]
+        if self.subset:
+            chosen = self._subset(endpoints, chosen)
+        self.endpoints = tuple([endpoints[i] for i in chosen])
+        self.weights = [weights[i] for i in chosen]
+        if self.cookie is not None:
+            self.by_id = {}
+            self.ids = {}
+            for endpoint in self.endpoints:
+                url = endpoint.url.encode()
+                name = b"%016x" % hash_of(PyBytes_AS_STRING(url), PyBytes_GET_SIZE(url))
+                self.by_id[name] = endpoint
+                self.ids[endpoint] = name
+        self.refresh()
+        if self.count == 1 and not self.live:
+            return self.groups[0]
+        return self
+
+    def _subset(self, tuple endpoints, list chosen):
+        """The endpoints of each priority with the highest hash of themselves and the seed: when one comes or goes,
+        one of the subset changes at most."""
+        cdef Endpoint endpoint
+        cdef bytes url
+        cdef dict by_priority = {}
+        for i in chosen:
+            endpoint = endpoints[i]
+            url = endpoint.url.encode()
+            rank = mix(hash_of(PyBytes_AS_STRING(url), PyBytes_GET_SIZE(url)) ^ self.seed)
+            by_priority.setdefault(endpoint.priority, []).append((rank, i))
+        return sorted([i for ranked in by_priority.values() for _, i in sorted(ranked)[-self.subset:]])
+
+    cdef list weigh(self, int64_t now):
+        """Weights as of now: those that start slowly get theirs in steps."""
+        cdef Endpoint endpoint
+        cdef int64_t age, i
+        cdef list found = []
+        self.next_at = 0
+        if not self.slow_start:
+            return self.weights
+        for i in range(len(self.endpoints)):
+            endpoint = self.endpoints[i]
+            age = now - endpoint.since
+            if age >= self.slow_start:
+                found.append(<int64_t>self.weights[i] * FINE)
+            else:
+                self.next_at = now + max(self.slow_start // STEPS, 50_000_000)
+                found.append(max(1, <int64_t>self.weights[i] * FINE
+                                 * max(age, self.slow_start // LEAST) // self.slow_start))
+        return found if self.next_at else self.weights
+
+    def refresh(self):
+        """After something changed: the groups, and the share of the requests each of them gets.
+
+        A group takes as much as is healthy of it, up to all at `min_healthy`; what is left goes to the next one.
+        """
+        cdef Endpoint endpoint
+        cdef Group group
+        cdef double left = 1, share, taken = 0, healthy, whole
+        cdef int i
+        cdef list weights = self.weigh(monotonic_ns())
+        cdef dict tiers = {}
+        cdef list members, up, found = []
+        cdef dict kept = {}
+        for i in range(len(self.endpoints)):
+            endpoint = self.endpoints[i]
+            foreign = self.zone != "" and endpoint.zone != self.zone
+            tiers.setdefault((endpoint.priority, foreign), []).append(i)
+        self.panicking = all([(<Endpoint>endpoint).down for endpoint in self.endpoints])
+        self.up_weight = 0
+        for tier in sorted(tiers):
+            members = tiers[tier]
+            if self.panicking:
+                up = members if self.panic else []
+            else:
+                up = [i for i in members if not (<Endpoint>self.endpoints[i]).down]
+            healthy = sum([self.weights[i] for i in up])
+            whole = sum([self.weights[i] for i in members])
+            self.up_weight += healthy
+            share = min(left, healthy / whole / self.min_healthy)
+            if self.key is not None:
+                up = members             # the table stays as it is, those that are down are passed over
+            if share > 0:
+                left -= share
+                taken += share
+                group = self.make(tier, tuple([self.endpoints[i] for i in up]), [weights[i] for i in up])
+                kept[tier] = group
+                found.append((group, taken))
+        for group, share in found:
+            # what nobody is healthy enough to take is shared out as the rest is
+            group.upto = 0xffffffffffffffffu if share >= taken else <uint64_t>(share / taken * 18446744073709550000.0)
+        self.groups = [group for group, _ in found]
+        self.kept = kept
+        self.count = len(found)
+
+    cdef Group make(self, tuple tier, tuple members, list weights):
+        """The group of these members: the one there is, where nothing changed."""
+        cdef Group before = self.kept.get(tier), group
+        cdef Ring ring
+        if self.key is not None:
+            before = self.load.rings.get(tier)
+            if before is not None and before.members == members and before.given == weights:
+                return before
+            ring = Ring(members, weights)
+            ring.begin(<Ring>before)
+            self.load.rings[tier] = ring
+            return ring
+        if before is not None and before.members == members and before.given == weights:
+            return before
+        if self.kind == "round_robin":
+            group = Turns(members, weights)
+        elif self.kind == "random":
+            group = Chance(members, weights)
+        elif self.kind == "least_requests":
+            group = Fewest(members, weights)
+        else:
+            group = Fastest(members, weights, self.decay)
+        if before is not None:
+            group.succeed(before)
+        return group
+
+    def fill(self):
+        """Tables that are not full yet: some of their places. True: there is nothing left to do."""
+        cdef Group group
+        for group in self.groups:
+            if isinstance(group, Ring) and not (<Ring>group).ready:
+                if (<Ring>group).fill(FILL_LOOKS):
+                    (<Ring>group).finish()
+                return False
+        return True
+
+    # ------------------------------------------------------------------ a pick
+
+    cdef Endpoint pick(self, Exchange ex):
+        cdef uint64_t point
+        if self.next_at and monotonic_ns() >= self.next_at:
+            self.refresh()
+        if self.cookie is not None:
+            found = self.stuck(ex)
+            if found is not None:
+                return found
+        if self.count == 0:
+            return None
+        if self.key is None:
+            return self.which(random64() if self.count > 1 else 0).pick(ex)
+        point = self.point(ex)
+        return (<Ring>self.which(mix(point ^ 0x5bd1e995u) if self.count > 1 else 0)).at(
+            ex, point, self.panicking, self.bounded * (self.load.in_flight + 1) / self.up_weight)
+
+    cdef Group which(self, uint64_t x):
+        cdef Group group
+        for group in self.groups:
+            if x <= group.upto:
+                break
+        return group
+
+    cdef uint64_t point(self, Exchange ex) except? 0:
+        """The hash of the request's key; by chance when it has none."""
+        self.key.write(ex, ESCAPE_HEADER)
+        if self.key.len == 0:
+            return random64()
+        return hash_of(self.key.out, self.key.len)
+
+    cdef Endpoint stuck(self, Exchange ex):
+        """The endpoint that the request's cookie names, when it is one of ours and up."""
+        cdef const char *p
+        cdef size_t n
+        cdef Endpoint endpoint
+        if not find_cookie(ex, PyBytes_AS_STRING(self.cookie.name), PyBytes_GET_SIZE(self.cookie.name), &p, &n) \
+                or n != 16:
+            return None
+        endpoint = self.by_id.get(PyBytes_FromStringAndSize(p, n))
+        if endpoint is None or (endpoint.down and not (self.panicking and self.panic)) \
+                or (ex.tried is not None and endpoint in ex.tried):
+            return None
+        return endpoint
+
+    cdef Endpoint spare(self, list tried):
+        """The groups in their order, then whatever else is up."""
+        cdef Group group
+        cdef Endpoint endpoint
+        cdef int i, start
+        if tried is None:
+            return None
+        for members in [(<Group>group).members for group in self.groups] + [self.endpoints]:
+            start = random64() % <uint64_t>max(len(members), 1)
+            for i in range(len(members)):
+                endpoint = members[(start + i) % len(members)]
+                if endpoint not in tried and (not endpoint.down or (self.panicking and self.panic)):
+                    return endpoint
+        return None
+
+    # ------------------------------------------------------------------ what became of it
+
+    cdef int begun(self, Exchange ex, Endpoint endpoint) except -1:
+        ex.picked = endpoint
+        ex.t_picked = monotonic_ns() if endpoint.reactor is None else endpoint.reactor.now
+        endpoint.in_flight += 1
+        self.load.in_flight += 1
+        return 0
+
+    cdef int answered(self, Exchange ex) except -1:
+        cdef Endpoint endpoint = <Endpoint>ex.picked
+        if self.kind == "ewma":
+            # RFC 9110 15.6.3 to 15.6.5: these say that the endpoint could not, however fast they are said
+            self._observe(endpoint, ex, 502 <= ex.response.status <= 504)
+        return 0
+
+    cdef int failed(self, Exchange ex, str code) except -1:
+        if self.kind == "ewma" and (code.startswith("upstream_") or code == "route_timeout"):
+            self._observe(<Endpoint>ex.picked, ex, True)
+        return 0
+
+    cdef int _observe(self, Endpoint endpoint, Exchange ex, bint failed) except -1:
+        """A peak counts at once, what is faster only by and by (as Finagle's peak EWMA)."""
+        cdef int64_t now = endpoint.reactor.now
+        cdef double took = max(now - ex.t_picked, 1), old
+        if failed:
+            took = max(took, FAILED_NS)
+        old = exp((endpoint.latency_at - now) / self.decay)
+        endpoint.latency = took if took > endpoint.latency else endpoint.latency * old + took * (1 - old)
+        endpoint.latency_at = now
+        return 0
+
+    cdef int left(self, Exchange ex) except -1:
+        cdef Endpoint endpoint = <Endpoint>ex.picked
+        ex.picked = None
+        endpoint.in_flight -= 1
+        self.load.in_flight -= 1
+        return 0
+
+    def __repr__(self):
+        return f"<LoadBalancer {self.kind}: {self.groups}>"
+
+
+cdef class StickyCookie(Hook):
+    """The answer of a sticky service tells the client which endpoint gave it, unless it knows."""
+
+    def __init__(self):
+        self.name = "sticky_cookie"
+        self.phases = PHASE_RESPONSE
+
+    cdef int response(self, Exchange ex) except -1:
+        cdef LoadBalancer balancer
+        cdef const char *p
+        cdef size_t n
+        cdef bytes name, value
+        if ex.local or ex.endpoint is None or not isinstance((<Service>ex.service).balancer, LoadBalancer):
+            return CONTINUE
+        balancer = <LoadBalancer>(<Service>ex.service).balancer
+        if balancer.cookie is None:
+            return CONTINUE
+        value = balancer.ids.get(ex.endpoint)
+        name = balancer.cookie.name
+        if value is None or (find_cookie(ex, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), &p, &n)
+                             and p[:n] == value):
+            return CONTINUE
+        value = name + b"=" + value + (balancer.cookie.secure if ex.secure else balancer.cookie.plain)
+        ex.response.append(b"Set-Cookie", 10, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        return CONTINUE
