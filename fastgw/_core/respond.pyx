@@ -372,6 +372,8 @@ cdef class Relay(Driver):
         cdef Service service
         cdef Endpoint endpoint
         cdef int verdict
+        if ex.picked is not None:
+            (<Service>ex.service).balancer.left(ex)
         if route.split is not None:
             service = <Service>(<Split>route.split).services[(<Split>route.split).pick(ex)]
         elif route.service is None:
@@ -386,6 +388,8 @@ cdef class Relay(Driver):
         endpoint = service.pick(ex)
         if endpoint is None:
             return self.fail(ex, "no_endpoint", None)
+        if service.balancer.watched:
+            service.balancer.begun(ex, endpoint)
         if ex.t_dispatch == 0:
             ex.t_dispatch = self.reactor.now
             if route.rewrite is not None:
@@ -502,6 +506,8 @@ cdef class Relay(Driver):
         """The upstream's answer stands in ex.response. A Verdict for the upstream codec."""
         cdef Hook hook
         ex.state = S_RESPONSE
+        if ex.picked is not None:
+            (<Service>ex.service).balancer.answered(ex)
         if ex.route.buffers_response and not ex.is_head and not ex.upgraded and ex.response.status != 204 \
                 and ex.response.status != 304:
             ex.collecting = True
@@ -715,6 +721,8 @@ cdef class Relay(Driver):
         if ex.state == S_DONE:
             return 0
         known = CODES[code]
+        if ex.picked is not None:
+            (<Service>ex.service).balancer.failed(ex, code)
         self._cancel_tasks(ex)
         if ex.state == S_POOL and ex.endpoint is not None:
             (<Endpoint>ex.endpoint).forget(ex)
@@ -787,6 +795,8 @@ cdef class Relay(Driver):
     cdef int _finish(self, Exchange ex) except -1:
         cdef Downstream down = ex.down
         ex.state = S_DONE
+        if ex.picked is not None:
+            (<Service>ex.service).balancer.left(ex)
         self.active -= 1
         (<Plan>ex.plan).alive -= 1
         ex.t_end = self.reactor.now
