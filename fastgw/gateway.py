@@ -15,6 +15,7 @@ from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Compiled, compile_config, restart_needed
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.discovery import Changed, Discovery
+from fastgw.server.health import Health
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
@@ -48,6 +49,7 @@ class Gateway:
         self.stop_wanted = asyncio.Event()
         self._lock = asyncio.Lock()
         self._reloads = {"ok": 0, "failed": 0}
+        self._health: Health | None = None
         self._certificates = CertificateWatch()
         self._watching: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
@@ -66,7 +68,7 @@ class Gateway:
         compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
-        plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public)
+        plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public, memory.health)
         self.compiled = compiled
         try:
             self._open(compiled)
@@ -76,6 +78,8 @@ class Gateway:
             self._names = Resolver(self._publish)
             self._discovery = Discovery(self._discovered, self._names)
             await asyncio.gather(self._names.follow(compiled.config), self._discovery.follow(compiled.config))
+            self._health = Health(memory.health, self._names, self._discovery)
+            self._health.follow(compiled.config)
             for name, sock in self._sockets.items():
                 plane.listen(name, sock)
             if self.with_admin and compiled.config.admin.enabled:
@@ -110,6 +114,8 @@ class Gateway:
         if self.plane is not None:
             seconds = self.compiled.config.server.timeouts.drain if drain is None and self.compiled else drain or 0.0
             await self.plane.drain(seconds)
+        if self._health is not None:
+            self._health.stop()
         if self._discovery is not None:
             self._discovery.stop()
         if self._names is not None:
@@ -130,6 +136,8 @@ class Gateway:
         assert self.plane is not None and self._names is not None
         self.plane.discover(changed)
         self._publish(self._names.known)             # endpoints it brought have addresses only now
+        if self._health is not None:
+            self._health.refresh()
 
     async def _public(self, kind: str) -> tuple[int, str, bytes]:
         if kind == "metrics":
@@ -163,12 +171,13 @@ class Gateway:
             certificates=self._certificates.states(),
             certificate_failures=self._certificates.failures,
             discovery=self._discovery.states() if self._discovery is not None else (),
+            health=self._health.states() if self._health is not None else (),
         )
         return CONTENT_TYPE, render(view)
 
     async def services(self) -> list[dict[str, Any]]:
         assert self.plane is not None and self.compiled is not None
-        return services_view(self.compiled.config, [self.plane.snapshot()], self._discovery)
+        return services_view(self.compiled.config, [self.plane.snapshot()], self._discovery, self._health)
 
     async def routes(self) -> list[dict[str, Any]]:
         assert self.compiled is not None
@@ -220,6 +229,8 @@ class Gateway:
             return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
         self._memory.adopt(new.route_slots, new.service_slots)
         self.plane.adopt()
+        if self._health is not None:
+            self._health.follow(new.config)
         after = {str(bind) for bind in new.config.server.binds}
         for name in after - before:
             self.plane.listen(name, self._sockets[name])

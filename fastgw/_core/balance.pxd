@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from fastgw._core.choice cimport Group
 from fastgw._core.exchange cimport Exchange, Hook
+from fastgw._core.health cimport HealthTable, Outliers
 from fastgw._core.pool cimport Balancer, Endpoint, Picker
 from fastgw._core.template cimport Compiled
 
@@ -33,6 +34,12 @@ cdef class LoadBalancer(Balancer):
     cdef dict labels
     cdef int subset
     cdef uint64_t seed
+    cdef str service
+    cdef HealthTable health               # None: all are up, as far as is known
+    cdef Outliers outliers                # None: requests say nothing about health
+    cdef uint64_t *version                # of the service, in the table
+    cdef uint64_t seen
+    cdef readonly int ejected             # of the endpoints, as last seen
     cdef tuple endpoints                  # those that labels and subset leave
     cdef list weights
     cdef readonly list groups             # Group, in the order of preference
@@ -42,6 +49,8 @@ cdef class LoadBalancer(Balancer):
     cdef dict by_id                       # bytes → Endpoint, and back: for cookies
     cdef dict ids
     cdef Group make(self, tuple tier, tuple members, list weights)
+    cdef int _look(self, int64_t now) except -1
+    cdef int _count(self, Exchange ex, bint error, bint failure, int64_t latency) except -1
     cdef list weigh(self, int64_t now)
     cdef uint64_t point(self, Exchange ex) except? 0
     cdef Group which(self, uint64_t x)

@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 
 from fastgw._core.exchange import Hook
+from fastgw._core.health import HealthTable, Outliers
 from fastgw._core.pool import Balancer
 from fastgw._core.template import Compiled
 
@@ -16,6 +17,7 @@ class Cookie:
 class LoadBalancer(Balancer):
     kind: str
     panicking: bool
+    ejected: int
     def __init__(
         self,
         kind: str = ...,
@@ -32,6 +34,9 @@ class LoadBalancer(Balancer):
         cookie: Cookie | None = ...,
         load: Load | None = ...,
         live: bool = ...,
+        service: str = ...,
+        health: HealthTable | None = ...,
+        outliers: Outliers | None = ...,
     ) -> None: ...
     def refresh(self) -> None: ...
     def fill(self) -> bool: ...

@@ -14,9 +14,14 @@ from fastgw._core.choice cimport Chance, Fastest, Fewest, Group, Turns
 from fastgw._core.clock cimport monotonic_ns
 from fastgw._core.exchange cimport CONTINUE, PHASE_RESPONSE, Exchange, Hook
 from fastgw._core.forwarding cimport random64
+from fastgw._core.health cimport CHECK_DOWN, HealthTable, Outliers, Slot, add, count, eject
 from fastgw._core.maglev cimport Ring, hash_of, mix
 from fastgw._core.pool cimport Balancer, Endpoint, Picker, Service
 from fastgw._core.template cimport ESCAPE_HEADER, Compiled, find_cookie
+
+from fastgw._core.health import R_ERRORS as _R_ERRORS, R_FAILURES as _R_FAILURES
+
+cdef int R_ERRORS = _R_ERRORS, R_FAILURES = _R_FAILURES
 
 KINDS = ("round_robin", "random", "least_requests", "ewma", "consistent_hash")
 
@@ -47,11 +52,13 @@ cdef class LoadBalancer(Balancer):
     """`kind` is one of KINDS. `key` (a template) and `bounded` (a factor above 1, 0 for none) belong to consistent_hash,
     `decay_ns` to ewma. `min_healthy` is the share of a group's weight that must be up for it to take all requests.
     `panic`: when all are down, ask one all the same. `subset`: endpoints of a priority at most, chosen by `seed`.
-    `live`: endpoints go down and come back between two `arrange`."""
+    `live`: endpoints go down and come back between two `arrange`, as they do with `health`: the table where the state
+    of this `service`'s endpoints stands. `outliers`: who fails is ejected."""
 
     def __init__(self, str kind="round_robin", Compiled key=None, double bounded=0, int64_t decay_ns=10_000_000_000,
                  int64_t slow_start_ns=0, double min_healthy=0.7, bint panic=True, str zone="", labels=None,
-                 int subset=0, bytes seed=b"", Cookie cookie=None, Load load=None, bint live=False):
+                 int subset=0, bytes seed=b"", Cookie cookie=None, Load load=None, bint live=False,
+                 str service="", HealthTable health=None, Outliers outliers=None):
         if kind not in KINDS:
             raise ValueError(f"there is no way to balance called {kind}")
         if kind == "consistent_hash" and key is None:
@@ -68,9 +75,13 @@ cdef class LoadBalancer(Balancer):
         self.subset = subset
         self.seed = hash_of(PyBytes_AS_STRING(seed), PyBytes_GET_SIZE(seed))
         self.cookie = cookie
-        self.live = live or slow_start_ns > 0 or cookie is not None or self.key is not None
+        self.service = service
+        self.health = health
+        self.outliers = outliers if health is not None else None
+        self.version = NULL if health is None else health.version_of(service)
+        self.live = live or health is not None or slow_start_ns > 0 or cookie is not None or self.key is not None
         self.load = load if load is not None else Load()
-        self.watched = self.bounded > 0 or kind in ("least_requests", "ewma")
+        self.watched = self.bounded > 0 or self.outliers is not None or kind in ("least_requests", "ewma")
         self.endpoints = ()
         self.weights = []
         self.groups = []
@@ -88,6 +99,9 @@ cdef class LoadBalancer(Balancer):
             chosen = self._subset(endpoints, chosen)
         self.endpoints = tuple([endpoints[i] for i in chosen])
         self.weights = [weights[i] for i in chosen]
+        if self.health is not None:
+            for endpoint in endpoints:
+                endpoint.health = self.health.slot(self.service, endpoint.url)
         if self.cookie is not None:
             self.by_id = {}
             self.ids = {}
@@ -114,12 +128,37 @@ cdef class LoadBalancer(Balancer):
             by_priority.setdefault(endpoint.priority, []).append((rank, i))
         return sorted([i for ranked in by_priority.values() for _, i in sorted(ranked)[-self.subset:]])
 
+    cdef int _look(self, int64_t now) except -1:
+        """What the table says of each endpoint, and when that changes by itself."""
+        cdef Endpoint endpoint
+        cdef Slot *slot
+        cdef bint down
+        if self.health is None:
+            return 0
+        self.seen = self.version[0]              # before the slots: what changes meanwhile is looked at again
+        self.ejected = 0
+        for endpoint in self.endpoints:
+            if endpoint.health < 0:
+                continue
+            slot = self.health.at(endpoint.health)
+            down = slot.checked == CHECK_DOWN
+            if self.outliers is not None and slot.ejected_until > now:
+                down = True
+                self.ejected += 1
+                if self.next_at == 0 or slot.ejected_until < self.next_at:
+                    self.next_at = slot.ejected_until
+            if endpoint.down and not down:
+                endpoint.since = now             # it came back: a slow start begins
+            endpoint.down = down
+        return 0
+
     cdef list weigh(self, int64_t now):
         """Weights as of now: those that start slowly get theirs in steps."""
         cdef Endpoint endpoint
         cdef int64_t age, i
+        cdef int64_t step
         cdef list found = []
-        self.next_at = 0
+        cdef bint slow = False
         if not self.slow_start:
             return self.weights
         for i in range(len(self.endpoints)):
@@ -128,10 +167,13 @@ cdef class LoadBalancer(Balancer):
             if age >= self.slow_start:
                 found.append(<int64_t>self.weights[i] * FINE)
             else:
-                self.next_at = now + max(self.slow_start // STEPS, 50_000_000)
+                slow = True
+                step = now + max(self.slow_start // STEPS, 50_000_000)
+                if self.next_at == 0 or step < self.next_at:
+                    self.next_at = step
                 found.append(max(1, <int64_t>self.weights[i] * FINE
                                  * max(age, self.slow_start // LEAST) // self.slow_start))
-        return found if self.next_at else self.weights
+        return found if slow else self.weights
 
     def refresh(self):
         """After something changed: the groups, and the share of the requests each of them gets.
@@ -142,7 +184,10 @@ cdef class LoadBalancer(Balancer):
         cdef Group group
         cdef double left = 1, share, taken = 0, healthy, whole
         cdef int i
-        cdef list weights = self.weigh(monotonic_ns())
+        cdef int64_t now = monotonic_ns()
+        self.next_at = 0
+        self._look(now)
+        cdef list weights = self.weigh(now)
         cdef dict tiers = {}
         cdef list members, up, found = []
         cdef dict kept = {}
@@ -217,7 +262,8 @@ cdef class LoadBalancer(Balancer):
 
     cdef Endpoint pick(self, Exchange ex):
         cdef uint64_t point
-        if self.next_at and monotonic_ns() >= self.next_at:
+        if (self.version != NULL and self.version[0] != self.seen) \
+                or (self.next_at and monotonic_ns() >= self.next_at):
             self.refresh()
         if self.cookie is not None:
             found = self.stuck(ex)
@@ -284,15 +330,55 @@ cdef class LoadBalancer(Balancer):
         return 0
 
     cdef int answered(self, Exchange ex) except -1:
-        cdef Endpoint endpoint = <Endpoint>ex.picked
+        cdef int status = ex.response.status
+        # RFC 9110 15.6.3 to 15.6.5: these say that the endpoint could not, however fast they are said
+        cdef bint failure = 502 <= status <= 504
         if self.kind == "ewma":
-            # RFC 9110 15.6.3 to 15.6.5: these say that the endpoint could not, however fast they are said
-            self._observe(endpoint, ex, 502 <= ex.response.status <= 504)
+            self._observe(<Endpoint>ex.picked, ex, failure)
+        if self.outliers is not None:
+            self._count(ex, status >= 500, failure, (<Endpoint>ex.picked).reactor.now - ex.t_picked)
         return 0
 
     cdef int failed(self, Exchange ex, str code) except -1:
-        if self.kind == "ewma" and (code.startswith("upstream_") or code == "route_timeout"):
+        if not (code.startswith("upstream_") or code == "route_timeout") or code == "upstream_body_too_large":
+            return 0                             # a queue, a policy, the client: nothing is known of the endpoint
+        if self.kind == "ewma":
             self._observe(<Endpoint>ex.picked, ex, True)
+        if self.outliers is not None:
+            self._count(ex, True, True, 0)
+        return 0
+
+    cdef int _count(self, Exchange ex, bint error, bint failure, int64_t latency) except -1:
+        """What one request shows. Good answers write nothing, unless rates are asked for."""
+        cdef Endpoint endpoint = <Endpoint>ex.picked
+        cdef Outliers outliers = self.outliers
+        cdef Slot *slot
+        cdef int reason = 0, many = len(self.endpoints)
+        if endpoint.health < 0:
+            return 0
+        slot = self.health.at(endpoint.health)
+        if outliers.rates:
+            add(&slot.requests, 1)
+            if error:
+                add(&slot.bad, 1)
+            if latency > 0:
+                add(&slot.latency, latency)
+                add(&slot.answers, 1)
+        if not failure and slot.failures:
+            slot.failures = 0
+        if not error:
+            if slot.errors:
+                slot.errors = 0
+            return 0
+        if count(&slot.errors) >= outliers.errors > 0:
+            reason = R_ERRORS
+        if failure and count(&slot.failures) >= outliers.failures > 0:
+            reason = R_FAILURES
+        # the share that may be ejected is one endpoint at least, but never the only one
+        if reason and many > 1 and self.ejected < max(1, <int>(many * outliers.share)) \
+                and eject(slot, reason, monotonic_ns(), outliers.base, outliers.longest):
+            add(self.version, 1)
+            self.refresh()
         return 0
 
     cdef int _observe(self, Endpoint endpoint, Exchange ex, bint failed) except -1:

@@ -53,6 +53,7 @@ cdef class Endpoint(Timed):
     cdef public int priority              # of its group: the lowest is asked first
     cdef public bint down                 # not to be picked while there are others
     cdef public int64_t since             # ns: when it was made, or came back
+    cdef public Py_ssize_t health         # its slot in the table of health, -1: none
     cdef public int64_t in_flight         # exchanges it was picked for that go on, where a balancer counts them
     cdef public double latency            # ns to the head of an answer, moving; 0: not known, or nobody asks
     cdef public int64_t latency_at

@@ -40,6 +40,7 @@ class Endpoint:
     zone: str
     priority: int
     down: bool
+    health: int
     since: int
     in_flight: int
     latency: float

@@ -67,6 +67,7 @@ cdef class Endpoint(Timed):
         self.labels = {}
         self.per_connection = 1
         self.since = monotonic_ns()
+        self.health = -1
         memset(&self.timer, 0, sizeof(Timer))
         self.timer.owner = <void*>self
 

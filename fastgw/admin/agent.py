@@ -26,6 +26,7 @@ from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Release, restart_needed
 from fastgw.server.compiler import compile_aside
 from fastgw.server.discovery import Changed, Discovery
+from fastgw.server.health import Health
 from fastgw.server.names import Resolver
 from fastgw.server.stale import LOOK_SECONDS, StaleWatch, empty_services
 from fastgw.server.start import AgentStart
@@ -89,6 +90,7 @@ class Agent:
         self.committed: asyncio.Future[None] | None = None
         self.names = Resolver(self.publish_addresses, start.addresses)
         self.discovery = Discovery(self.publish_endpoints, self.names, start.endpoints)
+        self.health = Health(self.memory.health, self.names, self.discovery)
         self.certificates = CertificateWatch()
         self.stale = StaleWatch(self.loop.time())
         self.stopped = asyncio.Event()
@@ -105,6 +107,7 @@ class Agent:
         if self.admin_socket is not None:
             await server.start(self.admin_socket)
         await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
+        self.health.follow(self.current.head)
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
         self.spawn(self.watch_certificates())
         self.spawn(self.watch_stale())
@@ -190,6 +193,7 @@ class Agent:
             if addresses:
                 control.send(link.sock, {"op": "addresses", "addresses": addresses})
         control.send(self.supervisor, {"op": "endpoints", "endpoints": dict(changed)})
+        self.health.refresh()
 
     async def snapshots(self) -> list[dict[str, Any]]:
         answers = await asyncio.gather(
@@ -335,6 +339,7 @@ class Agent:
         committed = self.commit(new, removed)
         # from here on it only goes forward: a worker that cannot adopt now is replaced by one that has
         await asyncio.gather(*(self.adopt(link, names, removed, per_worker[link.slot]) for link in links))
+        self.health.follow(new.head)
         await self.closed(committed)
         for opened in fds:
             os.close(opened)
@@ -426,11 +431,12 @@ class Agent:
             certificates=self.certificates.states(),
             certificate_failures=self.certificates.failures,
             discovery=self.discovery.states(),
+            health=self.health.states(),
         )
         return CONTENT_TYPE, render(view)
 
     async def services(self) -> list[dict[str, Any]]:
-        return services_view(self.current.head, await self.snapshots(), self.discovery)
+        return services_view(self.current.head, await self.snapshots(), self.discovery, self.health)
 
     async def routes(self) -> list[dict[str, Any]]:
         return routes_view(self.current.config())

@@ -34,7 +34,9 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("routes", Route, "routes[]"),
     ("tests", ConfigTest, "tests[]"),
 )
-SHORT_FORMS = frozenset({"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance"})
+SHORT_FORMS = frozenset(
+    {"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance", "HealthCheck"}
+)
 """Rooms for which a bare value is enough."""
 ONE_OR_MANY = frozenset({"by", "issuer", "audience"})
 """Keys of policies that take one text or a list of them."""

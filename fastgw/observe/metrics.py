@@ -58,6 +58,20 @@ class Discovered(Protocol):
     failures: int
 
 
+class WatchedEndpoint(Protocol):
+    """What metrics want to know of an endpoint whose health is watched."""
+
+    service: str
+    url: str
+    state: str
+    ejections: int
+    good: int
+    bad: int
+
+    @property
+    def up(self) -> bool: ...
+
+
 @dataclass(slots=True)
 class View:
     """What is known at one moment, over all workers.
@@ -82,6 +96,7 @@ class View:
     certificates: Sequence[ServedCertificate] = ()
     certificate_failures: int = 0
     discovery: Sequence[Discovered] = ()
+    health: Sequence[WatchedEndpoint] = ()
 
 
 class Collector:
@@ -105,6 +120,24 @@ class Collector:
             yield from self.handshakes()
         if self.view.discovery:
             yield from self.discovery()
+        if self.view.health:
+            yield from self.health()
+
+    def health(self) -> Iterator[Metric]:
+        labels = ("service", "endpoint")
+        up = GaugeMetricFamily("fastgw_endpoint_up", "1: it is asked; 0: it is down or ejected.", labels=labels)
+        ejections = CounterMetricFamily(
+            "fastgw_endpoint_ejections", "Times that an endpoint was left out for failing requests.", labels=labels
+        )
+        checks = CounterMetricFamily("fastgw_health_checks", "Health checks.", labels=(*labels, "result"))
+        for one in self.view.health:
+            key = (one.service, one.url.partition("://")[2] or one.url)
+            up.add_metric(key, float(one.up))
+            ejections.add_metric(key, one.ejections)
+            if one.good or one.bad:
+                checks.add_metric((*key, "good"), one.good)
+                checks.add_metric((*key, "bad"), one.bad)
+        yield from (up, ejections, checks)
 
     def discovery(self) -> Iterator[Metric]:
         labels = ("service",)

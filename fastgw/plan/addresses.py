@@ -44,3 +44,13 @@ def resolve(origin: Origin) -> tuple[Address, ...]:
         if family in (socket.AF_INET, socket.AF_INET6):
             found[sockaddr(family, str(address[0]), origin.port)] = None
     return tuple(found)
+
+
+def host_of(address: Address) -> str:
+    """The IP address as text, or a unix socket's path."""
+    family, raw = address
+    if family == socket.AF_UNIX:
+        return raw[2:].rstrip(b"\0").decode()
+    if family == socket.AF_INET6:
+        return socket.inet_ntop(family, raw[8:24])
+    return socket.inet_ntoa(raw[4:8])

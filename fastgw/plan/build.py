@@ -22,6 +22,7 @@ from fastgw._core.balance import Cookie, Load, LoadBalancer, StickyCookie
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
+from fastgw._core.health import HealthTable, Outliers
 from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
@@ -56,12 +57,14 @@ class Host:
     strict        raise when a policy cannot be built, instead of making its route refuse
     discovered    service → its endpoints as discovery told them last; see `discover`
     live          service → the native services of that name that plans hold, and what they were made from
+    health        the state of endpoints, shared by all workers of the host; None: nobody is ever down
     loads         service → what the balancers of its plans share
     """
 
     shared: Shared = field(default_factory=Shared)
     bucket_table: Any = None
     public: PublicAnswer | None = None
+    health: HealthTable | None = None
     strict: bool = False
     discovered: dict[str, EndpointSet] = field(default_factory=dict)
     live: dict[str, WeakKeyDictionary[Service, ServiceSpec]] = field(default_factory=dict)
@@ -90,6 +93,8 @@ def native_endpoint(engine: Engine, service: ServiceSpec, given: EndpointSpec, l
         make = partial(upstream_maker, tls, tls.server_name or host_of(given.host))
         endpoint = engine.endpoint(*common, identity=(tls.identity, identity), make=make, opener=opener)
     endpoint.zone, endpoint.labels, endpoint.priority = given.zone, given.labels, given.priority
+    if not service.balance.health:
+        endpoint.down = False                        # nobody will say that it is up again
     return endpoint
 
 
@@ -221,6 +226,9 @@ class Builder:
             cookie=Cookie(*balance.cookie) if balance.cookie is not None else None,
             seed=socket.gethostname().encode(),
             load=self.host.loads.setdefault(given.name, Load()),
+            service=given.name,
+            health=self.host.health if balance.health else None,
+            outliers=Outliers(**balance.outliers) if balance.outliers is not None else None,
         )
 
     def service(self, given: ServiceSpec) -> Service:
@@ -290,7 +298,7 @@ class Builder:
         asked = {given.service, *(name for name, _ in given.split)}
         if not asked.isdisjoint(self.http2):
             chain.append(self.grpc_hook())
-        if self.sticky and (given.service in self.sticky or any(name in self.sticky for name, _ in given.split)):
+        if not asked.isdisjoint(self.sticky):
             chain.append(StickyCookie())
         split = None
         if given.split:

@@ -57,11 +57,14 @@ class EndpointSpec:
 @dataclass(slots=True)
 class BalanceSpec:
     """Keyword arguments of _core.balance.LoadBalancer, and what it takes compiled: the parts of the key's template;
-    name, attributes and constant `Secure` of the cookie."""
+    name, attributes and constant `Secure` of the cookie; whether the state of endpoints is watched; the arguments of
+    _core.health.Outliers."""
 
     options: dict[str, Any] = field(default_factory=dict)
     key: tuple[bytes | tuple[str, bytes], ...] | None = None
     cookie: tuple[bytes, bytes, bool] | None = None
+    health: bool = False
+    outliers: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -197,7 +200,19 @@ def balance_of(config: Config, service: Service) -> BalanceSpec:
             attributes += f"; Max-Age={int(sticky.max_age)}"
         always = sticky.secure or sticky.same_site == "none"
         cookie = (sticky.cookie.encode(), attributes.encode(), always)
-    return BalanceSpec(options, parts, cookie)
+    outliers = None
+    if service.outliers is not None:
+        watch = service.outliers
+        outliers = {
+            "errors": watch.consecutive_errors,
+            "failures": watch.consecutive_failures,
+            "rates": watch.rates,
+            "base_ns": ns(watch.ejection_time),
+            "longest_ns": ns(watch.max_ejection_time),
+            "share": watch.max_ejected,
+        }
+    health = service.health_check is not None or outliers is not None
+    return BalanceSpec(options, parts, cookie, health, outliers)
 
 
 def http2_of(config: Config) -> dict[str, dict[str, int]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Reply, Route
+from fastgw._core.health import HealthTable
 from fastgw._core.plan import Plan
 from fastgw._core.record import Stats
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
@@ -36,11 +37,18 @@ def open_log(settings: AccessLogConfig) -> AccessLog:
 class DataPlane:
     """`public(kind)` gives status, content type and body of a public endpoint (health, ready, metrics)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, stats: Stats, buckets: Any, public: PublicSource) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stats: Stats,
+        buckets: Any,
+        public: PublicSource,
+        health: HealthTable | None = None,
+    ) -> None:
         self.loop = loop
         self.engine = Engine(loop, stats)
         self.public = public
-        self.host = Host(bucket_table=buckets, public=self.answer_public)
+        self.host = Host(bucket_table=buckets, public=self.answer_public, health=health)
         self.log: AccessLog | None = None
         self.log_settings: AccessLogConfig | None = None
         self.flusher: asyncio.TimerHandle | None = None

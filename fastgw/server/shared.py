@@ -1,4 +1,4 @@
-"""Memory that all processes of one gateway share: counters, and the buckets of rate limits.
+"""Memory that all processes of one gateway share: counters, the buckets of rate limits, and the state of endpoints.
 
 It belongs to the supervisor and is inherited by fork, so it outlives any worker.
 """
@@ -9,11 +9,14 @@ import mmap
 from collections.abc import Collection
 
 from fastgw._core.bucket import BucketTable
+from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 
 BUCKETS = 262_144
 """Keys of rate limits a host keeps at a time; the memory is taken when it is used."""
 SERVICES = 1024
+ENDPOINTS = 32_768
+"""Endpoints of services with health checks or outliers whose state a host keeps; likewise."""
 
 
 class Slots:
@@ -68,7 +71,7 @@ class Slots:
 
 
 class SharedMemory:
-    """One block of counters per worker, one table of buckets."""
+    """One block of counters per worker, one table of buckets, one of endpoints."""
 
     def __init__(self, workers: int, max_label_values: int) -> None:
         self.route_slots = Slots(max_label_values)
@@ -80,6 +83,7 @@ class SharedMemory:
         buckets = mmap.mmap(-1, size)
         BucketTable.format(buckets)
         self.buckets = BucketTable(buckets)
+        self.health = HealthTable(mmap.mmap(-1, HealthTable.size(ENDPOINTS)))
 
     def adopt(self, route_slots: Slots, service_slots: Slots) -> None:
         """Of the generation that is about to serve, before it does."""

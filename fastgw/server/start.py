@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.server.compiled import Release
@@ -24,6 +25,7 @@ class WorkerStart:
     agent: socket.socket
     stats: Stats
     buckets: Any
+    health: HealthTable
     access_log: AccessLogConfig
     drain: float
     addresses: Mapping[str, Any] = field(default_factory=dict)

@@ -180,6 +180,7 @@ class Supervisor:
                 agent=self.links[slot][1],
                 stats=self.memory.stats[slot],
                 buckets=self.memory.buckets,
+                health=self.memory.health,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
                 addresses=self.addresses,

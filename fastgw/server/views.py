@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from fastgw.config import Config
 from fastgw.config.fields import Secret
 from fastgw.server.discovery import Discovery, fallback_of
+from fastgw.server.health import EndpointHealth, Health
 from fastgw.upstreams.discovery import EndpointSet
 from fastgw.upstreams.discovery.watcher import State
 
@@ -94,8 +95,33 @@ def discovery_view(state: State | None, told: EndpointSet | None) -> dict[str, A
     return view
 
 
+def health_view(state: EndpointHealth | None) -> dict[str, Any]:
+    """`since` is how long it has been so, in seconds; nothing for endpoints whose state nobody watches."""
+    if state is None:
+        return {}
+    view: dict[str, Any] = {"state": state.state}
+    if state.reason:
+        view["reason"] = REASONS[state.reason] + (f": {state.why}" if state.why else "")
+    view["since"] = None if state.since is None else round(state.since, 3)
+    if state.ejected_for is not None:
+        view["ejected_for"] = round(state.ejected_for, 3)
+    return view | {"ejections": state.ejections, "checks": {"good": state.good, "bad": state.bad}}
+
+
+REASONS = {
+    "check": "the health check failed",
+    "errors": "too many 5xx in a row",
+    "failures": "too many failures in a row",
+    "success_rate": "a lower success rate than the others",
+    "latency": "slower than the others",
+}
+
+
 def services_view(
-    config: Config, snapshots: Sequence[Mapping[str, Any]], discovery: Discovery | None = None
+    config: Config,
+    snapshots: Sequence[Mapping[str, Any]],
+    discovery: Discovery | None = None,
+    health: Health | None = None,
 ) -> list[dict[str, Any]]:
     """Services with the pools of their endpoints, added up over the workers."""
     pools: dict[tuple[str, str], dict[str, int]] = {}
@@ -109,6 +135,7 @@ def services_view(
             addresses[key] = max(addresses.get(key, 0), pool["addresses"])
     known = discovery.known if discovery is not None else {}
     states = {state.service: state for state in discovery.states()} if discovery is not None else {}
+    conditions = health.by_key() if health is not None else {}
     found = []
     for name, service in config.services.items():
         told = known.get(name)
@@ -117,6 +144,8 @@ def services_view(
             {
                 "url": str(endpoint.origin),
                 "weight": endpoint.weight,
+                **health_view(conditions.get((name, str(endpoint.origin)))),
+                **({"priority": endpoint.priority} if endpoint.priority else {}),
                 **({"zone": endpoint.zone} if endpoint.zone else {}),
                 **({"labels": dict(endpoint.labels)} if endpoint.labels else {}),
                 "addresses": addresses.get((name, str(endpoint.origin)), 0),

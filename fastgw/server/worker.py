@@ -32,7 +32,7 @@ class Worker:
         self.questions: dict[str, asyncio.Future[Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         start.stats.reset_gauges()
-        self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public)
+        self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, start.health)
 
     def run(self) -> None:
         """Takes the plan it was born with and begins to accept."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
@@ -11,6 +11,7 @@ from fastgw.config.schema.address import HOST_NAME, OriginUrl
 from fastgw.config.schema.balance import Balance
 from fastgw.config.schema.base import Later, Room, key
 from fastgw.config.schema.discovery import Discovery
+from fastgw.config.schema.health import HealthCheck, Outliers
 from fastgw.config.schema.tls import UpstreamTls
 
 
@@ -95,15 +96,6 @@ class Dns(Room):
     )
 
 
-class HealthCheck(Later):
-    path: str = key("/health", "What is asked for.", pattern=r"^/")
-    interval: Duration = key(5.0, "How often.", ge=0.1, le=3600)
-    timeout: Duration = key(2.0, "How long an answer may take.", ge=0.01, le=600)
-    healthy_threshold: int = key(2, "Good answers in a row that bring an endpoint back.", ge=1, le=100)
-    unhealthy_threshold: int = key(3, "Bad answers in a row that take it out.", ge=1, le=100)
-    statuses: tuple[int, ...] = key((200,), "Statuses that are good.")
-
-
 class CircuitBreaker(Later):
     failure_threshold: int = key(5, "Failures in a row that open it.", ge=1, le=100000)
     failure_rate: Ratio = key(0.5, "Or this share of the requests.")
@@ -145,7 +137,10 @@ class Service(Room):
     pool: Pool = key(Pool(), "The connections of one worker to one endpoint.")
     timeouts: ServiceTimeouts = key(ServiceTimeouts(), "How long the gateway waits for it.")
     dns: Dns = key(Dns(), "How the names of its endpoints are looked up.")
-    health_check: HealthCheck | None = key(None, "Asks each endpoint how it is.", later=True)
+    health_check: HealthCheck | None = key(
+        None, "Asks each endpoint how it is; those that do not answer well are left out.", example="/health"
+    )
+    outliers: Outliers | None = key(None, "Leaves endpoints out that fail requests.", example={})
     circuit_breaker: CircuitBreaker | None = key(None, "Stops asking a service that fails.", later=True)
     retry: Retry | None = key(None, "Repeats failed requests.", later=True)
     discovery: Discovery | None = key(

@@ -37,8 +37,14 @@ class Call:
         body: bytes = b"",
         timeout: float = 5.0,
         trust: ssl.SSLContext | None = None,
+        at: tuple[str, int] | None = None,
+        server_name: str | None = None,
     ) -> None:
+        """`at`: the address to connect to, instead of having the origin's name looked up; `server_name`: asked for by
+        TLS and checked, instead of the origin's."""
         self.origin = origin
+        self.at = at
+        self.server_name = server_name
         self.timeout = timeout
         self.trust = trust
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
@@ -98,10 +104,9 @@ class Call:
         if origin.unix:
             self.reader, self.writer = await asyncio.open_unix_connection(origin.unix)
         else:
-            name = origin.host if self.trust is not None else None
-            self.reader, self.writer = await asyncio.open_connection(
-                origin.host, origin.port, ssl=self.trust, server_hostname=name
-            )
+            name = (self.server_name or origin.host) if self.trust is not None else None
+            host, port = self.at or (origin.host, origin.port)
+            self.reader, self.writer = await asyncio.open_connection(host, port, ssl=self.trust, server_hostname=name)
         self.writer.write(self.request)
         await self.writer.drain()
         while not self.in_body:
@@ -136,6 +141,13 @@ class Call:
         if not self.ended and ("content-length" in self.headers or "transfer-encoding" in self.headers):
             raise SourceError("the connection ended in the middle of the answer")
         return body
+
+    async def beginning(self, limit: int) -> bytes:
+        """The first bytes of the body, `limit` or all there are; the caller bounds the time."""
+        size = sum(map(len, self.pieces))
+        while not self.ended and size < limit and await self.more():
+            size = sum(map(len, self.pieces))
+        return b"".join(self.pieces)[:limit]
 
     async def lines(self, seconds: float, limit: int = MAX_LINE) -> AsyncIterator[bytes]:
         """The lines of the body as they come, until it ends or `seconds` have passed, which is no error."""

@@ -1,0 +1,261 @@
+"""Three endpoints, each a process, under load: one dies, hangs, flaps, comes back. Each scenario says its numbers.
+
+No retries are configured: what is told of failures is what checks and ejection alone make of them.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+
+from fastgw.testing import GatewayProcess, free_port
+
+CLIENTS = 6
+DEADLINE = 20
+
+SERVER = r"""
+import asyncio, sys
+
+number, port = sys.argv[1], int(sys.argv[2])
+
+class Play(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.rest = transport, b""
+
+    def data_received(self, data):
+        *whole, self.rest = (self.rest + data).split(b"\r\n\r\n")
+        for _ in whole:
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + number.encode())
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(Play, "127.0.0.1", port, reuse_address=True)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+class Endpoint:
+    """One endpoint: a process that can be killed, stopped, and started again at the same address."""
+
+    def __init__(self, number):
+        self.number = number
+        self.port = free_port()
+        self.process = None
+        self.start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        command = [sys.executable, "-c", SERVER, str(self.number), str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout.readline() == b"ready\n"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(10)
+        self.process.stdout.close()
+
+    def freeze(self):
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self):
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+class Load:
+    """Clients that ask without a pause. `answers`: (when, who or None, status) of each request."""
+
+    def __init__(self, gateway):
+        self.gateway = gateway
+        self.answers = []
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(CLIENTS)]
+
+    def run(self):
+        while not self.ended.is_set():
+            with self.gateway.client(30) as client:
+                for _ in range(20):
+                    answer = client.request(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+                    who = int(answer.body) if answer.status == 200 else None
+                    self.answers.append((time.monotonic(), who, answer.status))
+                    if self.ended.is_set():
+                        return
+
+    def since(self, when):
+        return [answer for answer in list(self.answers) if answer[0] >= when]
+
+    def failures(self, when=0.0):
+        return [answer for answer in self.since(when) if answer[2] != 200]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        for thread in self.threads:
+            thread.join(40)
+        assert not any(thread.is_alive() for thread in self.threads)
+
+
+@pytest.fixture
+def world():
+    with ExitStack() as stack:
+        endpoints = [Endpoint(i) for i in range(3)]
+
+        def end():
+            for one in endpoints:
+                one.thaw()
+                one.kill()
+
+        stack.callback(end)
+        yield endpoints, stack
+
+
+def gateway_for(world, **service):
+    endpoints, stack = world
+    config = {
+        "server": {"listeners": ["127.0.0.1:${FASTGW_PORT}"], "workers": 2},
+        "observability": {"access_log": {"enabled": False}},
+        "services": {"s": {"endpoints": [one.url for one in endpoints], **service}},
+        "routes": [{"path": "/*", "service": "s"}],
+    }
+    return stack.enter_context(GatewayProcess(config))
+
+
+def states(gateway):
+    return [row["state"] for row in json.loads(gateway.admin("/services/s/endpoints")[1])]
+
+
+def until(condition, what):
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"no {what} in {DEADLINE} s"
+        time.sleep(0.02)
+
+
+def asked_since(load, when, who):
+    return any(answer[1] == who for answer in load.since(when))
+
+
+CHECK = {"type": "tcp", "interval": "200ms", "timeout": "300ms", "healthy_threshold": 2, "unhealthy_threshold": 2}
+
+
+def test_one_dies_and_comes_back(world):
+    """At most 3 failures in a row until it is ejected, beside those that were under way; once its check has failed too,
+    none. Back again, it gets its share, and nobody fails on the way."""
+    endpoints, _ = world
+    outliers = {"consecutive_failures": 3, "ejection_time": "500ms"}
+    gateway = gateway_for(world, outliers=outliers, health_check=CHECK)
+    with Load(gateway) as load:
+        until(lambda: {answer[1] for answer in load.answers} == {0, 1, 2}, "answers of all")
+        died = time.monotonic()
+        endpoints[1].kill()
+        until(lambda: states(gateway)[1] == "down", "failed check")
+        known = time.monotonic()
+        until(lambda: len(load.since(known)) > 200, "requests without it")
+        # those under way when it died are lost too: one for each client at most
+        assert len(load.failures(died)) <= 3 + CLIENTS
+        assert not load.failures(known + 0.1)
+        endpoints[1].start()
+        until(lambda: states(gateway)[1] == "up", "good checks")
+        back = time.monotonic() + 0.1
+        until(lambda: len(load.since(back)) > 300, "requests")
+        assert not load.failures(known + 0.1)
+        share = Counter(answer[1] for answer in load.since(back))
+        assert share[1] > 0.2 * sum(share.values())
+
+
+def test_one_hangs(world):
+    """A process that is stopped: its kernel accepts, nobody answers. Each client waits for it at most once: after the
+    response timeout (400 ms) it is ejected, and from then on nobody fails."""
+    endpoints, _ = world
+    outliers = {"consecutive_failures": 3, "ejection_time": "60s"}
+    gateway = gateway_for(world, outliers=outliers, timeouts={"response": "400ms"}, balance="least_requests")
+    with Load(gateway) as load:
+        until(lambda: {answer[1] for answer in load.answers} == {0, 1, 2}, "answers of all")
+        hung = time.monotonic()
+        endpoints[2].freeze()
+        until(lambda: states(gateway)[2] == "ejected", "ejection")
+        known = time.monotonic()
+        assert known - hung < 3
+        until(lambda: len(load.since(known)) > 300, "requests without it")
+        failures = load.failures(hung)
+        # what waits for it now is not sent elsewhere: two rounds of all clients before the third failure in a row
+        assert 3 <= len(failures) <= 2 * CLIENTS
+        assert {status for _, _, status in failures} == {504}
+        assert not load.failures(known + 0.5)
+        assert not asked_since(load, known + 0.5, 2)
+
+
+def test_one_hangs_and_checks_find_it(world):
+    """By checks alone: down after two that time out (bound: 2 intervals and 2 timeouts, with jitter about 1.1 s)."""
+    endpoints, _ = world
+    check = {"path": "/health", "interval": "200ms", "timeout": "300ms", "unhealthy_threshold": 2}
+    gateway = gateway_for(world, health_check=check, timeouts={"response": "5s"})
+    until(lambda: states(gateway) == ["up"] * 3, "good checks")
+    hung = time.monotonic()
+    endpoints[0].freeze()
+    until(lambda: states(gateway)[0] == "down", "bad checks")
+    assert time.monotonic() - hung < 3
+    with Load(gateway) as load:
+        until(lambda: len(load.answers) > 100, "requests")
+        assert not load.failures() and {answer[1] for answer in load.answers} == {1, 2}
+        endpoints[0].thaw()
+        until(lambda: states(gateway)[0] == "up", "good checks")
+        back = time.monotonic()
+        until(lambda: asked_since(load, back, 0), "its share")
+    assert not load.failures()
+
+
+def test_one_flaps(world):
+    """It dies and comes back again and again: its ejections grow, so that its failures become rare, and at the end of
+    it all endpoints are asked."""
+    endpoints, _ = world
+    outliers = {"consecutive_failures": 1, "ejection_time": "200ms", "max_ejection_time": "2s"}
+    gateway = gateway_for(world, outliers=outliers)
+    with Load(gateway) as load:
+        until(lambda: {answer[1] for answer in load.answers} == {0, 1, 2}, "answers of all")
+        for _ in range(4):
+            before = len(load.failures())
+            endpoints[0].kill()
+            until(lambda: states(gateway)[0] == "ejected", "ejection")
+            endpoints[0].start()
+            # one failure ejects; those under way are lost with it, and an ejection may have ended while it was dead
+            assert len(load.failures()) - before <= 2 * (1 + CLIENTS)
+            until(lambda: states(gateway)[0] == "unchecked", "end of the ejection")
+        row = json.loads(gateway.admin("/services/s/endpoints")[1])[0]
+        assert row["ejections"] >= 4
+        last = time.monotonic()
+        until(lambda: asked_since(load, last, 0), "its share")
+    assert {status for _, _, status in load.failures()} <= {502, 504}
+
+
+def test_all_die_and_come_back(world):
+    """Nobody is healthy: one is asked all the same (`panic: any`), so that the service is there again as soon as one
+    is, without waiting for a check."""
+    endpoints, _ = world
+    gateway = gateway_for(world, health_check={**CHECK, "interval": "60s"}, outliers={"ejection_time": "60s"})
+    with Load(gateway) as load:
+        until(lambda: {answer[1] for answer in load.answers} == {0, 1, 2}, "answers of all")
+        for one in endpoints:
+            one.kill()
+        dead = time.monotonic()
+        until(lambda: len(load.failures(dead)) > 100, "failures")
+        for one in endpoints:
+            one.start()
+        back = time.monotonic()
+        until(lambda: any(answer[2] == 200 for answer in load.since(back)), "an answer")
+        assert time.monotonic() - back < 2
