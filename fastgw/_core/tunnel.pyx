@@ -166,6 +166,8 @@ cdef class Tunnel(Connection):
             if endpoint.connections >= endpoint.limits.max_connections:
                 code = "pool_exhausted"
                 continue
+            if service.balancer.watched:
+                service.balancer.begun(ex, endpoint)
             self.far = Far(self, endpoint)
             return self.far.begin()
         return self._over(code, True)
@@ -173,6 +175,9 @@ cdef class Tunnel(Connection):
     cdef int attempt_failed(self, str code) except -1:
         cdef Exchange ex = self.ex
         self.far = None
+        if ex.picked is not None:
+            (<Service>ex.service).balancer.failed(ex, code)
+            (<Service>ex.service).balancer.left(ex)
         if ex.attempts < min(ATTEMPTS, len((<Service>ex.service).endpoints)):
             return self._attempt()
         return self._over(code, True)
@@ -182,6 +187,8 @@ cdef class Tunnel(Connection):
         cdef Channel there = self.far.channel
         self.phase = T_OPEN
         self.active_at = self.reactor.now
+        if self.ex.picked is not None:
+            (<Service>self.ex.service).balancer.answered(self.ex)
         self.relay.stats.tunnel((<Service>self.ex.service).slot, W_TUNNELS, 1)
         self._arm()
         if self.stash_len:
@@ -339,6 +346,8 @@ cdef class Tunnel(Connection):
             return 0
         self.ex = None
         self.far = None
+        if ex.picked is not None:
+            (<Service>ex.service).balancer.left(ex)
         if far is not None:
             far.let_go(code is not None)
         if self.counted_in:
