@@ -100,5 +100,6 @@ def hints(demo: DemoServers) -> str:
         f'  curl -s -d \'{{"name": "Edsger"}}\' {base}/api/{first}\n'
         f"  curl -s {base}/echo          # what reached the service\n"
         f"  curl -sN {base}/events       # a clock, as Server-Sent Events\n"
+        f"  python -m websockets {base.replace('http', 'ws', 1)}/socket      # sends back what it gets\n"
         "Ctrl-C stops."
     )

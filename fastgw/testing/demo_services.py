@@ -11,6 +11,7 @@ root, below `/NAME` and below `/api/NAME` (so that it can be reached with and wi
     GET  /stream?n=5&ms=200   n lines of JSON, chunked, one every ms
     GET  /events?n=0&ms=1000  a clock as Server-Sent Events; n=0 ticks until the client leaves
     *    /status/{code}    that status (200 to 599)
+    GET  /socket           a WebSocket that sends back what it gets
 
 Plain asyncio protocols and httptools, meant to be read. It is a demonstration, not a web server: request
 bodies are held in memory up to `MAX_BODY` bytes and there are no time limits on clients.
@@ -32,6 +33,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httptools
 import orjson
+
+from fastgw.testing.demo_sockets import EchoSocket, accept_key
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body that a service holds; more is answered with 413."""
@@ -204,6 +207,8 @@ class DemoConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._stopped_reading = False
+        self._ahead = b""
+        self._socket: EchoSocket | None = None
 
     # The transport's side.
 
@@ -218,16 +223,24 @@ class DemoConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable.clear()
+        if self._socket is not None:
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._writable.set()
+        if self._socket is not None:
+            self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
+        if self._socket is not None:
+            self._echo(data)
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # No upgrade is offered: the request itself is answered as any other (RFC 9110, 7.8); what follows
-            # on this connection can not be told apart from the other protocol, so it ends there.
+        except httptools.HttpParserUpgrade as upgrade:
+            # What follows is the other protocol, once the request is answered. Where that is not to be changed the
+            # request is answered as any other (RFC 9110, 7.8), and the connection ends.
+            self._ahead = data[upgrade.args[0] :]
             self._stop_reading()
         except httptools.HttpParserError:
             self._enqueue(Response(400, b'{"error":"not HTTP"}\n', close=True))
@@ -303,9 +316,32 @@ class DemoConnection(asyncio.Protocol):
             if isinstance(item, Response):
                 keep_alive = await self._send(item, "GET", False)
             else:
+                if self._becomes_a_socket(item):
+                    return
                 response = await self._handler(item)
                 keep_alive = await self._send(response, item.method, item.keep_alive)
         self._transport.close()
+
+    def _becomes_a_socket(self, request: Request) -> bool:
+        """Answers a handshake for `/socket`; from then on bytes come to `_echo`."""
+        accept = accept_key(request.headers)
+        if accept is None or not urlsplit(request.target).path.endswith("/socket") or not self._stopped_reading:
+            return False
+        self._transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept.encode()
+        )
+        self._socket = EchoSocket()
+        self._echo(self._ahead)
+        self._transport.resume_reading()
+        return True
+
+    def _echo(self, data: bytes) -> None:
+        assert self._socket is not None
+        if answer := self._socket.feed(data):
+            self._transport.write(answer)
+        if self._socket.closed:
+            self._transport.close()
 
     async def _send(self, response: Response, method: str, keep_alive: bool) -> bool:
         keep_alive = keep_alive and not response.close

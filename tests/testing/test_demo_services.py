@@ -10,9 +10,12 @@ import sys
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fastgw.cli import demo as demo_verb
 from fastgw.testing.demo_services import MAX_BODY, DemoServers
+from fastgw.testing.demo_sockets import MAX_MESSAGE, EchoSocket
 
 FREE = {"users": 0, "orders": 0, "products": 0}
 
@@ -190,3 +193,47 @@ def test_a_taken_port_is_named(capsys):
 def test_a_port_out_of_range_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a port"):
         demo_verb.port_number(text)
+
+
+def test_a_socket_sends_back_what_it_gets():
+    async def talk(demo):
+        base = demo.url("users").replace("http", "ws", 1)
+        for path in ("/socket", "/users/socket"):
+            async with connect(base + path, max_size=None) as ws:
+                for message in ("hello", b"\x00\xff" * 70_000, "", "é"):
+                    await ws.send(message)
+                    assert await ws.recv() == message
+                await ws.send(["in ", "pieces"])
+                assert await ws.recv() == "in pieces"
+                await (await ws.ping())
+        async with connect(base + "/socket") as ws:
+            await ws.send(b"x" * (MAX_MESSAGE + 1))
+            with pytest.raises(ConnectionClosed) as closed:
+                await ws.recv()
+            assert closed.value.rcvd.code == 1009
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(base + "/echo"):
+                pass
+        assert refused.value.response.status_code == 200
+
+    async def main():
+        async with DemoServers(ports={"users": 0}) as demo:
+            await talk(demo)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("data", "code"), [
+    (b"\x81\x01x", 1002),                                    # no mask
+    (b"\xc1\x80\0\0\0\0", 1002),                             # a reserved bit
+    (b"\x80\x80\0\0\0\0", 1002),                             # goes on with nothing
+    (b"\x01\x80\0\0\0\0\x81\x80\0\0\0\0", 1002),            # a message within a message
+    (b"\x83\x80\0\0\0\0", 1002),
+    (b"\x88\x82\0\0\0\0\x0f\xa1", 4001),
+])  # fmt: skip
+def test_how_a_socket_ends(data, code):
+    for step in (1, 100):
+        socket, said = EchoSocket(), b""
+        for at in range(0, len(data), step):
+            said += socket.feed(data[at : at + step])
+        assert socket.closed and said == b"\x88\x02" + code.to_bytes(2, "big")
