@@ -1,11 +1,21 @@
 """Stage `accept`: listening sockets, and what every connection of a client has, whatever it speaks."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from fastgw._core.clock cimport Timer
 from fastgw._core.exchange cimport Downstream, Exchange
 from fastgw._core.reactor cimport Channel, Handler, Reactor
 from fastgw._core.respond cimport Relay
 from fastgw._core.settings cimport Settings
+
+
+ctypedef struct Peer:
+    uint8_t address[16]                   # IPv6, or IPv4 mapped
+    char text[48]                         # the same, printed
+    int text_len                          # 0: it has no address (a unix socket)
+    uint16_t port
+    bint told                             # by the PROXY protocol: `target` is known
+    uint8_t target[16]                    # where it connected to
+    uint16_t target_port
 
 
 cdef class Codec:
@@ -17,8 +27,7 @@ cdef class Codec:
 
 cdef class Gate:
     """Looks at an accepted socket before it is a connection. What it takes it gives back by `Listener.enter`."""
-    cdef bint take(self, Listener listener, Codec codec, int fd, const uint8_t *address, const char *text,
-                   int text_len) except -1
+    cdef bint take(self, Listener listener, Codec codec, int fd, const Peer *peer) except -1
 
 
 cdef class Listener(Handler):
@@ -34,11 +43,10 @@ cdef class Listener(Handler):
     cdef dict per_address
     cdef int start(self, int fd) except -1
     cdef int stop(self) except -1
-    cdef int _accepted(self, int fd, const uint8_t *address, const char *text, int text_len) except -1
+    cdef int _accepted(self, int fd, const Peer *peer) except -1
     cdef int _refuse(self, Codec codec, int fd) except -1
-    cdef int enter(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len) except -1
-    cdef int admit(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len,
-                   bint counted) except -1
+    cdef int enter(self, Codec codec, int fd, const Peer *peer) except -1
+    cdef int admit(self, Codec codec, int fd, const Peer *peer, bint counted) except -1
 
 
 cdef class Connection(Downstream):
@@ -48,9 +56,7 @@ cdef class Connection(Downstream):
     cdef Relay relay
     cdef Settings settings
     cdef Channel channel                  # None when it is gone
-    cdef uint8_t address[16]
-    cdef char text[48]
-    cdef int text_len
+    cdef Peer peer
     cdef bint counted                     # in listener.per_address
     cdef bint secure                      # TLS
     cdef bytes hsts                       # Strict-Transport-Security for every answer, or None

@@ -30,27 +30,26 @@ cdef extern from *:
     #include <sys/un.h>
     #include <unistd.h>
     extern int accept4(int, struct sockaddr *, socklen_t *, int);
-    /* One connection with its peer as 16 bytes and as text; -1 with errno. */
-    static inline int fgw_accept(int lfd, unsigned char *address, char *text, int *text_len) {
+    /* One connection with its peer as 16 bytes and as text, which are left alone where it has none; -1 with errno. */
+    static inline int fgw_accept(int lfd, unsigned char *address, char *text, int *text_len, unsigned short *port) {
       struct sockaddr_storage ss; socklen_t n = sizeof ss;
       int fd = accept4(lfd, (struct sockaddr *)&ss, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (fd < 0) return -1;
-      memset(address, 0, 16); *text_len = 0;
       if (ss.ss_family == AF_INET) {
         struct sockaddr_in *a = (struct sockaddr_in *)&ss;
         address[10] = address[11] = 0xff; memcpy(address + 12, &a->sin_addr, 4);
-        inet_ntop(AF_INET, &a->sin_addr, text, 48); *text_len = (int)strlen(text);
+        inet_ntop(AF_INET, &a->sin_addr, text, 48); *text_len = (int)strlen(text); *port = ntohs(a->sin_port);
       } else if (ss.ss_family == AF_INET6) {
         struct sockaddr_in6 *a = (struct sockaddr_in6 *)&ss;
         memcpy(address, &a->sin6_addr, 16);
         if (IN6_IS_ADDR_V4MAPPED(&a->sin6_addr)) inet_ntop(AF_INET, address + 12, text, 48);
         else inet_ntop(AF_INET6, &a->sin6_addr, text, 48);
-        *text_len = (int)strlen(text);
+        *text_len = (int)strlen(text); *port = ntohs(a->sin6_port);
       }
       return fd;
     }
     """
-    int fgw_accept(int lfd, unsigned char *address, char *text, int *text_len)
+    int fgw_accept(int lfd, unsigned char *address, char *text, int *text_len, unsigned short *port)
     int close(int fd)
     ssize_t send(int fd, const void *p, size_t n, int flags)
     int MSG_NOSIGNAL, MSG_DONTWAIT
@@ -101,11 +100,11 @@ cdef class Listener(Handler):
         return 0
 
     cdef int on_event(self, uint32_t events) except -1:
-        cdef uint8_t address[16]
-        cdef char text[48]
-        cdef int i, fd, text_len = 0
+        cdef Peer peer
+        cdef int i, fd
         for i in range(ACCEPTS):
-            fd = fgw_accept(self.fd, address, text, &text_len)
+            memset(&peer, 0, sizeof(Peer))
+            fd = fgw_accept(self.fd, peer.address, peer.text, &peer.text_len, &peer.port)
             if fd < 0:
                 if errno == EMFILE or errno == ENFILE:
                     logger.error("%s: out of file descriptors; not accepting for a moment", self.name)
@@ -116,12 +115,12 @@ cdef class Listener(Handler):
                 elif errno == EINTR or errno == ECONNABORTED:
                     continue
                 return 0
-            self._accepted(fd, address, text, text_len)
+            self._accepted(fd, &peer)
             if self.fd < 0:
                 return 0
         return 0
 
-    cdef int _accepted(self, int fd, const uint8_t *address, const char *text, int text_len) except -1:
+    cdef int _accepted(self, int fd, const Peer *peer) except -1:
         cdef Settings settings = self.relay.plan.settings
         cdef Stats stats = self.relay.stats
         cdef Codec codec = <Codec>self.relay.plan.codecs.get(self.name, self.codec)
@@ -131,9 +130,9 @@ cdef class Listener(Handler):
             return self._refuse(codec, fd)
         if self.relay.plan.gates is not None:
             gate = <Gate>self.relay.plan.gates.get(self.name)
-            if gate is not None and gate.take(self, codec, fd, address, text, text_len):
+            if gate is not None and gate.take(self, codec, fd, peer):
                 return 0
-        return self.enter(codec, fd, address, text, text_len)
+        return self.enter(codec, fd, peer)
 
     cdef int _refuse(self, Codec codec, int fd) except -1:
         self.relay.stats.add(C_REFUSED, 1)
@@ -142,27 +141,24 @@ cdef class Listener(Handler):
         close(fd)
         return 0
 
-    cdef int enter(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len) except -1:
-        """The client's address is known: `text_len` is 0 where it has none (a unix socket)."""
+    cdef int enter(self, Codec codec, int fd, const Peer *peer) except -1:
+        """The client is known."""
         cdef Settings settings = self.relay.plan.settings
         cdef bytes key
-        cdef bint counted = settings.max_per_address != 0 and text_len != 0
+        cdef bint counted = settings.max_per_address != 0 and peer.text_len != 0
         if counted:
-            key = PyBytes_FromStringAndSize(<const char*>address, 16)
+            key = PyBytes_FromStringAndSize(<const char*>peer.address, 16)
             count = self.per_address.get(key, 0)
             if count >= settings.max_per_address:
                 return self._refuse(codec, fd)
             self.per_address[key] = count + 1
         self.relay.stats.add(C_ACTIVE, 1)
-        return self.admit(codec, fd, address, text, text_len, counted)
+        return self.admit(codec, fd, peer, counted)
 
-    cdef int admit(self, Codec codec, int fd, const uint8_t *address, const char *text, int text_len,
-                   bint counted) except -1:
+    cdef int admit(self, Codec codec, int fd, const Peer *peer, bint counted) except -1:
         """From here on the socket is a connection's."""
         cdef Connection connection = codec.open(self)
-        memcpy(connection.address, address, 16)
-        memcpy(connection.text, text, text_len)
-        connection.text_len = text_len
+        connection.peer = peer[0]
         connection.counted = counted
         self.connections.add(connection)
         connection.channel = codec.channel(self.reactor)
@@ -171,8 +167,7 @@ cdef class Listener(Handler):
 
 
 cdef class Gate:
-    cdef bint take(self, Listener listener, Codec codec, int fd, const uint8_t *address, const char *text,
-                   int text_len) except -1:
+    cdef bint take(self, Listener listener, Codec codec, int fd, const Peer *peer) except -1:
         return False
 
 
@@ -208,7 +203,7 @@ cdef class Connection(Downstream):
     cdef int leave(self) except -1:
         self.listener.connections.discard(self)
         if self.counted:
-            key = PyBytes_FromStringAndSize(<const char*>self.address, 16)
+            key = PyBytes_FromStringAndSize(<const char*>self.peer.address, 16)
             count = self.listener.per_address.get(key, 1) - 1
             if count > 0:
                 self.listener.per_address[key] = count
@@ -222,9 +217,7 @@ cdef class Connection(Downstream):
         """The protocol was found out, or changed: the same client, the same channel. `begin` follows, then the
         bytes that `before` still had."""
         self.reactor.bury(before)                 # it may run just now, and we take what held it
-        memcpy(self.address, before.address, 16)
-        memcpy(self.text, before.text, 48)
-        self.text_len = before.text_len
+        self.peer = before.peer
         self.counted = before.counted
         self.secure = before.secure
         self.hsts = before.hsts
@@ -242,8 +235,8 @@ cdef class Connection(Downstream):
         ex.settings = self.settings
         ex.secure = self.secure
         ex.client_cert = self.client_cert
-        memcpy(ex.client_addr, self.address, 16)
-        memcpy(ex.client_text, self.text, 48)
-        memcpy(ex.peer_text, self.text, 48)
-        ex.client_len = ex.peer_len = self.text_len
+        memcpy(ex.client_addr, self.peer.address, 16)
+        memcpy(ex.client_text, self.peer.text, 48)
+        memcpy(ex.peer_text, self.peer.text, 48)
+        ex.client_len = ex.peer_len = self.peer.text_len
         return 0

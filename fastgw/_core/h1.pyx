@@ -762,7 +762,7 @@ cdef class H1Downstream(Connection):
         return self._shut()
 
     def __repr__(self):
-        return f"<H1Downstream {self.text[:self.text_len].decode()} phase {self.phase}>"
+        return f"<H1Downstream {self.peer.text[:self.peer.text_len].decode()} phase {self.phase}>"
 
 
 cdef class H1Redirect(H1Downstream):

@@ -540,7 +540,7 @@ cdef class H2Connection(Connection):
         return self.leave()
 
     def __repr__(self):
-        return f"<H2Connection {self.text[:self.text_len].decode()} {len(self.streams)} streams>"
+        return f"<H2Connection {self.peer.text[:self.peer.text_len].decode()} {len(self.streams)} streams>"
 
 
 # ---------------------------------------------------------------------- one stream

@@ -27,6 +27,7 @@ cdef class Limits:
     cdef readonly int max_connections, max_idle, queue_size
     cdef readonly int64_t queue_ns, idle_ns, connect_ns
     cdef readonly bint response_trailers # fields after a chunked answer go to clients that can have them
+    cdef readonly int proxy_protocol     # the version that connections begin with; 0: none
 
 
 cdef class Endpoint(Timed):

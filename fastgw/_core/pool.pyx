@@ -39,7 +39,7 @@ cdef class Limits:
 
     def __init__(self, int max_connections=1024, int max_idle=256, int queue_size=1024,
                  int64_t queue_ns=1_000_000_000, int64_t idle_ns=60_000_000_000,
-                 int64_t connect_ns=5_000_000_000, bint response_trailers=False):
+                 int64_t connect_ns=5_000_000_000, bint response_trailers=False, int proxy_protocol=0):
         self.max_connections = max_connections
         self.max_idle = max_idle
         self.queue_size = queue_size
@@ -47,6 +47,7 @@ cdef class Limits:
         self.idle_ns = idle_ns
         self.connect_ns = connect_ns
         self.response_trailers = response_trailers
+        self.proxy_protocol = proxy_protocol
 
 
 cdef class Endpoint(Timed):

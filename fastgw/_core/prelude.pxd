@@ -1,7 +1,7 @@
 """Before a connection exists: the PROXY protocol, read from connections of those who may send it."""
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t
 
-from fastgw._core.accept cimport Codec, Gate, Listener
+from fastgw._core.accept cimport Codec, Gate, Listener, Peer
 from fastgw._core.clock cimport Timer
 from fastgw._core.reactor cimport Handler
 from fastgw._core.settings cimport Settings
@@ -20,11 +20,9 @@ cdef class Prelude(Handler):
     cdef ProxyGate gate
     cdef Listener listener
     cdef Codec codec
-    cdef uint8_t address[16]
-    cdef char text[48]
-    cdef int text_len
+    cdef Peer peer
     cdef Timer timer
-    cdef int begin(self, int fd, const uint8_t *address, const char *text, int text_len) except -1
+    cdef int begin(self, int fd, const Peer *peer) except -1
     cdef int _release(self) except -1             # the descriptor, no longer ours
     cdef int _pass(self) except -1                # on to the listener
     cdef int _fail(self, int counter, str reason) except -1

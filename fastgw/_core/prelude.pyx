@@ -10,7 +10,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from fastgw._core.accept cimport Codec, Gate, Listener
+from fastgw._core.accept cimport Codec, Gate, Listener, Peer
 from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.proxy_protocol cimport PROXY_MALFORMED, PROXY_MAX, PROXY_MORE, PROXY_NONE, ProxyHead, proxy_read
 from fastgw._core.reactor cimport Handler
@@ -41,12 +41,11 @@ cdef class ProxyGate(Gate):
         self.timeout_ns = timeout_ns
         self.told = set()
 
-    cdef bint take(self, Listener listener, Codec codec, int fd, const uint8_t *address, const char *text,
-                   int text_len) except -1:
+    cdef bint take(self, Listener listener, Codec codec, int fd, const Peer *peer) except -1:
         """A unix socket has no address: who may open it may speak."""
-        if text_len and not self.trusted.is_trusted(address):
+        if peer.text_len and not self.trusted.is_trusted(peer.address):
             return False
-        Prelude(self, listener, codec).begin(fd, address, text, text_len)
+        Prelude(self, listener, codec).begin(fd, peer)
         return True
 
     cdef int tell(self, Listener listener, str peer, str reason) except -1:
@@ -71,10 +70,8 @@ cdef class Prelude(Handler):
         if self.fd >= 0:
             close(self.fd)
 
-    cdef int begin(self, int fd, const uint8_t *address, const char *text, int text_len) except -1:
-        memcpy(self.address, address, 16)
-        memcpy(self.text, text, text_len)
-        self.text_len = text_len
+    cdef int begin(self, int fd, const Peer *peer) except -1:
+        self.peer = peer[0]
         self.fd = fd                              # closed with us when it cannot be watched
         self.listener.reactor.add(fd, self, EPOLLIN | EPOLLRDHUP | EPOLLET)
         self.listener.preludes.add(self)
@@ -105,9 +102,11 @@ cdef class Prelude(Handler):
             return self._fail(C_PROXY_CLOSED, None)
         self.listener.relay.stats.add(C_PROXY_V1 if head.version == 1 else C_PROXY_V2, 1)
         if head.told:
-            memcpy(self.address, head.source, 16)
-            memcpy(self.text, head.text, 48)
-            self.text_len = head.text_len
+            memcpy(self.peer.address, head.source, 16)
+            memcpy(self.peer.text, head.text, 48)
+            memcpy(self.peer.target, head.target, 16)
+            self.peer.text_len, self.peer.port = head.text_len, head.port
+            self.peer.target_port, self.peer.told = head.target_port, True
         return self._pass()
 
     cdef int on_timer(self, Timer *timer) except -1:
@@ -132,13 +131,13 @@ cdef class Prelude(Handler):
         return fd
 
     cdef int _pass(self) except -1:
-        return self.listener.enter(self.codec, self._release(), self.address, self.text, self.text_len)
+        return self.listener.enter(self.codec, self._release(), &self.peer)
 
     cdef int _fail(self, int counter, str reason) except -1:
         self.listener.relay.stats.add(counter, 1)
         if reason is not None:
-            peer = self.text[:self.text_len].decode() if self.text_len else "a unix socket"
-            self.gate.tell(self.listener, peer, reason)
+            sender = self.peer.text[:self.peer.text_len].decode() if self.peer.text_len else "a unix socket"
+            self.gate.tell(self.listener, sender, reason)
         return self.cut()
 
     cdef int cut(self) except -1:

@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2: what a load balancer says of a connection before its first byte."""
+"""The PROXY protocol, versions 1 and 2: what a proxy says of a connection before its first byte."""
 from libc.stdint cimport uint8_t, uint16_t
 
 cdef enum:
@@ -16,6 +16,13 @@ ctypedef struct ProxyHead:
     char text[48]            # the same, printed
     int text_len
     uint16_t port
+    uint8_t target[16]       # where it connected to, likewise
+    uint16_t target_port
 
 
+cdef enum:
+    PROXY_WRITTEN = 107      # the longest that is written
+
+cdef int proxy_write(uint8_t *out, int version, const uint8_t *source, uint16_t port, const uint8_t *target,
+                     uint16_t target_port) noexcept nogil     # bytes; NULL for `source` or `target`: not known
 cdef int proxy_read(const uint8_t *p, size_t n, ProxyHead *head) noexcept nogil   # bytes of the header, or PROXY_*

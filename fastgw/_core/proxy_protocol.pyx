@@ -1,8 +1,9 @@
 """The PROXY protocol, versions 1 and 2 (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, "the spec").
 
-Reads from memory; who reads the socket is `prelude`.
+Reads from memory and writes to it; who reads the socket is `prelude`, who writes to one `tunnel`.
 """
 from libc.stdint cimport uint8_t, uint16_t
+from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -15,6 +16,7 @@ cdef enum:
     V2_HEAD = 16
 
 cdef const char *V1_START = b"PROXY "
+cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"      # before an IPv4 address in an IPv6 one
 cdef const char *V2_START = b"\r\n\r\n\0\r\nQUIT\n"
 
 
@@ -36,14 +38,21 @@ cdef int proxy_read(const uint8_t *p, size_t n, ProxyHead *head) noexcept nogil:
     return PROXY_NONE
 
 
-cdef void _tell(ProxyHead *head, const uint8_t *address, bint v6, uint16_t port) noexcept nogil:
-    """An IPv4-mapped IPv6 address is the IPv4 address, as for connections of our own."""
+cdef void _store(uint8_t *to, const uint8_t *address, bint v6) noexcept nogil:
     if v6:
-        memcpy(head.source, address, 16)
+        memcpy(to, address, 16)
     else:
-        head.source[10] = head.source[11] = 0xff
-        memcpy(head.source + 12, address, 4)
-    if memcmp(head.source, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
+        memcpy(to, MAPPED, 12)
+        memcpy(to + 12, address, 4)
+
+
+cdef void _tell(ProxyHead *head, const uint8_t *address, const uint8_t *target, bint v6, uint16_t port,
+                uint16_t target_port) noexcept nogil:
+    """An IPv4-mapped IPv6 address is the IPv4 address, as for connections of our own."""
+    _store(head.source, address, v6)
+    _store(head.target, target, v6)
+    head.target_port = target_port
+    if memcmp(head.source, MAPPED, 12) == 0:
         inet_ntop(AF_INET, head.source + 12, head.text, 48)
     else:
         inet_ntop(AF_INET6, head.source, head.text, 48)
@@ -85,7 +94,7 @@ cdef int _read_v1(const uint8_t *p, size_t n, ProxyHead *head) noexcept nogil:
     cdef size_t length[4]
     cdef uint8_t source[16]
     cdef uint8_t destination[16]
-    cdef int i, port
+    cdef int i, port, target_port
     cdef bint v6
     if lf == NULL:
         return PROXY_MORE if n < V1_MAX else PROXY_TOO_LONG
@@ -110,10 +119,11 @@ cdef int _read_v1(const uint8_t *p, size_t n, ProxyHead *head) noexcept nogil:
         length[i] = space - at
         at = space + 1
     port = _port(word[2], length[2])
-    if port < 0 or _port(word[3], length[3]) < 0 or not _address(word[0], length[0], v6, source) \
+    target_port = _port(word[3], length[3])
+    if port < 0 or target_port < 0 or not _address(word[0], length[0], v6, source) \
             or not _address(word[1], length[1], v6, destination):
         return PROXY_MALFORMED
-    _tell(head, source, v6, <uint16_t>port)
+    _tell(head, source, destination, v6, <uint16_t>port, <uint16_t>target_port)
     return <int>(lf + 1 - p)
 
 
@@ -122,6 +132,10 @@ cdef int _read_v1(const uint8_t *p, size_t n, ProxyHead *head) noexcept nogil:
 cdef int _early_v2(const uint8_t *p, size_t n) noexcept nogil:
     """Less than the fixed part: what is wrong already need not be waited for."""
     return PROXY_MALFORMED if n > 12 and p[12] != 0x20 and p[12] != 0x21 else PROXY_MORE
+
+
+cdef inline uint16_t _number(const uint8_t *p) noexcept nogil:
+    return <uint16_t>((<int>p[0] << 8) | p[1])
 
 
 cdef int _read_v2(const uint8_t *p, size_t n, ProxyHead *head) noexcept nogil:
@@ -146,10 +160,60 @@ cdef int _read_v2(const uint8_t *p, size_t n, ProxyHead *head) noexcept nogil:
     # LOCAL: the balancer's own connection (a health check); UNSPEC, unix and datagrams tell nothing about ours.
     # TLVs behind the addresses are skipped.
     if p[12] == 0x21 and transport == 1 and family == 1:
-        _tell(head, p + 16, False, <uint16_t>((<int>p[24] << 8) | p[25]))
+        _tell(head, p + 16, p + 20, False, _number(p + 24), _number(p + 26))
     elif p[12] == 0x21 and transport == 1 and family == 2:
-        _tell(head, p + 16, True, <uint16_t>((<int>p[48] << 8) | p[49]))
+        _tell(head, p + 16, p + 32, True, _number(p + 48), _number(p + 50))
     return <int>(V2_HEAD + length)
+
+
+# ------------------------------------------------------------------ writing
+
+cdef int proxy_write(uint8_t *out, int version, const uint8_t *source, uint16_t port, const uint8_t *target,
+                     uint16_t target_port) noexcept nogil:
+    """Addresses are IPv6, or IPv4-mapped; two of IPv4 are told as such. Without one of them nothing is told of either:
+    the receiver then takes the connection for what it is (spec 2.1 UNKNOWN, 2.2 UNSPEC)."""
+    cdef char a[48]
+    cdef char b[48]
+    cdef bint v4
+    cdef size_t n = 0
+    if source == NULL or target == NULL:
+        if version == 1:
+            memcpy(out, b"PROXY UNKNOWN\r\n", 15)
+            return 15
+        memcpy(out, V2_START, 12)
+        memcpy(out + 12, b"\x21\0\0\0", 4)
+        return V2_HEAD
+    v4 = memcmp(source, MAPPED, 12) == 0 and memcmp(target, MAPPED, 12) == 0
+    if version == 1:
+        inet_ntop(AF_INET if v4 else AF_INET6, source + 12 if v4 else source, a, 48)
+        inet_ntop(AF_INET if v4 else AF_INET6, target + 12 if v4 else target, b, 48)
+        return snprintf(<char*>out, PROXY_WRITTEN + 1, b"PROXY TCP%c %s %s %d %d\r\n", c"4" if v4 else c"6", a, b,
+                        <int>port, <int>target_port)
+    memcpy(out, V2_START, 12)
+    out[12] = 0x21
+    out[13] = 0x11 if v4 else 0x21
+    n = 4 if v4 else 16
+    out[14] = 0
+    out[15] = <uint8_t>(2 * n + 4)
+    memcpy(out + 16, source + 16 - n, n)
+    memcpy(out + 16 + n, target + 16 - n, n)
+    out += 16 + 2 * n
+    out[0] = port >> 8
+    out[1] = port & 255
+    out[2] = target_port >> 8
+    out[3] = target_port & 255
+    return <int>(20 + 2 * n)
+
+
+def write(int version, source, target):
+    """For tests: the header for (16 bytes, port) and (16 bytes, port), either None where it is not known."""
+    cdef uint8_t out[PROXY_WRITTEN + 1]
+    cdef bytes a = b"" if source is None else source[0]
+    cdef bytes b = b"" if target is None else target[0]
+    cdef int n = proxy_write(
+        out, version, NULL if source is None else <const uint8_t*><const char*>a, 0 if source is None else source[1],
+        NULL if target is None else <const uint8_t*><const char*>b, 0 if target is None else target[1])
+    return (<const char*>out)[:n]
 
 
 def read(bytes data not None):

@@ -256,7 +256,7 @@ cdef class TlsHandshake(Connection):
 
     cdef int begin(self) except -1:
         cdef Handshakes gate = self.codec.gate
-        cdef bytes key = PyBytes_FromStringAndSize(<const char*>self.address, 16)
+        cdef bytes key = PyBytes_FromStringAndSize(<const char*>self.peer.address, 16)
         count = gate.addresses.get(key, 0)
         if gate.in_flight >= self.codec.most or (count >= self.codec.per_address and not self.listener.is_unix):
             return self._left(C_TLS_BUSY)
@@ -272,7 +272,7 @@ cdef class TlsHandshake(Connection):
         if self.entered:
             self.entered = False
             gate.in_flight -= 1
-            key = PyBytes_FromStringAndSize(<const char*>self.address, 16)
+            key = PyBytes_FromStringAndSize(<const char*>self.peer.address, 16)
             count = gate.addresses.get(key, 1) - 1
             if count > 0:
                 gate.addresses[key] = count

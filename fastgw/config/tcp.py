@@ -27,9 +27,8 @@ def check_tcp(check: Any) -> None:
         for finding in check_listener(check, listener, path):
             check.report(finding)
     for name, service in check.config.services.items():
-        if service.tcp:
-            for finding in check_service(name, service):
-                check.report(finding)
+        for finding in check_service(name, service) if service.tcp else check_http_service(name, service):
+            check.report(finding)
     for route in check.config.routes:
         places: list[tuple[Path, str | None]] = [(("service",), route.service)]
         places += [(("split", number, "service"), share.service) for number, share in enumerate(route.split)]
@@ -94,6 +93,12 @@ def goes_to(service: Service | None, name: str, place: Path) -> Iterable[Finding
         return
     message = f"the service {name!r} has http endpoints"
     yield Finding("conflict", place, message, "a service of tcp://host:port or unix:/path endpoints")
+
+
+def check_http_service(name: str, service: Service) -> Iterable[Finding]:
+    if service.proxy_protocol is not None:
+        message = "the PROXY protocol is for endpoints whose connections belong to one client"
+        yield Finding("conflict", ("services", name, "proxy_protocol"), message, "tcp:// endpoints", at_key=True)
 
 
 def check_service(name: str, service: Service) -> Iterable[Finding]:

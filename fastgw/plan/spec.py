@@ -266,6 +266,7 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
         "idle_ns": ns(pool.idle_timeout),
         "connect_ns": ns(service.timeouts.connect),
         "response_trailers": service.response_trailers,
+        "proxy_protocol": {None: 0, "v1": 1, "v2": 2}[service.proxy_protocol],
     }
     return ServiceSpec(
         name,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw._core.proxy_protocol import read
+from fastgw._core.proxy_protocol import read, write
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LIMIT = 4096
@@ -182,3 +182,31 @@ V4, V6 = ipaddress.IPv4Address("192.0.2.7"), ipaddress.IPv6Address("2001:db8::7"
 )
 def test_cases(data, expected):
     assert read(data) == expected == model(data)
+
+
+def packed(address, port):
+    mapped = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+    return mapped, port
+
+
+@given(st.sampled_from([1, 2]), st.ip_addresses(), st.ip_addresses(), PORTS, PORTS)
+def test_what_is_written(version, source, target, port, target_port):
+    """Another writer's words for the same; IPv4 is told as such when both are, else as IPv6."""
+    written = write(version, packed(source, port), packed(target, target_port))
+    pair = [getattr(address, "ipv4_mapped", None) or address for address in (source, target)]
+    if {address.version for address in pair} != {4}:
+        pair = [ipaddress.IPv6Address(packed(address, 0)[0]) for address in pair]
+    if version == 2:
+        assert written == v2(*pair, (port, target_port))
+    else:
+        family, *words = written.removesuffix(b"\r\n").decode().split(" ")[1:]
+        assert (family, [int(word) for word in words[2:]]) == (f"TCP{pair[0].version}", [port, target_port])
+        assert [ipaddress.ip_address(word) for word in words[:2]] == pair and len(written) <= 107
+    assert read(written) == model(written) == (len(written), version, plain(source), port)
+
+
+@pytest.mark.parametrize(("version", "header"), [(1, b"PROXY UNKNOWN\r\n"), (2, SIGNATURE + b"\x21\0\0\0")])
+def test_nothing_is_told_of_what_is_not_known(version, header):
+    known = packed(V4, 1)
+    assert write(version, None, None) == write(version, known, None) == write(version, None, known) == header
+    assert read(header) == (len(header), version, None, 0)

@@ -262,8 +262,10 @@ def test_what_waits_when_the_gateway_stops(upstream):
 
 def test_the_page_is_true():
     page = (Path(__file__).parents[2] / "docs" / "proxy-protocol.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    config, problems = check(example, resolver=RESOLVER, env={}, file="page.yaml")
+    first, second = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    config, problems = check(second, resolver=RESOLVER, env={}, file="page.yaml")
+    assert [str(problem) for problem in problems] == [] and config.services["redis"].proxy_protocol == "v2"
+    config, problems = check(first, resolver=RESOLVER, env={}, file="page.yaml")
     assert [str(problem) for problem in problems] == []
     assert str(config.server.listeners[0].proxy_protocol.trusted_proxies[0]) == "10.0.0.0/8"
 

@@ -153,6 +153,11 @@ class Service(Room):
         "`http/1.1` with the others.",
     )
     http2: UpstreamHttp2 = key(UpstreamHttp2(), "HTTP/2, where that is spoken.")
+    proxy_protocol: Literal["v1", "v2"] | None = key(
+        None,
+        "The PROXY protocol that connections to `tcp://` endpoints begin with: it tells them who the client is.",
+        example="v2",
+    )
     response_trailers: bool = key(
         False,
         "Fields that follow an answer's chunked body go on to clients of HTTP/2; else they are dropped. Those of an "
