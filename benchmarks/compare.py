@@ -108,16 +108,19 @@ class Run:
     def workload(self, workload: Workload) -> None:
         say(f"{workload.name}: {workload.title}")
         with contextlib.ExitStack() as stack:
+            backend = self.backend
+            if workload.backend:
+                backend = stack.enter_context(Backend(workload.backend, self.folder / f"{workload.name}-backend"))
             running: list[tuple[str, Child | None, int]] = []
             if workload.direct:
                 running.append(("direct", None, self.backend.port))
             for gateway in self.gateways:
                 if workload.name in gateway.workloads:
                     try:
-                        running.append((gateway.name, *self.checked(gateway, workload, stack)))
+                        running.append((gateway.name, *self.checked(gateway, workload, stack, backend)))
                     except (BenchError, OSError) as error:
                         self.leave_out(f"{gateway.name} in {workload.name}", error)
-            rounds = self.rounds(workload, running)
+            rounds = self.rounds(workload, running, backend)
         direct = rounds.pop("direct", None)
         if direct and workload.metric == "added_us":
             rounds = stats.add_latency(rounds, direct)
@@ -127,22 +130,24 @@ class Run:
             name: {"median": stats.medians(its), "rounds": its} for name, its in rounds.items() if its
         }
 
-    def checked(self, gateway: Gateway, workload: Workload, stack: contextlib.ExitStack) -> tuple[Child, int]:
+    def checked(
+        self, gateway: Gateway, workload: Workload, stack: contextlib.ExitStack, backend: Backend
+    ) -> tuple[Child, int]:
         """The gateway, started and seen to answer rightly."""
         place = self.folder / workload.name / gateway.name
         if workload.name == "policy":
-            limited = Setup(workload.name, self.backend.port, place / "limited", rate=LOW_RATE)
+            limited = Setup(workload.name, backend.port, place / "limited", rate=LOW_RATE)
             with gateway.start(limited):
                 checks.limit(limited.port, LOW_RATE)
-        setup = Setup(workload.name, self.backend.port, place / "timed")
+        setup = Setup(workload.name, backend.port, place / "timed")
         child = gateway.start(setup)
         stack.enter_context(child)
-        if self.backend.kind == "c":
+        if backend.kind != "nginx":
             workload.check(setup.port)
         return child, setup.port
 
     def rounds(
-        self, workload: Workload, running: list[tuple[str, Child | None, int]]
+        self, workload: Workload, running: list[tuple[str, Child | None, int]], backend: Backend
     ) -> dict[str, list[dict[str, float]]]:
         """A B C, B C A, C A B, ...: what disturbs the machine for a while disturbs all of them."""
         bearer = token()
@@ -151,7 +156,10 @@ class Run:
             shift = number % len(running) if running else 0
             for name, child, port in (*running[shift:], *running[:shift]):
                 seconds = 1 if number < 0 else self.args.seconds
-                figures = self.calm_round(child, port, workload, bearer, seconds)
+                try:
+                    figures = self.calm_round(child, port, workload, bearer, seconds, backend)
+                except BenchError as error:
+                    raise BenchError(f"{name} in {workload.name}: {error}") from None
                 if number >= 0:
                     rounds[name].append(figures.as_dict())
         for name, its in rounds.items():
@@ -163,10 +171,12 @@ class Run:
             )
         return rounds
 
-    def calm_round(self, child: Child | None, port: int, workload: Workload, bearer: str, seconds: int) -> Figures:
+    def calm_round(
+        self, child: Child | None, port: int, workload: Workload, bearer: str, seconds: int, backend: Backend
+    ) -> Figures:
         """A round; another one, at most twice, while others use more of the cores than --calm allows."""
         for _ in range(3):
-            figures = measure(child, self.backend, port, workload.load, bearer, seconds)
+            figures = measure(child, backend, port, workload.load, bearer, seconds)
             if figures.others <= self.args.calm:
                 break
         return figures

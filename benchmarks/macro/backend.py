@@ -35,6 +35,29 @@ http {
 """
 
 
+HTTP2 = """\
+daemon off; worker_processes 1; pid nginx.pid; error_log stderr error;
+events { worker_connections 8192; }
+http {
+    access_log off; default_type application/json; tcp_nodelay on; open_file_cache max=10;
+    keepalive_requests 1000000000; keepalive_timeout 1h; http2_max_concurrent_streams 1000;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    server {
+        listen 127.0.0.1:@PORT@ http2 backlog=4096; http2_max_requests 1000000000;
+        root @FOLDER@;
+        location / { add_header X-Powered-By bench; return 200 '@JSON@'; }
+        location /bench. { error_page 405 =200 /answer.grpc; return 405; }
+        location = /answer.grpc { default_type application/grpc; add_trailer grpc-status 0; }
+    }
+}
+"""
+"""nginx over HTTP/2 without TLS, which also answers any unary gRPC call with the same message."""
+
+MESSAGE = b"\0\0\0\0\x40" + b"m" * 64
+"""A message as gRPC frames it: 64 bytes, about what a small protobuf has."""
+
+
 def compiled(name: str) -> Path:
     """The program of NAME.c here, compiled when its source has changed."""
     source = HERE / f"{name}.c"
@@ -48,17 +71,19 @@ def compiled(name: str) -> Path:
 
 
 class Backend(Child):
-    """The running backend; `kind` is "c" or "nginx". `port` is where it listens."""
+    """The running backend; `kind` is "c", "nginx", or "h2c" (nginx over HTTP/2). `port` is where it listens."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
         self.port = free_port()
         if kind == "c":
             command = [str(compiled("backend")), str(self.port)]
-        elif kind == "nginx":
+        elif kind in ("nginx", "h2c"):
             folder.mkdir()
             folder.chmod(0o755)
-            config = NGINX.replace("@PORT@", str(self.port)).replace("@JSON@", JSON)
+            text = NGINX if kind == "nginx" else HTTP2
+            config = text.replace("@PORT@", str(self.port)).replace("@JSON@", JSON).replace("@FOLDER@", str(folder))
+            (folder / "answer.grpc").write_bytes(MESSAGE)
             (folder / "nginx.conf").write_text(config)
             command = ["nginx", "-p", f"{folder}/", "-c", "nginx.conf"]
         else:

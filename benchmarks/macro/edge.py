@@ -6,14 +6,19 @@ h2load (nghttp2-client) loads HTTP/2, `openssl s_time` makes new connections wit
 from __future__ import annotations
 
 import re
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .backend import JSON
+from .backend import JSON, MESSAGE
 from .process import LOAD_CORE, BenchError, run
 
 TLS = ("tls", "handshake", "resumed", "h2_tls")
-HTTP2 = ("h2c", "h2c_one", "h2_tls")
+HTTP2 = ("h2c", "h2c_one", "h2_tls", "h2_h2", "grpc")
+HTTP2_UPSTREAM = ("h2_h2", "grpc")
+CALL = "/bench.S/Get"
 CIPHERSUITE = "TLS_AES_128_GCM_SHA256"
 HEADERS = (
     "accept: application/json, text/plain, */*",
@@ -41,8 +46,10 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 def check(workload: str, port: int) -> None:
     """Does it answer rightly, in the protocol that is measured?"""
+    if workload == "grpc":
+        return check_call(port)
     scheme = "https" if workload in TLS else "http"
-    version = {"h2c": "--http2-prior-knowledge", "h2c_one": "--http2-prior-knowledge", "h2_tls": "--http2"}
+    version = dict.fromkeys(HTTP2, "--http2-prior-knowledge") | {"h2_tls": "--http2"}
     url = f"{scheme}://127.0.0.1:{port}/api/item"
     said = run(["curl", "-sk", version.get(workload, "--http1.1"), "-w", " %{http_version} %{http_code}", url], 10)
     wanted = f"{JSON} {'2' if workload in HTTP2 else '1.1'} 200"
@@ -50,14 +57,42 @@ def check(workload: str, port: int) -> None:
         raise BenchError(f"wrong answer: {said!r} instead of {wanted!r}")
 
 
+def check_call(port: int) -> None:
+    """A unary call: the message, and the status in the trailers."""
+    with message() as file:
+        call = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-d", file]
+        said = run(["nghttp", "-v", *call, f"http://127.0.0.1:{port}{CALL}"], 10)
+    if "grpc-status: 0" not in said or MESSAGE[5:].decode() not in said:
+        raise BenchError(f"wrong answer: {said!r}")
+
+
+@contextmanager
+def message() -> Iterator[str]:
+    """A file with what a call sends."""
+    with tempfile.NamedTemporaryFile(prefix="fastgw-bench-") as file:
+        file.write(MESSAGE)
+        file.flush()
+        yield file.name
+
+
 def h2load(
-    port: int, tls: bool, connections: int, streams: int, token: str, seconds: float
+    port: int, tls: bool, connections: int, streams: int, token: str, seconds: float, call: bool = False
 ) -> tuple[int, float, float]:
-    """(requests, seconds, bytes). BenchError when one failed."""
-    whole = max(1, round(seconds))
-    headers = [part for header in (*HEADERS, f"authorization: Bearer {token}") for part in ("-H", header)]
-    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/api/item"
-    command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", "-D", str(whole), *headers, url]
+    """(requests, seconds, bytes); `call`: unary gRPC calls. BenchError when one failed."""
+    with ExitStack() as stack:
+        whole = max(1, round(seconds))
+        told = [*HEADERS, f"authorization: Bearer {token}"]
+        more: list[str] = []
+        if call:
+            told = ["content-type: application/grpc", "te: trailers", f"authorization: Bearer {token}"]
+            more = ["-d", stack.enter_context(message())]
+        headers = [part for header in told for part in ("-H", header)]
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{CALL if call else '/api/item'}"
+        command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", "-D", str(whole), *more, *headers, url]
+        return loaded(command, whole)
+
+
+def loaded(command: list[str], whole: int) -> tuple[int, float, float]:
     started = time.monotonic()
     said = run(command, whole + 20, core=LOAD_CORE)
     lasted = time.monotonic() - started

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from . import sockets
+from . import edge, sockets
 from .backend import JSON
 from .process import free_port
 from .tokens import SECRET, TENANT
@@ -61,6 +61,9 @@ def render(
             "min_version": "1.3",
             "ciphersuites": [CIPHERSUITE],
         }
+    if workload in edge.HTTP2_UPSTREAM:
+        config["services"]["service"]["protocol"] = "h2c"
+        config["services"]["service"]["http2"] = {"max_concurrent_streams": 1000}
     if workload == "static":
         answer = {"status": 200, "body": JSON, "content_type": "application/json"}
         del config["services"]
@@ -70,7 +73,8 @@ def render(
         config["routes"] = [{"path": f"/api/svc{i:04d}/{{id}}", "service": "service"} for i in range(routes)]
     else:
         config["policies"] = [REQUEST_ID]
-        config["routes"] = [{"path": "/api/*", "service": "service", "websocket": workload in sockets.WORKLOADS}]
+        sockets_too = {"websocket": workload in sockets.WORKLOADS}
+        config["routes"] = [{"path": path, "service": "service", **sockets_too} for path in ("/api/*", "/bench.S/*")]
     return yaml.safe_dump(config, sort_keys=False)
 
 

@@ -216,12 +216,13 @@ def haproxy(setup: Setup) -> Sequence[str]:
         frontend = fill("haproxy-static.cfg", JSON=JSON)
     else:
         frontend = fill("haproxy-plain.cfg")
+    more_server = " proto h2" if setup.workload in edge.HTTP2_UPSTREAM else ""
     text = fill(
         "haproxy.cfg",
         WORKLOAD=setup.workload,
         MAXCONN=9_900,  # it wants two descriptors for each, and 20,000 is a usual hard limit
         BIND=haproxy_bind(setup),
-        UPSTREAM=setup.upstream,
+        UPSTREAM=f"{setup.upstream}{more_server}",
         FRONTEND=frontend,
         MORE=more,
     )
@@ -261,7 +262,8 @@ def envoy(jwt_cache: bool) -> Write:
             answer = {"status": 200, "body": {"inline_string": JSON}}
             host["routes"] = [{"match": {"prefix": "/api/"}, "direct_response": answer}]
         else:
-            host["routes"] = [{"match": {"prefix": "/api/"}, "route": {"cluster": "service", "timeout": "60s"}}]
+            route = {"cluster": "service", "timeout": "60s"}
+            host["routes"] = [{"match": {"prefix": prefix}, "route": route} for prefix in ("/api/", "/bench.S/")]
         router = http_filter("router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
         setup.put("envoy.json", json.dumps(envoy_bootstrap(setup, host, [*filters, router]), indent=1))
         flags = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
@@ -311,6 +313,11 @@ def envoy_bootstrap(setup: Setup, host: dict[str, Any], filters: list[dict[str, 
         "circuit_breakers": {"thresholds": [dict.fromkeys(bounds, 100_000)]},
         "load_assignment": {"cluster_name": "service", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
+    if setup.workload in edge.HTTP2_UPSTREAM:
+        explicit = {"http2_protocol_options": {"max_concurrent_streams": 1000}}
+        options = typed("extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config=explicit)
+        name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+        cluster["typed_extension_protocol_options"] = {name: options}
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
@@ -431,26 +438,34 @@ def find_fastgw() -> str | None:
 
 
 FASTGW_ENV = {"PYTHONPATH": str(fastgw_config.ROOT)}
-EDGE = (*edge.TLS, "h2c", "h2c_one")
+EDGE = (*edge.TLS, "h2c", "h2c_one", "grpc")
 SOCKETS = sockets.WORKLOADS
 PROXIES = ("plain", "latency", "body_100k", "body_10m", "memory", *EDGE)
 
+# after h2load broke off its calls, nginx's grpc_pass answered 502 over kept connections
+NGINX = tuple(name for name in PROXIES if name != "grpc")
 # openssl s_time speaks HTTP/1.0, which Envoy refuses
 ENVOY = tuple(name for name in PROXIES if name not in ("handshake", "resumed"))
 
 GATEWAYS: Mapping[str, Gateway] = {
     gateway.name: gateway
     for gateway in (
-        Gateway("nginx", (*PROXIES, *SOCKETS, "static"), nginx("stock"), find_nginx, ("-v",)),
+        Gateway("nginx", (*NGINX, *SOCKETS, "static"), nginx("stock"), find_nginx, ("-v",)),
         Gateway("nginx-4k-buffers", ("body_100k", "body_10m"), nginx("stock", ""), find_nginx, ("-v",)),
         Gateway("nginx-lua", ("policy",), nginx("lua"), nginx_with(*LUA_MODULES), ("-v",)),
         Gateway("nginx-njs", ("policy",), nginx("njs"), nginx_with(*NJS_MODULES), ("-v",), by_default=False),
-        Gateway("haproxy", (*PROXIES, *SOCKETS, "static", "policy"), haproxy, lambda: shutil.which("haproxy"), ("-v",)),
-        Gateway("envoy", (*ENVOY, "static", "policy"), envoy(False), find_envoy, ("--version",)),
+        Gateway(
+            "haproxy",
+            (*PROXIES, *SOCKETS, "h2_h2", "static", "policy"),
+            haproxy,
+            lambda: shutil.which("haproxy"),
+            ("-v",),
+        ),
+        Gateway("envoy", (*ENVOY, "h2_h2", "static", "policy"), envoy(False), find_envoy, ("--version",)),
         Gateway("envoy-jwt-cache", ("policy",), envoy(True), find_envoy, ("--version",)),
         Gateway(
             "fastgw",
-            (*PROXIES, *SOCKETS, "static", "policy"),
+            (*PROXIES, "h2_h2", "static", "policy"),
             fastgw(True),
             find_fastgw,
             ("-c", "import fastgw; print(fastgw.__version__)"),

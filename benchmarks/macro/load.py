@@ -31,6 +31,8 @@ class Load:
     streams: int = 1
     resumed: bool = False
     size: int = 0
+    call: bool = False
+    """Unary gRPC calls instead of GETs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def figures_of(port: int, load: Load, token: str, seconds: float) -> Figures:
         lasted = lasted_us / 1e6
         return Figures(int(messages), messages / lasted, total / lasted, mean, p50, p99)
     if load.tool == "h2load":
-        requests, lasted, total = edge.h2load(port, load.tls, load.connections, load.streams, token, seconds)
+        requests, lasted, total = edge.h2load(port, load.tls, load.connections, load.streams, token, seconds, load.call)
     else:
         requests, lasted, total = edge.new_connections(port, load.resumed, seconds)
     # these tools tell no percentiles

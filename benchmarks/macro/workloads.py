@@ -25,6 +25,8 @@ class Workload:
     check: Callable[[int], None]
     metric: str = "cpu_us"
     direct: bool = False
+    backend: str = ""
+    """Another backend than the run's own."""
 
 
 WORKLOADS: Mapping[str, Workload] = {
@@ -105,6 +107,20 @@ WORKLOADS: Mapping[str, Workload] = {
             Load(connections=16, tool="sockets", size=64 * KIB),
             sockets.check,
         ),
+        Workload(
+            "h2_h2",
+            "HTTP/2 without TLS on both sides, 16 connections of 32 streams",
+            Load(connections=16, streams=32, tool="h2load"),
+            partial(edge.check, "h2_h2"),
+            backend="h2c",
+        ),
+        Workload(
+            "grpc",
+            "unary gRPC calls of 64 bytes, 16 connections of 32 streams",
+            Load(connections=16, streams=32, tool="h2load", call=True),
+            partial(edge.check, "grpc"),
+            backend="h2c",
+        ),
     )
 }
 
@@ -151,6 +167,8 @@ TARGETS: tuple[Target, ...] = (
     Target("h2_tls", "cpu_us", "haproxy", 0.9, "h2 over TLS, 16 x 32 streams: CPU per request ≤ 0.9 x HAProxy"),
     Target("ws_small", "cpu_us", "nginx", 1.0, "WebSocket echoes of 128 bytes: CPU per message ≤ nginx"),
     Target("ws_large", "cpu_us", "nginx", 1.0, "WebSocket echoes of 64 KiB: CPU per message ≤ nginx"),
+    Target("h2_h2", "cpu_us", "envoy", 0.3, "h2c on both sides: CPU per request ≤ 0.3 x Envoy"),
+    Target("grpc", "cpu_us", "envoy", 0.35, "unary gRPC calls: CPU per call ≤ 0.35 x Envoy"),
     Target("reload", "reload_p99_ratio", None, 1.5, "p99 while 10,000 routes are reloaded ≤ 1.5 x quiet"),
     Target("routes", "look_up_ratio", None, 2.0, "look-up, 10 to 100,000 routes: ≤ 2 x"),
     Target("routes", "compile_s", None, 5.0, "compiling 100,000 checked routes ≤ 5 s"),
