@@ -67,6 +67,7 @@ cdef class H2Stream(Downstream):
     cdef int data(self, const char *p, size_t n) except -1
     cdef int take_data(self, const char *p, size_t n) except -1
     cdef int end_data(self) except -1
+    cdef int _half_close(self) except -1
     cdef int _hang_up(self) except -1
     cdef int trailers(self) except -1
     cdef int refuse(self, str code, object detail) except -1

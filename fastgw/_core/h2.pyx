@@ -38,6 +38,7 @@ cdef enum:
     TRACE_METHOD = 7
 
 cdef int64_t LINGER_NS = 5_000_000_000
+cdef int64_t SOCKET_LINGER_NS = 2_000_000_000
 cdef int64_t NOTICE_NS = 500_000_000
 cdef int64_t SECOND = 1_000_000_000
 
@@ -605,7 +606,7 @@ cdef class H2Stream(Downstream):
     cdef int end_data(self) except -1:
         self.ended = True
         if self.socket and self.ex is not None and self.kept_n == 0:
-            return self._hang_up()
+            return self._half_close()
         if self.ex is None or self.ex.request_done:
             return 0
         if self.kept_n == 0:
@@ -613,8 +614,15 @@ cdef class H2Stream(Downstream):
             return self.relay.request_end(self.ex)
         return 0
 
+    cdef int _half_close(self) except -1:
+        """RFC 8441 5: the end of the stream is the client's FIN. Browsers send it with their Close frame, and wait for
+        the service's: it gets a while for that."""
+        if not self.ex.upgraded:
+            return self._hang_up()
+        self.reactor_timer(SOCKET_LINGER_NS)
+        return self.relay.request_end(self.ex)
+
     cdef int _hang_up(self) except -1:
-        """RFC 8441 5: the end of the stream is the client's FIN; a half-closed socket counts as one that was left."""
         self.relay.downstream_gone(self.ex, "client_closed")
         nghttp2_submit_rst_stream(self.connection.session, NGHTTP2_FLAG_NONE, self.id, NGHTTP2_NO_ERROR)
         return self.connection.mark()
@@ -670,7 +678,7 @@ cdef class H2Stream(Downstream):
         finally:
             free(p)
         if self.ended and self.ex is ex and self.socket:
-            return self._hang_up()
+            return self._half_close()
         if self.ended and self.ex is ex and not ex.request_done:
             self.reactor_timer(0)
             return self.relay.request_end(ex)
@@ -777,7 +785,10 @@ cdef class H2Stream(Downstream):
         if self.closed or self.sent_end:
             return 0
         self.finished_out = True
-        if not self.ended:
+        if not self.ended and self.socket:
+            # RFC 8441 5: a reset is what RST is to TCP, browsers call that an abnormal closure; the client's end is due
+            self.reactor_timer(SOCKET_LINGER_NS)
+        elif not self.ended:
             self.reset_after = True
         self.after = <Head>ex.response_trailers
         return self._resume()
@@ -824,6 +835,11 @@ cdef class H2Stream(Downstream):
             connection.relay.stats.add(C_H2_STALLED, 1)
             if self.ex is not None:
                 self.relay.downstream_gone(self.ex, "client_stalled")
+            nghttp2_submit_rst_stream(connection.session, NGHTTP2_FLAG_NONE, self.id, NGHTTP2_CANCEL)
+            return connection.mark()
+        if self.ex is not None and self.socket and self.ended:
+            return self._hang_up()
+        if self.ex is None and self.socket:
             nghttp2_submit_rst_stream(connection.session, NGHTTP2_FLAG_NONE, self.id, NGHTTP2_CANCEL)
             return connection.mark()
         if self.ex is not None and self.wanted and not self.ended and not self.socket \

@@ -567,7 +567,12 @@ cdef class H2UpstreamStream(UpstreamStream):
         if h != NULL:
             h.drop = 1
             head.dropped += 1
+        h = head.find(b"sec-websocket-key", 17) if ex.upgrading else NULL
+        if h != NULL:
+            h.drop = 1                            # RFC 8441 5: it proves nothing here; another attempt may need it
         put_head(head)
+        if h != NULL:
+            h.drop = 0
         if via is not None:
             # RFC 9110 7.6.3: after what proxies before us wrote
             memcpy(o, b"via: 1.0 " if head.minor == 0 else b"via: 1.1 ", 9)
@@ -603,7 +608,6 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef int _socket(self, Exchange ex, bint *wait) except -1:
         """RFC 8441 3: an extended CONNECT goes to whoever said that it takes one, which its SETTINGS tell."""
         cdef H2Upstream connection = self.connection
-        cdef Header *key
         if not connection.told:
             wait[0] = True
             connection.early.append(self)
@@ -613,9 +617,6 @@ cdef class H2UpstreamStream(UpstreamStream):
             logger.warning("%s takes no WebSockets over HTTP/2 (RFC 8441)", connection.endpoint.name)
             return self.fail("upstream_protocol_error", TOUCHED)
         self.accept = socket_accept(ex.request)
-        key = ex.request.find(b"sec-websocket-key", 17)
-        key.drop = 1
-        ex.request.dropped += 1
         return 0
 
     cdef int send_data(self, Exchange ex, const char *p, size_t n) except -1:

@@ -238,3 +238,16 @@ def test_a_service_that_refuses():
     with behind(Http2Server(play, settings=ENABLED)) as (_, process), process.client() as client:
         answer = client.request(HANDSHAKE)
         assert (answer.status, answer.body) == (403, b"no")
+
+
+def test_a_handshake_that_was_refused_is_made_again():
+    def play(served, event):
+        if isinstance(event, h2.events.RequestReceived) and len(served.heads()) == 1:
+            served.h2.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+        else:
+            socket_service(served, event)
+
+    with behind(Http2Server(play, settings=ENABLED)) as (_, process), process.client() as client:
+        client.send(HANDSHAKE)
+        head = client.head()
+        assert head.status == 101 and head.all("sec-websocket-accept") == ["s3pPLMBiTxaQ9kYGzzhZRbK+xOo="]
