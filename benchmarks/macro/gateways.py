@@ -465,7 +465,7 @@ GATEWAYS: Mapping[str, Gateway] = {
         Gateway("envoy-jwt-cache", ("policy",), envoy(True), find_envoy, ("--version",)),
         Gateway(
             "fastgw",
-            (*PROXIES, "h2_h2", "static", "policy"),
+            (*PROXIES, *SOCKETS, "h2_h2", "static", "policy"),
             fastgw(True),
             find_fastgw,
             ("-c", "import fastgw; print(fastgw.__version__)"),

@@ -24,7 +24,12 @@ async function socket() {
   const ws = new WebSocket("wss://" + location.host + "/ws");
   await new Promise((done, failed) => { ws.onopen = done; ws.onerror = () => failed(new Error("no socket")); });
   const echoed = [];
-  const all = new Promise(done => { ws.onmessage = event => { echoed.push(event.data.length ?? event.data.size); if (echoed.length == 3) done(); }; });
+  const all = new Promise(done => {
+    ws.onmessage = event => {
+      echoed.push(event.data.length ?? event.data.size);
+      if (echoed.length == 3) done();
+    };
+  });
   ws.send("hello"); ws.send("x".repeat(100000)); ws.send(new Uint8Array(1000));
   await all;
   const closed = new Promise(done => { ws.onclose = event => done(event.code); });
