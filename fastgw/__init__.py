@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastgw._core.exchange import Exchange, Problem, Reply
+    from fastgw._core.exchange import Exchange, Problem, Refused, Reply, WholeBody
     from fastgw.config import check, load
     from fastgw.gateway import Gateway
     from fastgw.policies.base import BuildContext, Policy, PolicyError
@@ -21,7 +21,9 @@ _PLACES = {
     "Policy": "fastgw.policies.base",
     "PolicyError": "fastgw.policies.base",
     "Problem": "fastgw._core.exchange",
+    "Refused": "fastgw._core.exchange",
     "Reply": "fastgw._core.exchange",
+    "WholeBody": "fastgw._core.exchange",
     "check": "fastgw.config",
     "load": "fastgw.config",
 }
@@ -33,7 +35,9 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Problem",
+    "Refused",
     "Reply",
+    "WholeBody",
     "__version__",
     "check",
     "load",

@@ -11,6 +11,7 @@ cpdef enum Verdict:
     CONTINUE = 0
     REPLIED = 1          # a local reply stands in exchange.response
     WAIT = 2             # the hook will call exchange.driver.resume(exchange)
+    COLLECT = 3          # request hooks: asked again when the body is there whole, of exchange.buffer_limit bytes
 
 # Which hooks a policy has; bits of Hook.phases.
 cpdef enum Phase:
@@ -158,13 +159,15 @@ cdef class Exchange(Timed):
     cdef readonly object plan
     cdef readonly Route route
     cdef readonly object request_trailers     # Head of trailer fields, or None; set before request_end
-    cdef readonly object response_trailers    # the same, set before response_end
+    cdef public object response_trailers      # the same, set before response_end; a policy may take them away
     cdef readonly object client_cert      # what the client's certificate says, or None
     cdef bint http2                       # the client speaks HTTP/2
     cdef bint grpc                        # a gRPC call
+    cdef public int grpc_status           # how a translated call ended at the service; -1 unknown
     cdef bint empty                       # the head of the answer was all of it
     cdef bint extended                    # an extended CONNECT (RFC 8441): its client wants a WebSocket and nothing else
     cdef str carries                      # instead of HTTP: "tcp" or "tls"; None is HTTP
+    cdef readonly bint translated         # a policy speaks another protocol to the upstream than the client does
     cdef bint upgrading                   # asks for a WebSocket, where the route has them
     cdef bint upgraded                    # both ways are open without end: a tunnel inside a protocol
     cdef object watch                     # ws.Watch of an open WebSocket, or None
@@ -175,6 +178,7 @@ cdef class Exchange(Timed):
     cdef uint32_t query, query_len        # without "?"; query_len 0 and has_query False when none
     cdef bint has_query
     cdef uint32_t out_target, out_target_len   # rewritten target for the upstream; len 0 = path and query
+    cdef uint32_t out_method, out_method_len   # the method for the upstream; len 0 = the client's
     cdef uint32_t authority, authority_len     # Host as the client means it, offsets into request.buf
     cdef bint secure                      # the client's side is TLS (or a trusted proxy says so)
     cdef int n_captures
@@ -209,6 +213,7 @@ cdef class Exchange(Timed):
     cdef bint collecting                  # the response body is held for a policy that wants it whole
     cdef bint response_filtered           # a policy changes the response body: its length is not known
     cdef int64_t body_limit, buffer_limit # bytes; -1 none
+    cdef int64_t hold                     # bytes of response body that a policy wants whole, this time; -1 no
     cdef bint is_head, local, replied, head_sent, request_done, response_done, upstream_done
     cdef bint close_after                 # the downstream connection ends with this exchange
     cdef bint has_body                    # the request announces a body

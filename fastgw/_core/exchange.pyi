@@ -8,6 +8,7 @@ class Verdict(IntEnum):
     CONTINUE = 0
     REPLIED = 1
     WAIT = 2
+    COLLECT = 3
 
 class Phase(IntEnum):
     PHASE_REQUEST = 1
@@ -100,9 +101,25 @@ class Problem:
         members: Mapping[str, Any] | None = ...,
     ) -> None: ...
 
+class WholeBody:
+    """What a request hook returns to be asked again when the request's body is there."""
+
+    limit: int
+    def __init__(self, limit: int) -> None: ...
+
+class Refused(Exception):
+    """Raised by a body filter: the Problem is the answer, or, when the answer's head is out already, it is cut off."""
+
+    problem: Problem
+    def __init__(self, problem: Problem) -> None: ...
+
 class Exchange:
     request: Head
     response: Head
+    request_trailers: Head | None
+    response_trailers: Head | None
+    translated: bool
+    grpc_status: int
     route: Route | None
     plan: Any
     consumer: Consumer | None
@@ -139,9 +156,18 @@ class Exchange:
     @status.setter
     def status(self, value: int) -> None: ...
     @property
+    def announces_body(self) -> bool: ...
+    @property
+    def is_local(self) -> bool: ...
+    @property
     def request_body(self) -> bytes | None: ...
     @property
     def response_body(self) -> bytes | None: ...
+    @response_body.setter
+    def response_body(self, value: bytes) -> None: ...
+    def speak_grpc(self, content_type: str) -> None: ...
+    def send_as(self, method: str, target: str, body: bytes | None = ...) -> None: ...
+    def hold_response(self, limit: int) -> None: ...
     def fetch(
         self,
         service: str,

@@ -63,6 +63,26 @@ class Problem:
         self.members = dict(members or {})
 
 
+class WholeBody:
+    """What a request hook returns to be asked again when the request's body is there: `exchange.request_body`.
+
+    `limit` bytes at most; a longer one is refused with 413. `Policy.buffer_request` is the same for every request.
+    """
+
+    __slots__ = ("limit",)
+
+    def __init__(self, limit):
+        self.limit = limit
+
+
+class Refused(Exception):
+    """Raised by a body filter: the Problem is the answer, or, when the answer's head is out already, it is cut off."""
+
+    def __init__(self, problem):
+        super().__init__(problem.code)
+        self.problem = problem
+
+
 cdef class Hook:
     """One policy in a chain. Subclasses set `phases` in __init__ and override what they named there."""
 
@@ -269,6 +289,7 @@ cdef class Exchange(Timed):
         memset(&self.total, 0, sizeof(Timer))
         self.total.owner = <void*>self
         self.trace_flags = 0xff
+        self.hold = self.grpc_status = -1
 
     def __dealloc__(self):
         timer_detach(&self.total)
@@ -291,7 +312,10 @@ cdef class Exchange(Timed):
         self.endpoint = None
         self.request_trailers = self.response_trailers = self.client_cert = self.watch = None
         self.upgrading = self.upgraded = self.http2 = self.extended = self.grpc = self.empty = False
+        self.translated = False
+        self.grpc_status = -1
         self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
+        self.out_method = self.out_method_len = 0
         self.has_query = self.secure = False
         self.settings = None
         self.host_out = None
@@ -309,7 +333,7 @@ cdef class Exchange(Timed):
         self.state = S_IDLE
         self.at = self.entered = self.around_at = 0
         self.collecting = self.response_filtered = False
-        self.body_limit = self.buffer_limit = -1
+        self.body_limit = self.buffer_limit = self.hold = -1
         self.is_head = self.local = self.replied = self.head_sent = False
         self.request_done = self.response_done = self.upstream_done = False
         self.close_after = self.has_body = self.detached = False
@@ -436,6 +460,56 @@ cdef class Exchange(Timed):
     def request_body(self):
         """The whole body, when a policy of the route asked for it (`buffer_request`), else None."""
         return None if self.request_buffer is None else bytes(self.request_buffer)
+
+    @property
+    def announces_body(self):
+        """True when the request has a body, or may have one."""
+        return self.has_body
+
+    # ------------------------------------------------------------------ another protocol towards the upstream
+
+    def speak_grpc(self, str content_type):
+        """The upstream is to be spoken to by gRPC, though the client speaks something else.
+
+        Sets Content-Type and TE for it; what the gateway itself answers stays what this client understands.
+        """
+        cdef Head head = self.request
+        self.translated = True
+        head.set("Content-Type", content_type)
+        # RFC 9110 10.1.4: of this hop, so that it is no line of the head; the codec looks for it
+        head.append(b"TE", 2, b"trailers", 8)
+        head.items[head.count - 1].drop = 1
+        head.dropped += 1
+
+    def send_as(self, str method, str target, body=None):
+        """What the upstream gets in the place of the client's method, path with query, and (unless None) body.
+
+        The route's rewriting is not applied to it. ValueError for what cannot stand in a request line, and for a body
+        while the client's is still on its way.
+        """
+        cdef bytes text
+        if method not in METHODS:
+            raise ValueError(f"{method!r} is not a method")
+        if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
+            raise ValueError(f"{target!r} is not a target")
+        if body is not None:
+            if self.has_body and not self.request_done:
+                raise ValueError("the client's body is not here yet")
+            self.has_body = self.request_done = True
+            self.request_buffer = bytearray(body)
+        text = method.encode()
+        self.out_method = self.request.store(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        self.out_method_len = PyBytes_GET_SIZE(text)
+        text = target.encode()
+        self.out_target = self.request.store(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        self.out_target_len = PyBytes_GET_SIZE(text)
+
+    def hold_response(self, int64_t limit):
+        """`response_head` runs when the body and the trailers are there (502 beyond `limit` bytes).
+
+        `Policy.buffer_response` is the same for every request of a route.
+        """
+        self.hold = limit
 
     # ------------------------------------------------------------------ the response
 

@@ -137,7 +137,7 @@ cdef class GrpcHook(Hook):
         cdef int64_t timeout
         if not is_grpc(head):
             return CONTINUE
-        ex.grpc = True
+        ex.grpc = not ex.translated               # of the client's side
         h = head.find(b"grpc-timeout", 12)
         if h == NULL:
             return CONTINUE
@@ -154,14 +154,14 @@ cdef class GrpcHook(Hook):
         """The service is told what is left: of the client's deadline, or of the route's time if that is less."""
         cdef char text[16]
         cdef int n
-        if ex.grpc and ex.total_at:
+        if (ex.grpc or ex.translated) and ex.total_at:
             n = put_timeout(text, ex.total_at - self.reactor.now)
             ex.request.remove_name(b"grpc-timeout", 12)
             ex.request.append(b"grpc-timeout", 12, text, n)
         return CONTINUE
 
     cdef int record(self, Exchange ex) except -1:
-        if ex.grpc and ex.service is not None:
+        if (ex.grpc or ex.translated) and ex.service is not None:
             self.stats.count_grpc((<Service>ex.service).slot, final_status(ex))
         return 0
 
@@ -172,6 +172,8 @@ cdef int final_status(Exchange ex) except -2:
     cdef Header *h = NULL
     cdef int status = 0
     cdef uint32_t i
+    if ex.grpc_status >= 0:
+        return ex.grpc_status                     # a policy made something else of it
     head = <Head>ex.response_trailers
     if head is not None:
         h = head.find(b"grpc-status", 11)

@@ -50,7 +50,8 @@ def expected(exchange: Exchange) -> bool:
 
 def status_of_failure(code: str) -> int:
     """`grpc-status` of a failure in the middle of an answer."""
-    return FROM_CODE.get(code) or FROM_HTTP.get(CODES[code].status, UNKNOWN)
+    known = CODES.get(code)
+    return FROM_CODE.get(code) or FROM_HTTP.get(known.status if known else 500, UNKNOWN)
 
 
 def percent_encoded(text: str) -> str:

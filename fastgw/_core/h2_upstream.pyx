@@ -540,7 +540,7 @@ cdef class H2UpstreamStream(UpstreamStream):
             put(b":method", 7, b"CONNECT", 7)
             put(b":protocol", 9, b"websocket", 9)
         else:
-            put(b":method", 7, head.buf, head.method_len)
+            put(b":method", 7, head.buf + ex.out_method, ex.out_method_len or head.method_len)
         if connection.endpoint.maker is None:
             put(b":scheme", 7, b"http", 4)
         else:

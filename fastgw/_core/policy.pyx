@@ -10,11 +10,11 @@ import asyncio
 import logging
 
 from fastgw._core.exchange cimport (
-    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE, PHASE_RESPONSE_BODY,
-    REPLIED, WAIT, Exchange, Hook,
+    COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
+    PHASE_RESPONSE_BODY, REPLIED, S_POLICY, WAIT, Exchange, Hook,
 )
 
-from fastgw._core.exchange import Problem, Reply
+from fastgw._core.exchange import Problem, Reply, WholeBody
 from fastgw._core.grpc_status import expected as grpc_expected
 from fastgw._core.problem import reason, render
 
@@ -94,7 +94,7 @@ cdef int apply_problem(Exchange ex, object problem) except -1:
     cdef bytes body
     ex.code = problem.code
     ex.side = problem.side
-    if ex.http2 and grpc_expected(ex):
+    if ex.http2 and not ex.translated and grpc_expected(ex):
         # the reason alone: respond makes trailers of it when the response hooks have run
         content_type, body = "text/plain; charset=utf-8", reason(problem).encode("utf-8", "replace")
     else:
@@ -141,6 +141,9 @@ cdef class PythonHook(Hook):
             return ex.apply_reply(result)
         if isinstance(result, Problem):
             return apply_problem(ex, result)
+        if isinstance(result, WholeBody) and ex.state == S_POLICY:
+            ex.buffer_limit = result.limit
+            return COLLECT
         raise TypeError(f"the policy {self.name} returned {type(result).__name__}; "
                         "a hook returns None, a Reply, a Problem or an awaitable of these")
 

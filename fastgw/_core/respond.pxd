@@ -43,6 +43,9 @@ cdef class Relay(Driver):
     cdef int _preflight(self, Exchange ex) except -1
     cdef int _slash(self, Exchange ex) except -1
     cdef int _collect_request(self, Exchange ex, int64_t limit) except -1
+    cdef int _collect_whole(self, Exchange ex) except -1
+    cdef int _end_by(self, Exchange ex, object problem) except -1
+    cdef bytes _through(self, Exchange ex, bytes chunk, bint end)
     cdef int _continue_100(self, Exchange ex) except -1
     cdef int _answer_on(self, Exchange ex) except -1
     cdef int _filter_request(self, Exchange ex, bytes chunk, bint end) except -1

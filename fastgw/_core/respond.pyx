@@ -15,9 +15,9 @@ from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.exchange cimport (
-    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE, PHASE_RESPONSE_BODY,
-    PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL, S_RELAY, S_RESPONSE, S_SENT,
-    WAIT, Capture, Downstream, Exchange, Hook, Route, UpstreamStream,
+    COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
+    PHASE_RESPONSE_BODY, PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL,
+    S_RELAY, S_RESPONSE, S_SENT, WAIT, Capture, Downstream, Exchange, Hook, Route, UpstreamStream,
 )
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
 from fastgw._core.grpc cimport end_with
@@ -35,7 +35,7 @@ from fastgw._core.target cimport normalize
 from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch
 
 from fastgw._core.codes import CODES, INDEX
-from fastgw._core.exchange import Problem
+from fastgw._core.exchange import Problem, Refused
 from fastgw._core.grpc_status import expected as grpc_expected, trailers_only
 
 logger = logging.getLogger("fastgw.respond")
@@ -57,6 +57,14 @@ cdef frozenset CLOSING = frozenset((
     "unsupported_transfer_encoding", "version_not_supported", "method_not_implemented", "overloaded",
     "expectation_failed",
 ))
+
+
+def _filter_problem(Exchange ex, error):
+    """What a body filter raised."""
+    if isinstance(error, Refused):
+        return error.problem
+    logger.error("a body filter failed on %s", ex, exc_info=error)
+    return Problem(500, "policy_failed", "A policy failed on the body.", side=2)
 
 
 cdef class Relay(Driver):
@@ -278,6 +286,8 @@ cdef class Relay(Driver):
                 if hook.buffer_request >= 0 and ex.has_body and not ex.request_done:
                     return self._collect_request(ex, hook.buffer_request)
                 verdict = hook.request(ex)
+                if verdict == COLLECT:
+                    return self._collect_whole(ex)
                 if verdict != CONTINUE:
                     if ex.state == S_DONE:
                         return 0
@@ -300,6 +310,15 @@ cdef class Relay(Driver):
             self._continue_100(ex)
         return ex.down.want_body(ex)
 
+    cdef int _collect_whole(self, Exchange ex) except -1:
+        """The hook that runs wants the body, as it found out only now."""
+        if ex.has_body and not ex.request_done:
+            return self._collect_request(ex, ex.buffer_limit)
+        if ex.request_buffer is not None:
+            return self.fail(ex, "policy_failed", "A policy asked for the body a second time.")
+        ex.request_buffer = bytearray()
+        return self._hooks(ex)
+
     cdef int _continue_100(self, Exchange ex) except -1:
         """We want the body ourselves, so the permission is ours to give, and goes no further."""
         cdef Head interim = Head.response(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -321,6 +340,8 @@ cdef class Relay(Driver):
         if ex.state == S_POLICY:
             if verdict == REPLIED:
                 return self._reply(ex)
+            if verdict == COLLECT:
+                return self._collect_whole(ex)
             ex.at += 1
             return self._hooks(ex)
         if ex.state == S_AROUND:
@@ -392,7 +413,7 @@ cdef class Relay(Driver):
             service.balancer.begun(ex, endpoint)
         if ex.t_dispatch == 0:
             ex.t_dispatch = self.reactor.now
-            if route.rewrite is not None:
+            if route.rewrite is not None and ex.out_target_len == 0:
                 (<Rewrite>route.rewrite).apply(ex)
         ex.attempts += 1
         ex.state = S_POOL
@@ -447,9 +468,12 @@ cdef class Relay(Driver):
     cdef int _filter_request(self, Exchange ex, bytes chunk, bint end) except -1:
         cdef Hook hook
         cdef object out = chunk
-        for hook in ex.route.chain:
-            if hook.phases & PHASE_REQUEST_BODY:
-                out = hook.request_body(ex, out, end)
+        try:
+            for hook in ex.route.chain:
+                if hook.phases & PHASE_REQUEST_BODY:
+                    out = hook.request_body(ex, out, end)
+        except Exception as error:
+            return self._end_by(ex, _filter_problem(ex, error))
         if out and ex.up is not None:
             ex.up.send_data(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out))
         return 0
@@ -508,11 +532,13 @@ cdef class Relay(Driver):
         ex.state = S_RESPONSE
         if ex.picked is not None:
             (<Service>ex.service).balancer.answered(ex)
-        if ex.route.buffers_response and not ex.is_head and not ex.upgraded and ex.response.status != 204 \
-                and ex.response.status != 304:
+        if (ex.route.buffers_response or ex.hold >= 0) and not ex.is_head and not ex.upgraded \
+                and ex.response.status != 204 and ex.response.status != 304:
             ex.collecting = True
             ex.response_buffer = bytearray()
             ex.buffer_limit = ex.route.buffer_limit
+            if ex.hold >= 0 and (ex.buffer_limit < 0 or ex.hold < ex.buffer_limit):
+                ex.buffer_limit = ex.hold
             return CONTINUE
         return self._answer(ex)
 
@@ -596,8 +622,6 @@ cdef class Relay(Driver):
     cdef int _send_whole(self, Exchange ex) except -1:
         """A local reply, or an upstream's answer that was collected for a policy."""
         cdef bytes body = ex.local_body if ex.local else bytes(ex.response_buffer)
-        cdef Hook hook
-        cdef int i
         if body is None:
             body = b""
         if ex.upgraded:
@@ -605,11 +629,12 @@ cdef class Relay(Driver):
             ex.upgraded = ex.has_body = False
             ex.request_done = True
         if ex.route is not None and ex.route.phases & PHASE_RESPONSE_BODY and not ex.is_head:
-            for i in range(ex.route.chain_len - 1, -1, -1):
-                hook = <Hook>ex.route.chain[i]
-                if hook.phases & PHASE_RESPONSE_BODY:
-                    body = hook.response_body(ex, body, True)
-        if ex.http2 and ex.local and ex.response.status >= 300 and grpc_expected(ex):
+            try:
+                body = self._through(ex, body, True)
+            except Exception as error:
+                apply_problem(ex, _filter_problem(ex, error))
+                body = ex.local_body
+        if ex.http2 and not ex.translated and ex.local and ex.response.status >= 300 and grpc_expected(ex):
             trailers_only(ex, body)
             body = b""
         ex.local_body = body
@@ -640,20 +665,31 @@ cdef class Relay(Driver):
                 watch = <Watch>ex.watch
                 return watch.data(SERVICE, p, n)
             if route.phases & PHASE_RESPONSE_BODY:
-                return self._filtered(ex, PyBytes_FromStringAndSize(p, n), False)
+                self._filtered(ex, PyBytes_FromStringAndSize(p, n), False)
+                return 0
             if route.phases & PHASE_TAP:
                 self._tap(ex, p, n, False)
         ex.bytes_out += n
         return ex.down.send_data(ex, p, n)
 
-    cdef int _filtered(self, Exchange ex, bytes chunk, bint end) except -1:
+    cdef bytes _through(self, Exchange ex, bytes chunk, bint end):
+        """A piece of the answer's body after all filters."""
         cdef Hook hook
-        cdef object out = chunk
         cdef int i
         for i in range(ex.route.chain_len - 1, -1, -1):
             hook = <Hook>ex.route.chain[i]
             if hook.phases & PHASE_RESPONSE_BODY:
-                out = hook.response_body(ex, out, end)
+                chunk = hook.response_body(ex, chunk, end)
+        return chunk
+
+    cdef int _filtered(self, Exchange ex, bytes chunk, bint end) except -1:
+        """1: a filter failed, and the exchange is over."""
+        cdef object out
+        try:
+            out = self._through(ex, chunk, end)
+        except Exception as error:
+            self._end_by(ex, _filter_problem(ex, error))
+            return 1
         if out:
             if ex.route.phases & PHASE_TAP:
                 self._tap(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out), False)
@@ -680,8 +716,8 @@ cdef class Relay(Driver):
 
     cdef int _end(self, Exchange ex) except -1:
         if ex.route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP) and not ex.upgraded:
-            if ex.response_filtered:
-                self._filtered(ex, b"", True)
+            if ex.response_filtered and self._filtered(ex, b"", True):
+                return 0
             if ex.route.phases & PHASE_TAP:
                 self._tap(ex, b"", 0, True)
         ex.response_done = True
@@ -723,6 +759,11 @@ cdef class Relay(Driver):
         known = CODES[code]
         if ex.picked is not None:
             (<Service>ex.service).balancer.failed(ex, code)
+        if code in CLOSING and not ex.head_sent:
+            ex.close_after = True
+        return self._end_by(ex, Problem(known.status, code, detail, side=known.side))
+
+    cdef int _end_by(self, Exchange ex, object problem) except -1:
         self._cancel_tasks(ex)
         if ex.state == S_POOL and ex.endpoint is not None:
             (<Endpoint>ex.endpoint).forget(ex)
@@ -731,17 +772,16 @@ cdef class Relay(Driver):
         ex.collecting = False
         ex.response_buffer = None
         if ex.head_sent:
-            ex.code = code
-            ex.side = known.side
+            ex.code = problem.code
+            ex.side = problem.side
             if ex.grpc and ex.http2 and not ex.response_filtered:
-                ex.response_trailers = end_with(code)     # a status that its client understands, in the place of a reset
+                # a status that its client understands, in the place of a reset
+                ex.response_trailers = end_with(problem.code)
                 ex.down.send_end(ex)
             else:
                 ex.down.abort(ex)
             return self._finish(ex)
-        if code in CLOSING:
-            ex.close_after = True
-        apply_problem(ex, Problem(known.status, code, detail, side=known.side))
+        apply_problem(ex, problem)
         if ex.allow is not None:
             ex.response.add("Allow", ex.allow)
         self._answer(ex)

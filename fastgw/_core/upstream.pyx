@@ -149,8 +149,12 @@ cdef class H1Upstream(Dialed):
         else:
             start = self.reactor.ubuf
         o = start
-        memcpy(o, head.buf, head.method_len)
-        o += head.method_len
+        if ex.out_method_len:
+            memcpy(o, head.buf + ex.out_method, ex.out_method_len)
+            o += ex.out_method_len
+        else:
+            memcpy(o, head.buf, head.method_len)
+            o += head.method_len
         o[0] = c" "
         o += 1
         if ex.out_target_len:

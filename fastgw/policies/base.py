@@ -17,7 +17,7 @@ from fastgw.config.fields import Secret
 
 if TYPE_CHECKING:
     from fastgw._core.bucket import BucketTable
-    from fastgw._core.exchange import Exchange, Hook, Problem, Reply
+    from fastgw._core.exchange import Exchange, Hook, Problem, Reply, WholeBody
 
     Answer = Reply | Problem | None
 
@@ -102,6 +102,8 @@ class Policy:
     """It answers every request that comes to it: its route needs no service."""
     identifies: ClassVar[bool] = False
     """It may set `exchange.consumer` or `exchange.claims`."""
+    http2: ClassVar[bool] = False
+    """It speaks HTTP/2 to the service, whatever the client speaks: `check` says so where the service does not."""
     preflight: ClassVar[bool] = False
     """On CORS pre-flights its `request` runs before every other policy, wherever it stands."""
     buffer_request: int | None = None
@@ -113,6 +115,15 @@ class Policy:
     def needs_identity(cls, options: Any) -> bool:
         """Told the options: must a policy before it have found out who calls?"""
         return False
+
+    @classmethod
+    def prepare(cls, options: Any) -> Any:
+        """The options as the workers get them: what is to be fetched once for all of them is fetched here.
+
+        Runs where a configuration is compiled, at start and at reload, and may block. PolicyError: at a reload the old
+        configuration stays; at start a warning is given, and the policy is built from the options as they are.
+        """
+        return options
 
     def __init__(self, options: Any, context: BuildContext) -> None:
         """Raise PolicyError (or ValueError) when it can not protect as configured: its route then refuses."""
@@ -126,8 +137,11 @@ class Policy:
     # What follows is the contract. The base versions are never called: the compiler looks which are
     # overridden.
 
-    def request(self, exchange: Exchange) -> Answer | Awaitable[Answer]:
-        """The request's head is here. A Reply or Problem answers in the place of the upstream."""
+    def request(self, exchange: Exchange) -> Answer | WholeBody | Awaitable[Answer | WholeBody]:
+        """The request's head is here. A Reply or Problem answers in the place of the upstream.
+
+        A WholeBody asks to be called again when the body is there.
+        """
         return None
 
     async def around_dispatch(

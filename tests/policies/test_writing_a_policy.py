@@ -126,3 +126,27 @@ def test_trying_it(modules):
 def test_names_that_lead_nowhere(name, words):
     with pytest.raises(PolicyError, match=re.escape(words)):
         resolve(name)
+
+
+def test_bodies_and_another_request(modules, gateway, upstream):
+    running = gateway(f"""
+services: {{up: "{upstream.url}"}}
+routes: [{{path: /*, service: up, policies: ["shouting:Shout"]}}]
+""")
+    with running.client() as client:
+        sent = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+        assert client.request(sent).status == 200
+    (seen,) = upstream.requests
+    assert (seen.method, seen.target, bytes(seen.body)) == ("PUT", "/shouted/a", b"HI")
+
+
+def test_a_filter_that_refuses(modules, gateway, upstream):
+    running = gateway(f"""
+services: {{up: "{upstream.url}"}}
+routes: [{{path: /*, service: up, policies: ["shouting:Shout"]}}]
+""")
+    upstream.script(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na secret!"))
+    with running.client() as client:
+        client.send(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.ended() in ("eof", "reset")
+        assert b"secret" not in client.rest()
