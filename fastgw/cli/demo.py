@@ -8,7 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import Process
 
-from fastgw.testing.demo_services import DEMO_PORTS, DemoServers
+from fastgw.testing.demo_services import DEMO_PORTS, LIBRARY_PORT, DemoServers, demo_library
 
 STOP_SECONDS = 40.0
 """How long the gateway may take to drain before it is killed; above the default of its drain timeout."""
@@ -18,8 +18,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "demo",
         help="run small real services to put the gateway in front of",
-        description="Runs the demo services (users, orders, products) in this process. With FILE, also "
-        "starts `fastgw run FILE` and stops with it. Ctrl-C stops everything.",
+        description="Runs the demo services (users, orders, products, and library, which speaks gRPC) in this "
+        "process. With FILE, also starts `fastgw run FILE` and stops with it. Ctrl-C stops everything.",
     )
     parser.add_argument(
         "file", nargs="?", metavar="FILE", help="start the gateway with this configuration too"
@@ -29,6 +29,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         parser.add_argument(
             f"--{name}", type=port_number, default=port, metavar="PORT", help=f"port of {name} ({port})"
         )
+    parser.add_argument(
+        "--library", type=port_number, default=LIBRARY_PORT, metavar="PORT", help=f"port of library ({LIBRARY_PORT})"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     ports = {name: getattr(args, name) for name in DEMO_PORTS}
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(serve(args.host, ports, args.file))
+            return runner.run(serve(args.host, ports, args.library, args.file))
     except OSError as error:
         print(f"fastgw demo: {error}", file=sys.stderr)
         return 1
@@ -56,20 +59,22 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def serve(host: str, ports: dict[str, int], file: str | None) -> int:
+async def serve(host: str, ports: dict[str, int], library_port: int, file: str | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with DemoServers(host, ports) as demo:
-        for name in demo.ports:
-            print(f"demo service {name:<9} {demo.url(name)}", flush=True)
-        if file is None:
-            print(hints(demo), flush=True)
-            await stop.wait()
-            return 0
-        gateway = await asyncio.create_subprocess_exec(sys.executable, "-m", "fastgw", "run", file)
-        return await outlast(gateway, stop)
+        with demo_library(host, library_port) as library:
+            for name in demo.ports:
+                print(f"demo service {name:<9} {demo.url(name)}", flush=True)
+            print(f"demo service library   {library or 'is not served: pip install fastgw[grpc]'}", flush=True)
+            if file is None:
+                print(hints(demo), flush=True)
+                await stop.wait()
+                return 0
+            gateway = await asyncio.create_subprocess_exec(sys.executable, "-m", "fastgw", "run", file)
+            return await outlast(gateway, stop)
 
 
 async def outlast(gateway: Process, stop: asyncio.Event) -> int:

@@ -114,7 +114,7 @@ def start_demo() -> int:
         os.close(ready)
         return pid
     from fastgw.server.process import become_child
-    from fastgw.testing.demo_services import DemoServers
+    from fastgw.testing.demo_services import DemoServers, demo_library
 
     os.close(ready)
     become_child("fastgw-demo", parent)
@@ -123,8 +123,9 @@ def start_demo() -> int:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         async with DemoServers():
-            os.write(tell, b"1")
-            await stop.wait()
+            with demo_library():
+                os.write(tell, b"1")
+                await stop.wait()
 
     try:
         asyncio.run(serve())

@@ -44,6 +44,7 @@ CODES = {
     "unused": "declared and used by nothing",
     "unreachable": "no request can match it",
     "no_effect": "the key is there and changes nothing",
+    "unavailable": "what is needed from elsewhere cannot be had now",
     "exposed": "reachable from where it should not be",
     "bad_certificate": "a certificate, key, revocation list or staple can not be used",
     "key_mismatch": "a key, list or staple does not belong to the certificate beside it",

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from fastgw.config.errors import Finding, Path
 from fastgw.config.schema import Config
+from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
 
 HINT = "libnghttp2-dev installed, and fastgw built again"
@@ -27,6 +28,21 @@ def check_http2(config: Config) -> Iterable[Finding]:
     for name, service in config.services.items():
         for finding in check_service(service):
             yield replace(finding, path=("services", name, *finding.path))
+    for route in config.routes:
+        for use in route.policies:
+            if use.spec.http2:
+                yield from check_policy(config, route, use)
+
+
+def check_policy(config: Config, route: Route, use: PolicyUse) -> Iterable[Finding]:
+    """One that speaks HTTP/2 stands on a route: do its services? (One for every route may be meant for some.)"""
+    for name in filter(None, (route.service, *(share.service for share in route.split))):
+        service = config.services.get(name)
+        if service is None:
+            continue
+        if service.protocol == "http/1.1" or (service.protocol == "auto" and not service.https):
+            message = f"{use.name} speaks gRPC to {name}, which is spoken to by HTTP/1.1"
+            yield Finding("conflict", use.path, message, f"`protocol: h2c`, or `h2`, in `services.{name}`")
 
 
 def check_service(service: Service) -> Iterable[Finding]:

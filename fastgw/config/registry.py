@@ -19,7 +19,9 @@ class PolicySpec:
     terminal        it answers every request that comes to it, so its route needs no service
     identifies      it may establish the consumer or the claims
     needs_identity  told the options: does it want a consumer or claims that a policy before it must
-    establish? handler         whatever the plan compiler builds from; not looked at here
+    establish?
+    http2           it speaks HTTP/2 to the service, whatever the client speaks
+    handler         whatever the plan compiler builds from; not looked at here
     """
 
     name: str
@@ -27,6 +29,7 @@ class PolicySpec:
     terminal: bool = False
     identifies: bool = False
     needs_identity: Callable[[Any], bool] | None = None
+    http2: bool = False
     handler: Any = None
 
 

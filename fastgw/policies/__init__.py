@@ -28,6 +28,8 @@ BUILTIN: dict[str, str] = {
     "jwt": "fastgw.policies.jwt:Jwt",
     "cors": "fastgw.policies.cors:Cors",
     "rate_limit": "fastgw.policies.rate_limit:RateLimit",
+    "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",
+    "grpc_transcode": "fastgw.policies.grpc_transcode:GrpcTranscode",
     "coalesce": "fastgw.policies.coalesce:Coalesce",
     "respond": "fastgw.policies.respond:Respond",
     "redirect": "fastgw.policies.redirect:Redirect",
@@ -99,6 +101,7 @@ def spec_of(name: str, policy: type[Policy]) -> PolicySpec:
         terminal=policy.terminal,
         identifies=policy.identifies,
         needs_identity=policy.needs_identity,
+        http2=policy.http2,
         handler=policy,
     )
 

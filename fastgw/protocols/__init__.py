@@ -6,6 +6,7 @@
     descriptors   a FileDescriptorSet → the methods in it and their rules
     reflection    the same asked of a server
     transcoding   JSON, path and query → a message, and back
+    json_form     the options and errors of that
     rpc_status    google.rpc.Status ↔ what HTTP clients are told
 
 What needs protobuf is imported by those who use it: `pip install 'fastgw[grpc]'`.

@@ -7,7 +7,6 @@ https://protobuf.dev/programming-guides/json/.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from fastgw.protocols.descriptors import DescriptorError, Descriptors, HttpRule, Method
 from fastgw.protocols.http_rules import RuleTable, Template
+from fastgw.protocols.json_form import BadInput, BadOutput, JsonOptions
 
 MAX_QUERY_FIELDS = 1000
 HTTP_BODY = "google.api.HttpBody"
@@ -33,36 +33,10 @@ MESSAGE = FieldDescriptor.CPPTYPE_MESSAGE
 BOOLS = {"true": True, "false": False}
 
 
-class BadInput(ValueError):
-    """What the client sent is not what the method takes. The message is a sentence for the client."""
-
-
-class BadOutput(ValueError):
-    """What the service sent is not what the method gives. The message is a sentence for the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class JsonOptions:
-    """How JSON is read and written.
-
-    max_depth       nested messages of a request
-    proto_names     fields as in the .proto file, not in lowerCamelCase
-    defaults        fields without presence are written even when they have their default
-    enum_numbers    enums are written as numbers
-    ignore_unknown  fields and query parameters that the message does not have are passed over
-    """
-
-    max_depth: int = 64
-    proto_names: bool = False
-    defaults: bool = False
-    enum_numbers: bool = False
-    ignore_unknown: bool = False
-
-
 class Binding:
     """A method under one HTTP rule. Raises DescriptorError when the rule does not fit the messages."""
 
-    __slots__ = ("body", "from_query", "method", "options", "pool", "response_body", "rule", "variables")
+    __slots__ = ("body", "from_query", "method", "options", "pool", "raw_body", "response_body", "rule", "variables")
 
     def __init__(self, method: Method, rule: HttpRule, pool: Any, options: JsonOptions) -> None:
         self.method = method
@@ -79,7 +53,11 @@ class Binding:
         if rule.body not in ("", "*") and self.body is None:
             raise DescriptorError(f"{where} has the body {rule.body!r}, which is no field of the request")
         self.from_query = rule.body != "*"
+        target = message if self.body is None else self.body.message_type
+        self.raw_body = bool(rule.body) and target is not None and target.full_name == HTTP_BODY
         self.response_body = method.response.DESCRIPTOR.fields_by_name.get(rule.response_body)
+        if self.raw_body and self.body is not None and self.body.is_repeated:
+            raise DescriptorError(f"{where} has a body of many google.api.HttpBody")
         if rule.response_body and self.response_body is None:
             raise DescriptorError(f"{where} has the response_body {rule.response_body!r}, which is no field")
 
@@ -111,8 +89,7 @@ class Binding:
         return self.request(variables if first else {}, query if first else "", line)
 
     def _read_body(self, message: Any, body: bytes, content_type: str) -> None:
-        target = message.DESCRIPTOR if self.body is None else self.body.message_type
-        if target is not None and target.full_name == HTTP_BODY and (self.body is None or not self.body.is_repeated):
+        if self.raw_body:
             raw = message if self.body is None else getattr(message, self.body.name)
             raw.content_type, raw.data = content_type, body
             return

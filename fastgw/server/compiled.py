@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from fastgw.config import Config, ConfigError, Problem, check
+from fastgw.config.errors import dotted
 from fastgw.config.material import Material
 from fastgw.config.schema.routes import Route
 from fastgw.plan import PlanSpec, TlsSpec, compile_spec, with_tls
-from fastgw.policies import RESOLVER
+from fastgw.policies import RESOLVER, Policy, PolicyError
 from fastgw.server import control, plan_file
 from fastgw.server.shared import SERVICES, Slots
 
@@ -124,6 +126,10 @@ def compile_config(
     config, problems = check(source, resolver=RESOLVER)
     if config is None:
         raise ConfigError(problems)
+    unprepared = prepare_policies(config)
+    if unprepared and generation > 1:
+        raise ConfigError(unprepared)
+    problems += [replace(problem, severity="warning") for problem in unprepared]
     route_slots = route_slots or Slots(config.observability.metrics.max_label_values)
     route_slots = route_slots.next(generation, dict.fromkeys(str(route.name) for route in config.routes))
     service_slots = (service_slots or Slots(SERVICES)).next(generation, config.services)
@@ -133,6 +139,23 @@ def compile_config(
     if config.file and os.path.exists(config.file):
         spec.config_dir = os.path.dirname(os.path.abspath(config.file))
     return Compiled(config, spec, problems, route_slots, service_slots)
+
+
+def prepare_policies(config: Config) -> list[Problem]:
+    """Lets policies fetch what they need from elsewhere; the problems of those that cannot."""
+    problems = []
+    for use in chain(config.policies, *(route.policies for route in config.routes)):
+        handler = use.spec.handler
+        if not isinstance(handler, type) or not issubclass(handler, Policy):
+            continue
+        try:
+            use.options = handler.prepare(use.options)
+        except PolicyError as error:
+            where = dotted(use.path)
+            problems.append(
+                Problem("error", "unavailable", config.file or "", use.line, use.col, where, f"{use.name}: {error}")
+            )
+    return problems
 
 
 def worker_count(config: Config) -> int:

@@ -25,7 +25,7 @@ import http
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, cast
@@ -46,6 +46,8 @@ MAX_WAIT_MS = 30_000
 MAX_ITEMS = 10_000
 
 DEMO_PORTS: Mapping[str, int] = {"users": 9001, "orders": 9002, "products": 9003}
+LIBRARY_PORT = 9010
+"""Of the gRPC service."""
 
 COLLECTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "users": (
@@ -435,6 +437,18 @@ class DemoServers:
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
+
+
+@contextlib.contextmanager
+def demo_library(host: str = "127.0.0.1", port: int = LIBRARY_PORT) -> Iterator[str | None]:
+    """Serves the gRPC service (fastgw.testing.demo_grpc); its URL, or None when `fastgw[grpc]` is not installed."""
+    try:
+        from fastgw.testing.demo_grpc import LibraryServer
+    except ImportError:
+        yield None
+        return
+    with LibraryServer(host, port) as library:
+        yield library.url
 
 
 async def serve_demo(

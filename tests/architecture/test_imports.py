@@ -22,7 +22,7 @@ ALLOWED = {
     "plan": {"policies", "upstreams", "protocols", "observe", "store", "config", "_core"},
     "server": {"plan", "policies", "upstreams", "protocols", "observe", "store", "config", "_core"},
     "admin": {"server", "plan", "policies", "upstreams", "protocols", "observe", "store", "config", "_core"},
-    "testing": {"_core", "config", "policies", "plan", "server"},
+    "testing": {"_core", "config", "protocols", "policies", "plan", "server"},
 }
 
 

@@ -46,6 +46,34 @@ def test_what_fits(service):
     assert problems(service) == []
 
 
+@pytest.mark.parametrize(
+    ("service", "fits"),
+    [
+        ("http://a.example", False),
+        ("{endpoints: ['http://a.example'], protocol: auto}", False),
+        ("{endpoints: ['https://a.example'], protocol: auto}", True),
+        ("{endpoints: ['http://a.example'], protocol: h2c}", True),
+    ],
+)
+def test_a_policy_that_speaks_grpc_wants_http2(service, fits):
+    def found(everywhere, here):
+        text = f"""
+services: {{up: {service}, other: "http://b.example"}}
+policies: [{everywhere}]
+routes:
+  - {{path: /x, split: [{{service: up, weight: 1}}], policies: [{here}]}}
+  - {{path: /y, service: other}}
+"""
+        return [str(one) for one in check(text, resolver=RESOLVER, env={})[1] if one.severity == "error"]
+
+    assert found("grpc_web", "") == [], "one for every route may be meant for some"
+    if fits:
+        assert found("", "grpc_web") == []
+    else:
+        (problem,) = found("", "grpc_web")
+        assert "error[conflict] routes[0].policies[0]: grpc_web speaks gRPC to up, which is" in problem
+
+
 def test_without_the_library(monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastgw._core.h2" else there(name))

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 
+import grpc
 import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fastgw.cli import demo as demo_verb
-from fastgw.testing.demo_services import MAX_BODY, DemoServers
+from fastgw.testing.demo_services import MAX_BODY, DemoServers, demo_library
 from fastgw.testing.demo_sockets import MAX_MESSAGE, EchoSocket
 
 FREE = {"users": 0, "orders": 0, "products": 0}
@@ -168,12 +169,16 @@ sys.exit(args.run(args))
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_verb_serves_and_stops_cleanly(number):
-    ports = ["--users", "0", "--orders", "0", "--products", "0"]
+    ports = ["--users", "0", "--orders", "0", "--products", "0", "--library", "0"]
     command = [sys.executable, "-c", VERB, "demo", *ports]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().split()[-1]
             assert httpx.get(url + "/health", timeout=10).json()["service"] == "users"
+            library = [process.stdout.readline() for _ in range(3)][-1].split()[-1]
+            with grpc.insecure_channel(library.removeprefix("http://")) as channel:
+                asked = channel.unary_unary("/fastgw.demo.v1.Library/GetBook")(b"\n\x11shelves/1/books/1", timeout=10)
+            assert b"Emma" in asked
             process.send_signal(number)
             _, errors = process.communicate(timeout=20)
         finally:
@@ -181,10 +186,24 @@ def test_the_verb_serves_and_stops_cleanly(number):
     assert (process.returncode, errors) == (0, "")
 
 
+def test_a_taken_port_of_the_library_is_named(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        args = argparse.Namespace(host="127.0.0.1", users=0, orders=0, products=0, library=port, file=None)
+        assert demo_verb.run(args) == 1
+    assert str(port) in capsys.readouterr().err
+
+
+def test_without_grpcio_the_library_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastgw.testing.demo_grpc", None)
+    with demo_library(port=0) as url:
+        assert url is None
+
+
 def test_a_taken_port_is_named(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        args = argparse.Namespace(host="127.0.0.1", users=port, orders=0, products=0, file=None)
+        args = argparse.Namespace(host="127.0.0.1", users=port, orders=0, products=0, library=0, file=None)
         assert demo_verb.run(args) == 1
     assert str(port) in capsys.readouterr().err
 
