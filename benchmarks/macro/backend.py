@@ -54,8 +54,8 @@ http {
 """
 """nginx over HTTP/2 without TLS, which also answers any unary gRPC call with the same message."""
 
-MESSAGE = b"\0\0\0\0\x40" + b"m" * 64
-"""A message as gRPC frames it: 64 bytes, about what a small protobuf has."""
+MESSAGE = b"\0\0\0\0\x40" + b"\x0a\x3e" + b"m" * 62
+"""A message as gRPC frames it: 64 bytes of protobuf, the field 1 of text."""
 
 
 def compiled(name: str) -> Path:

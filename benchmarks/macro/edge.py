@@ -17,7 +17,7 @@ from .process import LOAD_CORE, BenchError, run
 
 TLS = ("tls", "handshake", "resumed", "h2_tls")
 HTTP2 = ("h2c", "h2c_one", "h2_tls", "h2_h2", "grpc")
-HTTP2_UPSTREAM = ("h2_h2", "grpc")
+HTTP2_UPSTREAM = ("h2_h2", "grpc", "transcode")
 CALL = "/bench.S/Get"
 CIPHERSUITE = "TLS_AES_128_GCM_SHA256"
 HEADERS = (
@@ -62,7 +62,7 @@ def check_call(port: int) -> None:
     with message() as file:
         call = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-d", file]
         said = run(["nghttp", "-v", *call, f"http://127.0.0.1:{port}{CALL}"], 10)
-    if "grpc-status: 0" not in said or MESSAGE[5:].decode() not in said:
+    if "grpc-status: 0" not in said or MESSAGE[7:].decode() not in said:
         raise BenchError(f"wrong answer: {said!r}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from . import edge, sockets
+from . import edge, sockets, transcode
 from .backend import JSON
 from .process import free_port
 from .tokens import SECRET, TENANT
@@ -73,8 +73,10 @@ def render(
         config["routes"] = [{"path": f"/api/svc{i:04d}/{{id}}", "service": "service"} for i in range(routes)]
     else:
         config["policies"] = [REQUEST_ID]
-        sockets_too = {"websocket": workload in sockets.WORKLOADS}
-        config["routes"] = [{"path": path, "service": "service", **sockets_too} for path in ("/api/*", "/bench.S/*")]
+        more: dict[str, Any] = {"websocket": workload in sockets.WORKLOADS}
+        if workload == "transcode":
+            more["policies"] = [{"grpc_transcode": {"descriptors": transcode.FILE}}]
+        config["routes"] = [{"path": path, "service": "service", **more} for path in ("/api/*", "/bench.S/*")]
     return yaml.safe_dump(config, sort_keys=False)
 
 

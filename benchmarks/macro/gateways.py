@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import edge, fastgw_config, sockets
+from . import edge, fastgw_config, sockets, transcode
 from .backend import HOME, JSON
 from .process import GATEWAY_CORE, Child, free_port, run
 from .tokens import ISSUER, SECRET, TENANT
@@ -264,12 +264,23 @@ def envoy(jwt_cache: bool) -> Write:
         else:
             route = {"cluster": "service", "timeout": "60s"}
             host["routes"] = [{"match": {"prefix": prefix}, "route": route} for prefix in ("/api/", "/bench.S/")]
+        if setup.workload == "transcode":
+            filters = [envoy_transcoder(setup)]
         router = http_filter("router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
         setup.put("envoy.json", json.dumps(envoy_bootstrap(setup, host, [*filters, router]), indent=1))
         flags = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
         return [find_envoy() or "envoy", "-c", "envoy.json", *flags]
 
     return write
+
+
+def envoy_transcoder(setup: Setup) -> dict[str, Any]:
+    return http_filter(
+        "grpc_json_transcoder",
+        "extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        proto_descriptor=str(transcode.descriptors(setup.folder)),
+        services=[transcode.SERVICE],
+    )
 
 
 def envoy_bootstrap(setup: Setup, host: dict[str, Any], filters: list[dict[str, Any]]) -> dict[str, Any]:
@@ -427,6 +438,8 @@ def fastgw(token_cache: bool) -> Write:
             certificate=edge.certificate(setup.folder) if setup.workload in edge.TLS else None,
         )
         setup.put("gateway.yaml", text)
+        if setup.workload == "transcode":
+            transcode.descriptors(setup.folder)
         command = [sys.executable, "-m", "fastgw", "run", "gateway.yaml"]
         return [*command, *fastgw_config.SINGLE_PROCESS] if setup.single else command
 
@@ -461,11 +474,11 @@ GATEWAYS: Mapping[str, Gateway] = {
             lambda: shutil.which("haproxy"),
             ("-v",),
         ),
-        Gateway("envoy", (*ENVOY, "h2_h2", "static", "policy"), envoy(False), find_envoy, ("--version",)),
+        Gateway("envoy", (*ENVOY, "h2_h2", "transcode", "static", "policy"), envoy(False), find_envoy, ("--version",)),
         Gateway("envoy-jwt-cache", ("policy",), envoy(True), find_envoy, ("--version",)),
         Gateway(
             "fastgw",
-            (*PROXIES, *SOCKETS, "h2_h2", "static", "policy"),
+            (*PROXIES, *SOCKETS, "h2_h2", "transcode", "static", "policy"),
             fastgw(True),
             find_fastgw,
             ("-c", "import fastgw; print(fastgw.__version__)"),

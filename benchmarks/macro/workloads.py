@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from . import checks, edge, sockets
+from . import checks, edge, sockets, transcode
 from .load import Load
 
 ROUTES = 1000
@@ -121,6 +121,13 @@ WORKLOADS: Mapping[str, Workload] = {
             partial(edge.check, "grpc"),
             backend="h2c",
         ),
+        Workload(
+            "transcode",
+            "JSON for a gRPC service, GET over HTTP/1.1, a message of 64 bytes",
+            Load(),
+            transcode.check,
+            backend="h2c",
+        ),
     )
 }
 
@@ -169,6 +176,7 @@ TARGETS: tuple[Target, ...] = (
     Target("ws_large", "cpu_us", "nginx", 1.0, "WebSocket echoes of 64 KiB: CPU per message ≤ nginx"),
     Target("h2_h2", "cpu_us", "envoy", 0.3, "h2c on both sides: CPU per request ≤ 0.3 x Envoy"),
     Target("grpc", "cpu_us", "envoy", 0.35, "unary gRPC calls: CPU per call ≤ 0.35 x Envoy"),
+    Target("transcode", "cpu_us", "envoy", 1.0, "JSON for a gRPC service: CPU per request ≤ Envoy"),
     Target("reload", "reload_p99_ratio", None, 1.5, "p99 while 10,000 routes are reloaded ≤ 1.5 x quiet"),
     Target("routes", "look_up_ratio", None, 2.0, "look-up, 10 to 100,000 routes: ≤ 2 x"),
     Target("routes", "compile_s", None, 5.0, "compiling 100,000 checked routes ≤ 5 s"),
