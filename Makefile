@@ -6,7 +6,7 @@ CORE := $(wildcard fastgw/_core/*.pyx fastgw/_core/*.pxd fastgw/_core/*.h)
 CONFIG ?= config.example.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test check lint bench bench-quick debug asan fuzz soak docs clean
+.PHONY: help build run demo test check lint bench bench-quick debug asan fuzz conformance soak docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ asan: $(VENV)/.dependencies $(VENV)/.test-tools ## the suite on a build with Add
 
 fuzz: build ## long fuzzing of the HTTP/1.1 path (FASTGW_FUZZ_SECONDS, 600 by default)
 	FASTGW_FUZZ_SECONDS=$${FASTGW_FUZZ_SECONDS:-600} $(PY) -m pytest tests/fuzz -q --timeout 0
+
+conformance: build $(VENV)/.test-tools ## public suites: sslyze, and those of SUITE_DIR (h2spec, testssl.sh, wstest)
+	$(PY) -m tests.conformance
 
 soak: build ## ten minutes of load with random kills of clients and upstreams (FASTGW_SOAK_SECONDS)
 	FASTGW_SOAK_SECONDS=$${FASTGW_SOAK_SECONDS:-600} $(PY) -m pytest tests/chaos/test_soak.py -q -s --timeout 0

@@ -203,7 +203,6 @@ cdef int _prepare() except -1:
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(_callbacks, _on_data)
     nghttp2_session_callbacks_set_on_stream_close_callback(_callbacks, _on_close)
     nghttp2_option_set_no_auto_window_update(_options, 1)
-    nghttp2_option_set_no_closed_streams(_options, 1)
     nghttp2_option_set_max_outbound_ack(_options, 1000)
     return 0
 

@@ -19,7 +19,7 @@ from tests.fuzz.conftest import run
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, END_HEADERS, ACK, PADDED = 1, 4, 1, 8
-PROTOCOL, FLOW, FRAME_SIZE, REFUSED, CANCEL, COMPRESSION, CALM = 1, 3, 6, 7, 8, 9, 11
+PROTOCOL, FLOW, STREAM_CLOSED, FRAME_SIZE, REFUSED, CANCEL, COMPRESSION, CALM = 1, 3, 5, 6, 7, 8, 9, 11
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -490,4 +490,29 @@ def test_fuzzed_sessions(running):
             assert "\r" not in one.start and "\n" not in one.start
 
     run(play, short=300)
+    serves(running)
+
+
+# ------------------------------------------------------------------------------------------------- 5.1: closed streams
+
+
+@pytest.mark.parametrize("late", ["data", "headers"])
+@pytest.mark.parametrize("end", ["answered", "reset"])
+def test_frames_on_a_closed_stream(wire, running, late, end):
+    """RFC 9113 5.1: what comes after END_STREAM or RST_STREAM is an error of type STREAM_CLOSED."""
+    wire.send(request(1, POST if end == "reset" else GET, end=end == "answered"))
+    if end == "reset":
+        wire.send(frame(RST_STREAM, 0, 1, struct.pack(">I", CANCEL)))
+    else:
+        assert wire.fate() == ("status", 200)
+    wire.send(frame(DATA, END_STREAM, 1, b"late") if late == "data" else request(1))
+    code = None
+    while (found := wire.next()) is not None:
+        if found[0] == GOAWAY:
+            code = int.from_bytes(found[3][4:8], "big")
+        elif found[0] == RST_STREAM and found[2] == 1:
+            code = int.from_bytes(found[3], "big")
+        if code:
+            break
+    assert code == STREAM_CLOSED
     serves(running)
