@@ -29,6 +29,8 @@ cdef enum:
     FINE = 256               # while an endpoint starts slowly, weights are counted in such parts
     STEPS = 20               # of a slow start
     LEAST = 10               # a slow start begins with 1/LEAST of the weight
+    ANSWERED = -1            # in the place of Exchange.t_picked: a good head is here
+    COUNTED = -2             # an error was counted: a request is one at most
     FILL_LOOKS = 8000        # a slice of filling tables when a plan is made: some tens of microseconds
 
 cdef double FAILED_NS = 1e9              # what a failure counts as, in latency: who fails at once is not fast
@@ -336,20 +338,25 @@ cdef class LoadBalancer(Balancer):
         if self.kind == "ewma":
             self._observe(<Endpoint>ex.picked, ex, failure)
         if self.outliers is not None:
-            self._count(ex, status >= 500, failure, (<Endpoint>ex.picked).reactor.now - ex.t_picked)
+            self._count(ex, status >= 500, failure, max((<Endpoint>ex.picked).reactor.now - ex.t_picked, 1))
         return 0
 
     cdef int failed(self, Exchange ex, str code) except -1:
-        if not (code.startswith("upstream_") or code == "route_timeout") or code == "upstream_body_too_large":
+        if code == "route_timeout":
+            if ex.head_arrived:
+                return 0                         # it answers, and the client may be the slow one
+        elif not code.startswith("upstream_") or code == "upstream_body_too_large":
             return 0                             # a queue, a policy, the client: nothing is known of the endpoint
         if self.kind == "ewma":
             self._observe(<Endpoint>ex.picked, ex, True)
-        if self.outliers is not None:
+        if self.outliers is not None and ex.t_picked != COUNTED:
             self._count(ex, True, True, 0)
         return 0
 
     cdef int _count(self, Exchange ex, bint error, bint failure, int64_t latency) except -1:
-        """What one request shows. Good answers write nothing, unless rates are asked for."""
+        """What one request shows: with the head of its answer (`latency` to it, ns), and 0 when it failed after all, or
+        before. A row ends when a good answer is over (`left`). Good answers write nothing, unless rates are asked for.
+        """
         cdef Endpoint endpoint = <Endpoint>ex.picked
         cdef Outliers outliers = self.outliers
         cdef Slot *slot
@@ -358,18 +365,19 @@ cdef class LoadBalancer(Balancer):
             return 0
         slot = self.health.at(endpoint.health)
         if outliers.rates:
-            add(&slot.requests, 1)
+            if ex.t_picked != ANSWERED:
+                add(&slot.requests, 1)
             if error:
                 add(&slot.bad, 1)
             if latency > 0:
                 add(&slot.latency, latency)
                 add(&slot.answers, 1)
+        if not error:
+            ex.t_picked = ANSWERED
+            return 0
+        ex.t_picked = COUNTED
         if not failure and slot.failures:
             slot.failures = 0
-        if not error:
-            if slot.errors:
-                slot.errors = 0
-            return 0
         if count(&slot.errors) >= outliers.errors > 0:
             reason = R_ERRORS
         if failure and count(&slot.failures) >= outliers.failures > 0:
@@ -384,7 +392,7 @@ cdef class LoadBalancer(Balancer):
     cdef int _observe(self, Endpoint endpoint, Exchange ex, bint failed) except -1:
         """A peak counts at once, what is faster only by and by (as Finagle's peak EWMA)."""
         cdef int64_t now = endpoint.reactor.now
-        cdef double took = max(now - ex.t_picked, 1), old
+        cdef double took = max(now - ex.t_picked, 1) if ex.t_picked > 0 else FAILED_NS, old
         if failed:
             took = max(took, FAILED_NS)
         old = exp((endpoint.latency_at - now) / self.decay)
@@ -394,7 +402,14 @@ cdef class LoadBalancer(Balancer):
 
     cdef int left(self, Exchange ex) except -1:
         cdef Endpoint endpoint = <Endpoint>ex.picked
+        cdef Slot *slot
         ex.picked = None
+        if ex.t_picked == ANSWERED and endpoint.health >= 0:
+            slot = self.health.at(endpoint.health)
+            if slot.errors:
+                slot.errors = 0
+            if slot.failures:
+                slot.failures = 0
         endpoint.in_flight -= 1
         self.load.in_flight -= 1
         return 0

@@ -221,7 +221,7 @@ cdef class Exchange(Timed):
     cdef int attempts
     cdef list tried                       # pool.Endpoint of attempts before this one, or None
     cdef object picked                    # pool.Endpoint of this attempt while a balancer counts it, else None
-    cdef int64_t t_picked                 # ns
+    cdef int64_t t_picked                 # ns; then the balancer's mark of what it counted
     cdef object parked                    # the Task of a suspended hook
     cdef dict arounds                     # coroutines parked in `await dispatch()`, by hook
     cdef public bint redispatch           # a parked coroutine asked for another attempt

@@ -2,7 +2,6 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastgw._core.choice cimport Group
-from fastgw._core.clock cimport Timer
 from fastgw._core.exchange cimport Exchange
 from fastgw._core.pool cimport Endpoint
 
@@ -23,7 +22,6 @@ cdef class Ring(Group):
     cdef uint32_t filled
     cdef int next
     cdef Ring before                      # asked until this one is ready
-    cdef Timer timer
     cdef bint fill(self, int looks) noexcept
     cdef int begin(self, Ring before) except -1
     cdef int finish(self) except -1

@@ -4,8 +4,8 @@ The table is that of Maglev (D. Eisenbud et al., NSDI 2016, 3.4): each endpoint 
 wants the places of the table, and by turns, as often as its weight says, takes the first that is free. So each has its
 share of the places almost exactly, and when one comes or goes few others change.
 
-A table is filled some thousand looks at a time, by the timer wheel, between requests; until it is full, the one before
-it answers. Without one (the first endpoints that discovery tells) the highest of the hashes of key and endpoint decides.
+A table is filled some thousand looks at a time, a turn of the loop each, between requests; until it is full, the one
+before it answers. Without one (the first endpoints that discovery tells) the highest of the hashes of key and endpoint decides.
 An endpoint that is down is not taken out of the table: its keys look at another place, all others stay where they are.
 """
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
@@ -14,9 +14,9 @@ from libc.string cimport memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.choice cimport Group
-from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.exchange cimport Exchange
 from fastgw._core.pool cimport Endpoint
+from fastgw._core.reactor cimport Reactor
 
 cdef enum:
     FREE = 0xffff
@@ -61,10 +61,6 @@ cdef bint _free(Endpoint endpoint, Exchange ex, bint panic):
 cdef class Ring(Group):
     """`Ring(members, weights)`; it is empty until `begin` or `finish`."""
 
-    def __cinit__(self):
-        memset(&self.timer, 0, sizeof(Timer))
-        self.timer.owner = <void*>self
-
     def __init__(self, tuple members, list weights):
         cdef int i
         cdef bytes url
@@ -88,7 +84,6 @@ cdef class Ring(Group):
             self.due[i] = 0
 
     def __dealloc__(self):
-        timer_detach(&self.timer)
         free(self.table)
         free(self.ids)
         free(self.place)
@@ -123,20 +118,19 @@ cdef class Ring(Group):
         return self.filled == self.size
 
     cdef int begin(self, Ring before) except -1:
-        """Fills itself from now on, by the timer wheel of its endpoints; `before` answers meanwhile."""
-        cdef Endpoint one = <Endpoint>self.members[0]
+        """Fills itself from now on, in the loop of its endpoints; `before` answers meanwhile."""
         self.before = before if before is None or before.ready else before.before
-        one.reactor.wheel.arm(&self.timer, one.reactor.now + 1)
+        (<Endpoint>self.members[0]).reactor.loop.call_soon(self._go_on)
         return 0
 
-    cdef int on_timer(self, Timer *timer) except -1:
-        cdef Endpoint one = <Endpoint>self.members[0]
-        if self.ready:
-            return 0
+    def _go_on(self):
+        cdef Reactor reactor = (<Endpoint>self.members[0]).reactor
+        if self.ready or reactor.closed:
+            return
         if self.fill(LOOKS):
-            return self.finish()
-        one.reactor.wheel.arm(&self.timer, one.reactor.now + 1)
-        return 0
+            self.finish()
+        else:
+            reactor.loop.call_soon(self._go_on)
 
     cdef int finish(self) except -1:
         while not self.fill(LOOKS):

@@ -71,7 +71,7 @@ cdef class Endpoint(Timed):
     cdef int _arm(self) except -1
 
 
-cdef class Picker(Timed):
+cdef class Picker:
     """Chooses one of some endpoints; `choice.pyx` and `maglev.pyx` have the ways to."""
     cdef Endpoint pick(self, Exchange ex)               # None: there is none
 

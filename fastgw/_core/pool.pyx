@@ -229,7 +229,7 @@ cdef class Endpoint(Timed):
                 f"{len(self.waiting)} waiting>")
 
 
-cdef class Picker(Timed):
+cdef class Picker:
     cdef Endpoint pick(self, Exchange ex):
         return None
 

@@ -95,11 +95,11 @@ cdef class Probe:
         service.balancer.begun(self.exchange, endpoint)
 
     def end(self, Service service, status=0, code=None):
-        """It was answered with that status, or failed with that code, or neither; and is over."""
+        """It was answered with that status, failed with that code (or one after the other, or neither), and is over."""
         if status:
             self.exchange.response.status = status
             service.balancer.answered(self.exchange)
-        elif code is not None:
+        if code is not None:
             service.balancer.failed(self.exchange, code)
         service.balancer.left(self.exchange)
 

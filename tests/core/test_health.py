@@ -180,6 +180,27 @@ def test_failures_in_a_row_eject(reactor, table, outcome, reason):
     assert table.read(first.health)["reason"] == reason
 
 
+def test_answers_that_break_off_are_failures_in_a_row(reactor, table):
+    """A good head does not end the row when the rest does not come."""
+    one = service(reactor, table, 3, outliers=Outliers(failures=3, rates=True))
+    request = probe()
+    for _ in range(3):
+        request.begin(one, one.endpoints[0])
+        request.end(one, status=200, code="upstream_truncated")
+    assert asked(one) == {"e1", "e2"}
+    seen = table.read(one.endpoints[0].health)
+    assert (seen["requests"], seen["bad"], seen["answers"]) == (3, 3, 3)
+
+
+def test_one_request_is_one_error(reactor, table):
+    one = service(reactor, table, 3, outliers=Outliers(failures=2, errors=2, rates=True))
+    request = probe()
+    request.begin(one, one.endpoints[0])
+    request.end(one, status=503, code="upstream_truncated")
+    assert asked(one) == {"e0", "e1", "e2"}
+    assert table.read(one.endpoints[0].health)["bad"] == 1
+
+
 @pytest.mark.parametrize(
     "outcome", [{"status": 404}, {"status": 429}, {"code": "queue_timeout"}, {"code": "pool_exhausted"}, {},
                 {"code": "client_closed"}, {"code": "upstream_body_too_large"}]

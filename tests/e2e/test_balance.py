@@ -1,12 +1,15 @@
 """Ways to choose an endpoint, from YAML through real workers."""
 
+import json
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack
 
 import pytest
 
-from fastgw.testing import FakeUpstream, GatewayProcess
+from fastgw.testing import FakeUpstream, GatewayProcess, free_port
+from tests.e2e.test_tcp import Far, connect
 
 COUNT = 4
 
@@ -193,3 +196,77 @@ def test_a_connection_that_died_is_not_asked_again(world):
     finally:
         ups[at].script(named(at))
         ups[at].kill_connections(with_reset=False)
+
+
+def test_endpoints_that_discovery_tells_are_hashed(tmp_path):
+    """A set that changes while the workers serve: each fills its table meanwhile, and both come to the same."""
+    with ExitStack() as stack:
+        ups = [stack.enter_context(FakeUpstream(named(i))) for i in range(COUNT)]
+        found = tmp_path / "endpoints.yaml"
+        found.write_text(f"[{', '.join(up.url for up in ups[:3])}]")
+        balance = {"type": "consistent_hash", "hash_on": "${request.header.X-User}"}
+        config = {
+            "server": {"listeners": ["127.0.0.1:${FASTGW_PORT}"], "workers": 2},
+            "observability": {"access_log": {"enabled": False}},
+            "services": {"s": {"discovery": {"type": "file", "path": str(found)}, "balance": balance}},
+            "routes": [{"path": "/*", "service": "s"}],
+        }
+        gateway = stack.enter_context(GatewayProcess(config))
+        users = [f"user-{i}" for i in range(60)]
+
+        def everybody():
+            return {user: asked(gateway, "/x", f"X-User: {user}") for user in users}
+
+        before = everybody()
+        # the first endpoints are hashed without a table for some milliseconds
+        while (again := everybody()) != before:
+            before = again
+        assert set(before.values()) == {0, 1, 2}
+        other = tmp_path / "new.yaml"
+        other.write_text(f"[{', '.join(up.url for up in ups)}]")
+        other.replace(found)
+        end = time.monotonic() + 15
+        after = everybody()
+        # a stable answer, with the new one in it, from whichever worker is asked
+        while 3 not in after.values() or any(everybody() != after for _ in range(3)):
+            assert time.monotonic() < end
+            after = everybody()
+        stayed = sum(before[user] == after[user] for user in users)
+        assert stayed >= len(users) * 0.55           # a quarter moves to the new one, few others
+
+
+def test_tcp_connections_are_balanced_and_endpoints_ejected():
+    with ExitStack() as stack:
+        fars = [stack.enter_context(Far()) for _ in range(2)]
+        dead = free_port()
+        config = {
+            "server": {
+                "listeners": [
+                    {"bind": "127.0.0.1:${FASTGW_PORT}", "protocol": "tcp", "tcp": "least"},
+                    {"bind": f"127.0.0.1:{(other := free_port())}", "protocol": "tcp", "tcp": "some"},
+                ],
+                "workers": 1,
+            },
+            "observability": {"access_log": {"enabled": False}},
+            "services": {
+                "least": {"endpoints": [far.url for far in fars], "balance": "least_requests"},
+                "some": {
+                    "endpoints": [fars[0].url, f"tcp://127.0.0.1:{dead}"],
+                    "outliers": {"consecutive_failures": 2},
+                },
+            },
+        }
+        config["routes"] = []
+        gateway = stack.enter_context(GatewayProcess(config))
+        for _ in range(10):
+            stack.enter_context(connect(gateway.port))
+        for far in fars:
+            for _ in range(5):
+                stack.enter_context(far.next())
+        for _ in range(6):
+            # the dead one is tried, and the next one takes it: until it is ejected
+            stack.enter_context(connect(other))
+            stack.enter_context(fars[0].next())
+        rows = json.loads(gateway.admin("/services/some/endpoints")[1])
+        assert [row["state"] for row in rows] == ["unchecked", "ejected"]
+        assert rows[1]["connect_errors"] == 2
