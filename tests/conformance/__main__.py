@@ -1,8 +1,8 @@
 """The public suites against a gateway started for them: `make conformance SUITE_DIR=...`.
 
 sslyze comes from PyPI. The others are run when they are supplied in SUITE_DIR: `h2spec` (the program), `testssl.sh/`
-(the folder of its repository), `wstest` (Autobahn's program; its fuzzing client goes through the gateway and straight to
-the same echo server, and what fails in both is the server's). Ends with 1 when a suite found something.
+(the folder of its repository), `wstest` (Autobahn's program; its fuzzing client goes through the gateway and straight
+to the same echo server, and what fails in both is the server's). Ends with 1 when a suite found something.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def h2spec() -> list[str]:
             if total is None:
                 found.append(f"{name}: no result")
             _, _, failures = said.partition("Failures:")
-            failed = re.findall(r"× \d+: (.*)", failures)
+            failed = re.findall(r"× \d+: (.*)", failures)  # noqa: RUF001
             found += [f"{name}: {one}" for one in failed if not (name == "h2c" and one in H2SPEC_DUAL)]
     return found
 
