@@ -462,6 +462,8 @@ cdef class Relay(Driver):
             if ex.up is up:
                 up.send_end(ex)
             return 0
+        if ex.translated and ex.request.expect_continue:
+            self._continue_100(ex)                # gRPC has no such thing: nobody behind us would say it
         up.send_head(ex, False)
         return ex.down.want_body(ex)
 

@@ -141,7 +141,7 @@ def try_this(config: Config) -> str:
     base = f"http://127.0.0.1:{listener.port}" if listener else "http://localhost"
     admin = f"http://127.0.0.1:{config.admin.bind.port}"
     lines = ["", "fastgw is running. Try:", ""]
-    sockets: list[str] = []
+    others: list[str] = []
     for route in config.routes:
         if not route.path or not route.service or route.headers or route.client_ip:
             continue
@@ -149,11 +149,15 @@ def try_this(config: Config) -> str:
         example = re.sub(r"\{[a-z_]+(:\[0-9\]\+)?\}", "1", route.path.removesuffix("/*"))
         if "{" in example or "~" in example or "jwt" in names:
             continue
+        if names & {"grpc_web", "grpc_transcode"}:
+            if example == "/v1":
+                others.append(f"  curl -i {base}/v1/shelves/1/books/1   # JSON for a gRPC service")
+            continue
         if route.websocket is not None and route.websocket.enabled:
-            sockets.append(f"  python -m websockets ws{base.removeprefix('http')}{example}   # pip install websockets")
+            others.append(f"  python -m websockets ws{base.removeprefix('http')}{example}   # pip install websockets")
         elif len(lines) <= 8:
             key = "-H 'X-API-Key: demo-key' " if "key_auth" in names else ""
             lines.append(f"  curl -i {key}{base}{example}")
-    lines += sockets[:1]
+    lines += others[:2]
     lines += [f"  curl -s {admin}/services", f"  curl -s {admin}/metrics | head -40", "", "Ctrl-C stops it.", ""]
     return "\n".join(lines)

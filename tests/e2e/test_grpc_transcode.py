@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from fastgw.protocols.grpc_frames import frame
-from fastgw.testing import GatewayProcess, free_port
+from fastgw.testing import GatewayProcess, RawClient, free_port
 from fastgw.testing.demo_grpc import DESCRIPTORS, LibraryServer
 from tests.e2e.library import SERVICE, stubs, world
 
@@ -245,6 +245,18 @@ def test_a_stream_of_lines_is_a_stream_of_messages(client):
     assert response.json() == {"count": 3, "parent": "shelves/5", "titles": ["A", "B", "C"]}
     nothing = client.post("/v1/shelves/5/books:import")
     assert nothing.json() == {}
+
+
+@pytest.mark.parametrize("path", ["/v1/shelves/6/books:import", "/v1/shelves/6/books"])
+def test_a_client_that_wants_leave_gets_it(here, path):
+    _, gateway = here
+    host, port = gateway.bind.split(":")
+    with RawClient((host, int(port))) as client:
+        client.send(f"POST {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 14\r\n"
+                    "Content-Type: application/json\r\n\r\n".encode())  # fmt: skip
+        assert client.head().status == 100
+        client.send(b'{"title": "A"}')
+        assert client.response("POST").status == 200
 
 
 @pytest.mark.parametrize(
