@@ -1,9 +1,12 @@
 """HTTP with JSON for a real gRPC service: paths, bodies, queries, errors, streams, bounds."""
 
+import contextlib
 import http.client
 import json
+import random
 import socket
 import threading
+import time
 
 import grpc
 import h2.config
@@ -11,6 +14,7 @@ import h2.connection
 import h2.events
 import httpx
 import pytest
+from google.protobuf import descriptor_pb2
 
 from fastgw.protocols.grpc_frames import frame
 from fastgw.testing import GatewayProcess, RawClient, free_port
@@ -232,6 +236,38 @@ def test_a_stream_that_fails_later_says_so_at_its_end(client):
     assert events.split("\n\n")[2].startswith('event: error\ndata: {"error":{"code":5')
 
 
+def test_a_stream_that_fails_at_once_has_its_status(client):
+    """The service answers with trailers alone."""
+    assert code(client.post(f"{SERVICE}/FailLater", json={"code": 5, "after": 0})) == (404, "grpc_not_found")
+
+
+def test_clients_that_leave_leave_nothing_behind(here):
+    """In the middle of bodies, conversions in threads, calls and streams."""
+    _, gateway = here
+    host, port = gateway.bind.split(":")
+    large = json.dumps({"text": "x" * 500_000, "size": 500_000, "wait_ms": 20}).encode()
+    requests = [
+        (f"POST {SERVICE}/Echo", b"Content-Type: application/json\r\n", large),
+        ("GET /v1/shelves/1/books:watch", b"", b""),
+        ("POST /v1/shelves/4/books:import", b"Content-Type: application/x-ndjson\r\n", b'{"title":"x"}\n' * 5000),
+    ]
+    chance = random.Random(7)
+    for number in range(90):
+        line, headers, body = requests[number % 3]
+        with socket.create_connection((host, int(port)), timeout=10) as sock:
+            head = f"{line} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n".encode() + headers + b"\r\n"
+            sock.sendall((head + body)[: chance.choice([len(head), len(head) + len(body) // 2, None])])
+            sock.settimeout(chance.choice([0.001, 0.01, 0.05]))
+            with contextlib.suppress(TimeoutError):
+                sock.recv(65536)
+    deadline = time.monotonic() + 15
+    while any(pool["busy"] for one in json.loads(gateway.admin("/services")[1]) for pool in one["endpoints"]):
+        assert time.monotonic() < deadline, "streams are left"
+        time.sleep(0.05)
+    assert "Traceback" not in gateway.stderr
+    assert httpx.post(f"http://{gateway.bind}{SERVICE}/Echo", json={"text": "on"}).json()["text"] == "on"
+
+
 def test_a_stream_of_too_large_messages_is_cut_off(client):
     with pytest.raises(httpx.RemoteProtocolError):
         client.post(f"/small{SERVICE}/Chat", content=b'{"text":"a"}\n{"size":3000}\n',
@@ -369,6 +405,32 @@ def test_without_them_the_route_refuses_at_start_and_a_reload_is_refused(pb):
             assert status == 400
             assert "unavailable" in text
             assert httpx.get(f"{gateway.url}/v1/shelves/1/books/1").json()["title"] == "Emma"
+
+
+def test_a_reload_takes_a_new_file(tmp_path):
+    whole = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes())
+    less = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes())
+    (library_file,) = (one for one in less.file if one.name == "library.proto")
+    del library_file.service[0].method[1:]
+    file = tmp_path / "library.pb"
+    file.write_bytes(less.SerializeToString())
+    with LibraryServer() as library:
+        config = {
+            "services": {"library": {"endpoints": [library.url], "protocol": "h2c"}},
+            "routes": [{"path": "/*", "service": "library",
+                        "policies": [{"grpc_transcode": {"descriptors": str(file)}}]}],
+        }  # fmt: skip
+        with GatewayProcess(config) as gateway:
+            assert httpx.get(f"{gateway.url}/v1/shelves/1/books/1").status_code == 200
+            assert httpx.get(f"{gateway.url}/v1/books").status_code == 404
+            file.write_bytes(b"damaged")
+            status, text = gateway.admin("/config/reload", "POST")
+            assert status == 400
+            assert "no FileDescriptorSet" in text
+            assert httpx.get(f"{gateway.url}/v1/shelves/1/books/1").status_code == 200
+            file.write_bytes(whole.SerializeToString())
+            assert gateway.admin("/config/reload", "POST")[0] == 200
+            assert len(httpx.get(f"{gateway.url}/v1/books").json()["books"]) == 3
 
 
 def test_the_frames_on_the_wire_are_grpcs(pb):
