@@ -12,7 +12,8 @@ from fastgw.config.schema.services import Service
 from fastgw.config.schema.tcp import Tcp
 
 HTTP_KEYS = {
-    "": ("host", "tls", "protocol", "http2", "response_trailers", "health_check", "circuit_breaker", "retry"),
+    "": ("host", "tls", "protocol", "http2", "response_trailers", "circuit_breaker", "retry"),
+    "balance": ("sticky",),
     "pool": ("max_idle", "idle_timeout", "queue_size", "queue_timeout"),
     "timeouts": ("response", "idle"),
 }
@@ -101,8 +102,21 @@ def check_http_service(name: str, service: Service) -> Iterable[Finding]:
         yield Finding("conflict", ("services", name, "proxy_protocol"), message, "tcp:// endpoints", at_key=True)
 
 
+def check_choice(service: Service, path: Path) -> Iterable[Finding]:
+    """Balancing and health checks that look at requests."""
+    for variable in service.balance.hash_on.variables:
+        if variable.kind != "client.ip":
+            message = f"{variable!r} has no value for tcp:// endpoints: there are no requests"
+            yield Finding("conflict", (*path, "balance", "hash_on"), message, "${client.ip}")
+    check = service.health_check
+    if check is not None and check.type == "http" and check.port is None:
+        message = "nobody speaks HTTP to tcp:// endpoints"
+        yield Finding("conflict", (*path, "health_check"), message, "`type: tcp`, or a `port` where HTTP is spoken")
+
+
 def check_service(name: str, service: Service) -> Iterable[Finding]:
     path: Path = ("services", name)
+    yield from check_choice(service, path)
     others = {endpoint.url.scheme for endpoint in service.endpoints if not endpoint.url.unix} - {"tcp"}
     if service.discovery is not None and service.discovery.scheme != "tcp":
         others.add(service.discovery.scheme)

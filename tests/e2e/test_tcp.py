@@ -567,6 +567,58 @@ def goes_to(port, far):
     return False
 
 
+def test_an_endpoint_that_checks_find_down_gets_no_connections():
+    """Asked by a connection, or by HTTP at another port of it."""
+    port, other = free_port(), free_port()
+    with Far() as up, Far() as checked:
+        gone = free_port()
+        down = f"tcp://127.0.0.1:{gone}"
+        check_by_tcp = {"type": "tcp", "interval": "100ms", "unhealthy_threshold": 1, "healthy_threshold": 1}
+        services = {
+            "far": {"endpoints": [down, up.url], "health_check": check_by_tcp},
+            "asked": {"endpoints": [checked.url], "balance": {"panic": "fail"},
+                      "health_check": {**check_by_tcp, "type": "http", "path": "/", "port": gone}},
+        }  # fmt: skip
+        listeners = [
+            {"bind": f"127.0.0.1:{port}", "protocol": "tcp", "tcp": "far"},
+            {"bind": f"127.0.0.1:{other}", "protocol": "tcp", "tcp": "asked"},
+        ]
+        with GatewayProcess(config_of(listeners, services)) as gateway:
+            until(lambda: metric(gateway, "fastgw_health_checks_total", service="asked", result="bad") > 0)
+            until(lambda: refused(other) == (b"", "reset"))
+            until(lambda: lines_of(gateway, "no_endpoint", service="asked"))
+            until(lambda: metric(gateway, "fastgw_health_checks_total", service="far", result="bad") > 0)
+            errors = metric(gateway, "fastgw_pool_connect_errors_total", service="far")
+            for _ in range(6):
+                with connect(port) as client:
+                    client.sendall(b"x")
+                    while exactly_or_none(up) != b"x":
+                        pass  # a check's own connection
+            assert metric(gateway, "fastgw_pool_connect_errors_total", service="far") == errors
+
+
+def exactly_or_none(far):
+    with far.next() as sock:
+        return sock.recv(1)
+
+
+@pytest.mark.parametrize("kind", ["least_requests", "ewma", "random", "ip_hash"])
+def test_other_ways_to_choose(kind):
+    """Those that count connections see them while they are open; the same client goes to the same endpoint by hash."""
+    port = free_port()
+    with Far() as one, Far() as two, contextlib.ExitStack() as stack:
+        listener = {"bind": f"127.0.0.1:{port}", "protocol": "tcp", "tcp": "both"}
+        service = {"endpoints": [one.url, two.url], "balance": kind}
+        stack.enter_context(GatewayProcess(config_of([listener], {"both": service}, timeouts={"drain": "0s"})))
+        for n in range(20):
+            stack.enter_context(connect(port)).sendall(b"x")
+            until(lambda n=n: one.taken.qsize() + two.taken.qsize() == n + 1)
+        counts = sorted((one.taken.qsize(), two.taken.qsize()))
+        assert counts == [0, 20] if kind == "ip_hash" else counts[0] > 0
+        if kind == "least_requests":
+            assert counts == [10, 10]
+
+
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs Redis")
 def test_redis(tmp_path):
     """A protocol nobody here wrote, pipelined, with large values, subscriptions and blocking calls."""
@@ -623,6 +675,21 @@ def test_redis(tmp_path):
             {"protocol": "tcp", "tcp": "a"},
             {"a": {"endpoints": ["tcp://h:1"], "timeouts": {"response": "1s"}}},
             "`response` says nothing",
+        ),
+        (
+            {"protocol": "tcp", "tcp": "a"},
+            {"a": {"endpoints": ["tcp://h:1"], "balance": {"sticky": "x"}}},
+            "`sticky` says nothing",
+        ),
+        (
+            {"protocol": "tcp", "tcp": "a"},
+            {"a": {"endpoints": ["tcp://h:1"], "balance": {"type": "consistent_hash", "hash_on": "${request.path}"}}},
+            "has no value for tcp",
+        ),
+        (
+            {"protocol": "tcp", "tcp": "a"},
+            {"a": {"endpoints": ["tcp://h:1"], "health_check": "/health"}},
+            "nobody speaks HTTP to",
         ),
         (
             {"protocol": "tcp", "tcp": "a"},
