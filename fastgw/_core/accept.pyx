@@ -230,6 +230,9 @@ cdef class Connection(Downstream):
         self.reactor.wheel.unlink(&before.timer)
         return 0
 
+    cdef Downstream carrier(self):
+        return self
+
     cdef int introduce(self, Exchange ex) except -1:
         ex.plan = self.relay.plan
         ex.settings = self.settings

@@ -115,6 +115,7 @@ cdef class Downstream(Wired):
     cdef int want_body(self, Exchange ex) except -1   # the other side can take request body (again)
     cdef int hold_body(self, Exchange ex) except -1   # it cannot, for the time being
     cdef int finished(self, Exchange ex) except -1    # the exchange is over; ready for the next
+    cdef Downstream carrier(self)                      # the accept.Connection it comes by; None: there is no client
 
 
 cdef class UpstreamStream(Wired):

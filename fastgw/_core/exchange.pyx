@@ -203,6 +203,9 @@ cdef class Downstream(Wired):
     cdef int finished(self, Exchange ex) except -1:
         return 0
 
+    cdef Downstream carrier(self):
+        return None
+
 
 cdef class UpstreamStream(Wired):
     cdef int send_head(self, Exchange ex, bint end) except -1:

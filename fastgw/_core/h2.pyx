@@ -555,6 +555,9 @@ cdef class H2Stream(Downstream):
         free(self.out.p)
         timer_detach(&self.timer)
 
+    cdef Downstream carrier(self):
+        return self.connection
+
     # ------------------------------------------------------------------ the request's body
 
     cdef int data(self, const char *p, size_t n) except -1:

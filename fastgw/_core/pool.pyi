@@ -13,6 +13,7 @@ class Limits:
     idle_ns: int
     connect_ns: int
     response_trailers: bool
+    proxy_protocol: int
     def __init__(
         self,
         max_connections: int = ...,
@@ -22,6 +23,7 @@ class Limits:
         idle_ns: int = ...,
         connect_ns: int = ...,
         response_trailers: int = ...,
+        proxy_protocol: int = ...,
     ) -> None: ...
 
 class Endpoint:

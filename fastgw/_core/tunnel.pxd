@@ -5,7 +5,6 @@ from fastgw._core.accept cimport Codec, Connection
 from fastgw._core.dial cimport Dialed
 from fastgw._core.exchange cimport Exchange
 from fastgw._core.pool cimport Service
-from fastgw._core.reactor cimport Channel
 
 cdef enum TunnelPhase:
     T_HELLO              # TLS goes on as it is, and what it asks for is not known yet
@@ -48,7 +47,6 @@ cdef class Tunnel(Connection):
     cdef int _attempt(self) except -1
     cdef int attempt_failed(self, str code) except -1
     cdef int opened(self) except -1
-    cdef int _announce(self, Channel there, int version) except -1
     cdef int moved(self) except -1
     cdef int ended(self) except -1
     cdef int far_gone(self) except -1

@@ -11,17 +11,18 @@ With TLS that passes through, the first message is kept until it is whole; the n
 """
 import logging
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.accept cimport Codec, Connection, Listener
+from fastgw._core.announce cimport announcement
 from fastgw._core.clock cimport Timer
 from fastgw._core.dial cimport Dialed
 from fastgw._core.exchange cimport Exchange
 from fastgw._core.forwarding cimport make_id
 from fastgw._core.pool cimport Endpoint, Service
-from fastgw._core.proxy_protocol cimport PROXY_WRITTEN, proxy_write
 from fastgw._core.reactor cimport Channel
 from fastgw._core.record cimport C_REFUSED, W_TUNNEL_IN, W_TUNNEL_OUT, W_TUNNELS
 from fastgw._core.sni cimport HELLO_MORE, HELLO_NONE, Hello, hello_read
@@ -29,29 +30,6 @@ from fastgw._core.sni cimport HELLO_MORE, HELLO_NONE, Hello, hello_read
 from fastgw._core.codes import CODES, INDEX
 
 logger = logging.getLogger("fastgw.tunnel")
-
-cdef extern from *:
-    """
-    #include <netinet/in.h>
-    #include <string.h>
-    #include <sys/socket.h>
-    /* Where the other side of a socket connected to, as IPv6 or IPv4-mapped; -1 where that is no IP address. */
-    static inline int fgw_local(int fd, unsigned char *address, unsigned short *port) {
-      struct sockaddr_storage ss; socklen_t n = sizeof ss;
-      if (getsockname(fd, (struct sockaddr *)&ss, &n) < 0) return -1;
-      memset(address, 0, 16);
-      if (ss.ss_family == AF_INET) {
-        struct sockaddr_in *a = (struct sockaddr_in *)&ss;
-        address[10] = address[11] = 0xff; memcpy(address + 12, &a->sin_addr, 4); *port = ntohs(a->sin_port);
-        return 0;
-      }
-      if (ss.ss_family != AF_INET6) return -1;
-      struct sockaddr_in6 *a = (struct sockaddr_in6 *)&ss;
-      memcpy(address, &a->sin6_addr, 16); *port = ntohs(a->sin6_port);
-      return 0;
-    }
-    """
-    int fgw_local(int fd, unsigned char *address, unsigned short *port)
 
 cdef enum:
     ATTEMPTS = 3                  # endpoints that are tried for one connection
@@ -209,6 +187,7 @@ cdef class Tunnel(Connection):
     cdef int opened(self) except -1:
         """The endpoint took it."""
         cdef Channel there = self.far.channel
+        cdef bytes header
         self.phase = T_OPEN
         self.active_at = self.reactor.now
         if self.ex.picked is not None:
@@ -216,7 +195,8 @@ cdef class Tunnel(Connection):
         self.relay.stats.tunnel((<Service>self.ex.service).slot, W_TUNNELS, 1)
         self._arm()
         if self.far.endpoint.limits.proxy_protocol:
-            self._announce(there, self.far.endpoint.limits.proxy_protocol)
+            header = announcement(self, self.far.endpoint.limits.proxy_protocol)
+            there.write(PyBytes_AS_STRING(header), PyBytes_GET_SIZE(header))
         if self.stash_len:
             self.relay.stats.tunnel((<Service>self.ex.service).slot, W_TUNNEL_IN, self.stash_len)
             there.write(self.stash, self.stash_len)
@@ -228,21 +208,6 @@ cdef class Tunnel(Connection):
         if not there.full():
             self.channel.resume()
         return 0
-
-    cdef int _announce(self, Channel there, int version) except -1:
-        """The PROXY protocol: who the client is and where it connected to, or what a proxy before us said of that."""
-        cdef uint8_t header[PROXY_WRITTEN + 1]
-        cdef uint8_t target[16]
-        cdef uint16_t target_port = 0
-        cdef bint known = self.peer.text_len != 0
-        if known and self.peer.told:
-            memcpy(target, self.peer.target, 16)
-            target_port = self.peer.target_port
-        elif known and fgw_local(self.channel.fd, target, &target_port) < 0:
-            known = False
-        return there.write(<const char*>header, proxy_write(
-            header, version, self.peer.address if known else NULL, self.peer.port, target if known else NULL,
-            target_port))
 
     # ------------------------------------------------------------------ bytes
 

@@ -97,9 +97,13 @@ def goes_to(service: Service | None, name: str, place: Path) -> Iterable[Finding
 
 
 def check_http_service(name: str, service: Service) -> Iterable[Finding]:
-    if service.proxy_protocol is not None:
-        message = "the PROXY protocol is for endpoints whose connections belong to one client"
-        yield Finding("conflict", ("services", name, "proxy_protocol"), message, "tcp:// endpoints", at_key=True)
+    path: Path = ("services", name, "proxy_protocol")
+    if service.proxy_protocol is not None and service.https:
+        message = "the PROXY protocol comes before TLS, which the gateway does not do towards https endpoints"
+        yield Finding("conflict", path, message, "http:// or tcp:// endpoints", at_key=True)
+    elif service.proxy_protocol is not None and service.protocol != "http/1.1":
+        message = "a connection belongs to one client, and with HTTP/2 it is shared by many"
+        yield Finding("conflict", path, message, "`protocol: http/1.1`", at_key=True)
 
 
 def check_choice(service: Service, path: Path) -> Iterable[Finding]:

@@ -87,6 +87,10 @@ def native_endpoint(engine: Engine, service: ServiceSpec, given: EndpointSpec, l
     tls = service.tls if given.url.startswith("https://") else None
     opener = http2_opener(engine, service, tls is not None)
     identity = None if opener is None else (service.protocol, *service.http2.values())
+    if limits.proxy_protocol and not given.url.startswith("tcp://"):
+        from fastgw._core.private import PrivateOpener
+
+        opener, identity = PrivateOpener(engine.reactor), ("proxy_protocol", limits.proxy_protocol)
     if tls is None:
         endpoint = engine.endpoint(*common, identity=identity, opener=opener)
     else:

@@ -9,12 +9,13 @@ import socket
 import ssl
 import struct
 import subprocess
+import threading
 
 import pytest
 
 from fastgw.config import check
 from fastgw.policies import RESOLVER
-from fastgw.testing import FakeUpstream, GatewayProcess, free_port
+from fastgw.testing import FakeUpstream, GatewayProcess, RawClient, free_port
 from fastgw.testing.certificates import Authority
 from tests.e2e.test_tcp import PATIENCE, Far, can_connect, config_of, connect, exactly, to_end, until
 
@@ -250,10 +251,183 @@ def test_the_gateway_reads_its_own(version):
                     assert to_end(sock)[0].endswith(client)
 
 
-def test_where_it_is_refused():
-    text = json.dumps({
-        "services": {"a": {"endpoints": ["http://h:1"], "proxy_protocol": "v2"}},
-        "routes": [{"path": "/*", "service": "a"}],
-    })  # fmt: skip
-    config, problems = check(text + "\n", resolver=RESOLVER, env={}, file="gateway.yaml")
-    assert config is None and ["belong to one client" in str(problem) for problem in problems] == [True]
+# --------------------------------------------------------------------------------------------- over HTTP/1.1
+
+
+class Announced(Far):
+    """A service of HTTP/1.1 whose connections begin with a header. An answer tells what it said, which connection this
+    is and which request of it; to `/slow` when the test lets it go."""
+
+    def __init__(self, **more):
+        self.go = threading.Event()
+        self.seen = []
+        super().__init__(**more)
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                sock = self.sock.accept()[0]
+                sock.settimeout(PATIENCE)
+                threading.Thread(target=self.serve, args=(sock, len(self.seen)), daemon=True).start()
+                self.seen.append(sock)
+
+    def serve(self, sock, number):
+        data, said, count = b"", None, 0
+        with sock, contextlib.suppress(OSError):
+            while piece := sock.recv(65536):
+                data += piece
+                if said is None:
+                    if not data.startswith(b"PROXY ") and len(data) < 16:
+                        continue
+                    said, data = told(data)
+                while b"\r\n\r\n" in data:
+                    head, _, data = data.partition(b"\r\n\r\n")
+                    count += 1
+                    if head.startswith(b"GET /slow"):
+                        self.go.wait(PATIENCE)
+                    body = json.dumps({"told": said, "connection": number, "request": count}).encode()
+                    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def http_config(port, far, version, more=None, **listener):
+    service = {"endpoints": [far.url.replace("tcp", "http")], "proxy_protocol": version, **(more or {})}
+    return {
+        "server": {"listeners": [{"bind": f"127.0.0.1:{port}", **listener}], "trusted_proxies": ["127.0.0.0/8"]},
+        "services": {"far": service},
+        "routes": [{"path": "/*", "service": "far"}],
+    }
+
+
+def get(client, path="/", header=""):
+    response = client.request(f"GET {path} HTTP/1.1\r\nHost: a\r\n{header}\r\n".encode(), "GET")
+    assert response.status == 200, response
+    return json.loads(response.body)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_http_connections_belong_to_one_client(version):
+    """Many requests of two clients, in turns: two connections, each begun with the right header, once."""
+    port = free_port()
+    with Announced() as far, GatewayProcess(http_config(port, far, version)):
+        one, two = RawClient(("127.0.0.1", port)), RawClient(("127.0.0.1", port))
+        with one, two:
+            found = {0: [], 1: []}
+            for _ in range(4):
+                for n, client in enumerate((one, two)):
+                    # what a trusted proxy says of a request is no matter of the connection
+                    found[n].append(get(client, header="X-Forwarded-For: 192.0.2.1\r\n"))
+            for n, client in enumerate((one, two)):
+                own = [int(version[1]), *client.sock.getsockname(), "127.0.0.1", port]
+                assert [answer["told"] for answer in found[n]] == [own] * 4
+                assert [answer["request"] for answer in found[n]] == [1, 2, 3, 4]
+                assert {answer["connection"] for answer in found[n]} == {n}
+
+
+def test_http_what_a_proxy_before_us_said_goes_on():
+    port = free_port()
+    trusted = {"trusted_proxies": ["127.0.0.0/8"]}
+    with Announced() as far, GatewayProcess(http_config(port, far, "v1", proxy_protocol=trusted)):
+        for n in range(2):
+            with RawClient(("127.0.0.1", port)) as client:
+                client.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 5000 8443\r\n")
+                answer = get(client)
+                assert answer["told"] == [1, "192.0.2.7", 5000, "198.51.100.1", 8443]
+                # the same client as far as we were told: its connection goes on
+                assert (answer["connection"], answer["request"]) == (0, n + 1)
+
+
+def test_http2_clients_have_connections_of_their_own():
+    """All streams of one client connection are one client."""
+    port = free_port()
+    with Announced() as far, GatewayProcess(http_config(port, far, "v2")):
+        import httpx
+
+        with httpx.Client(http1=False, http2=True) as one, httpx.Client(http1=False, http2=True) as two:
+            answers = [[client.get(f"http://127.0.0.1:{port}/").json() for _ in range(3)] for client in (one, two)]
+    assert [[answer["request"] for answer in given] for given in answers] == [[1, 2, 3]] * 2
+    assert [{answer["connection"] for answer in given} for given in answers] == [{0}, {1}]
+    assert answers[0][0]["told"][2] != answers[1][0]["told"][2]
+
+
+def test_http_who_is_idle_gives_way_and_who_waits_gets_a_new_one():
+    """With room for one connection: a second client's request takes the place of the first one's idle connection; while
+    that is busy it waits, and is then served by a new connection, not by the other client's."""
+    port = free_port()
+    with Announced() as far, GatewayProcess(http_config(port, far, "v1", {"pool": {"max_connections": 1}})):
+        one, two = RawClient(("127.0.0.1", port)), RawClient(("127.0.0.1", port))
+        with one, two:
+            own = [[1, *client.sock.getsockname(), "127.0.0.1", port] for client in (one, two)]
+            assert get(one)["told"] == own[0] and get(two)["told"] == own[1]
+            one.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            until(lambda: len(far.seen) == 3)
+            two.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert two.ended(0.2) == "timeout"
+            far.go.set()
+            first, second = (json.loads(client.response("GET").body) for client in (one, two))
+            assert (first["told"], first["connection"]) == (own[0], 2)
+            assert (second["told"], second["connection"], second["request"]) == (own[1], 3, 1)
+
+
+def test_http_pipelined_and_after_a_close():
+    port = free_port()
+    with Announced() as far, GatewayProcess(http_config(port, far, "v2")), RawClient(("127.0.0.1", port)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        found = [json.loads(client.response("GET").body) for _ in range(3)]
+        assert [answer["request"] for answer in found] == [1, 2, 3]
+        far.seen[0].shutdown(socket.SHUT_RDWR)  # an idle connection that the service closes
+        until(lambda: far.seen[0].fileno() < 0)
+        again = get(client)
+        assert (again["connection"], again["request"], again["told"]) == (1, 1, found[0]["told"])
+
+
+@pytest.mark.parametrize("program", ["haproxy", "nginx"])
+def test_http_to_who_nobody_here_wrote(tmp_path, program):
+    if shutil.which(program) is None:
+        pytest.skip(f"needs {program}")
+    port = free_port()
+    with server_of(program, tmp_path) as there:
+        config = http_config(port, Nowhere(there), "v2")
+        with GatewayProcess(config):
+            for _ in range(2):
+                with RawClient(("127.0.0.1", port)) as client:
+                    words = client.request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET").body.decode().split()
+                    host, own = client.sock.getsockname()
+                    assert words == [host, str(own), "127.0.0.1", str(port)]
+
+
+class Nowhere:
+    """A server of somebody else's at a port."""
+
+    def __init__(self, port):
+        self.url = f"tcp://127.0.0.1:{port}"
+
+
+def test_http_a_reload_turns_it_on_and_off():
+    port, admin = free_port(), free_port()
+    with Announced() as far:
+        def text(version):
+            return json.dumps({**http_config(port, far, version), "admin": {"bind": f"127.0.0.1:{admin}"}}) + "\n"
+
+        process = GatewayProcess(text("v1"))
+        process.admin_port = admin
+        with process as gateway, RawClient(("127.0.0.1", port)) as client:
+            assert get(client)["told"][0] == 1
+            gateway.file.write_text(text("v2"))
+            status, answer = gateway.admin("/config/reload", "POST")
+            assert status == 200, answer
+            again = get(client)
+            assert (again["told"][0], again["request"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("service", "word"),
+    [
+        ({"endpoints": ["https://h:1"]}, "comes before TLS"),
+        ({"endpoints": ["http://h:1"], "protocol": "h2c"}, "shared by many"),
+        ({"endpoints": ["http://h:1"], "proxy_protocol": "v3"}, "'v3' is not one of the choices"),
+    ],
+)
+def test_where_it_is_refused(service, word):
+    given = {"services": {"a": {"proxy_protocol": "v2", **service}}, "routes": [{"path": "/*", "service": "a"}]}
+    config, problems = check(json.dumps(given) + "\n", resolver=RESOLVER, env={}, file="gateway.yaml")
+    assert config is None and [word in str(problem) for problem in problems] == [True]

@@ -155,7 +155,8 @@ class Service(Room):
     http2: UpstreamHttp2 = key(UpstreamHttp2(), "HTTP/2, where that is spoken.")
     proxy_protocol: Literal["v1", "v2"] | None = key(
         None,
-        "The PROXY protocol that connections to `tcp://` endpoints begin with: it tells them who the client is.",
+        "The PROXY protocol that connections begin with: it tells the endpoint who the client is. Over HTTP/1.1 each "
+        "is then kept for one client; https and HTTP/2 cannot have it.",
         example="v2",
     )
     response_trailers: bool = key(
