@@ -105,6 +105,9 @@ def text(file: str, data: dict[str, object]) -> str:
             lines.append(f"service   {data['service']}")
         if "split" in data:
             lines.append(f"split     {data['split']}")
+        endpoint = data["endpoint"]
+        assert isinstance(endpoint, list)
+        lines += [f"endpoint  {words}" for words in endpoint]
         lines.append(f"target    {data['target']}")
         if data["status"] == 308:
             lines.append("answer    308 to the path with the other trailing slash")

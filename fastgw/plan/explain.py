@@ -17,7 +17,9 @@ from fastgw._core.rewrite import rewritten
 from fastgw._core.route import Router, lookup
 from fastgw._core.target import normalize_target
 from fastgw.config import Config
+from fastgw.config.fields import format_duration
 from fastgw.config.schema.routes import Route, ValueMatch
+from fastgw.config.schema.services import Service
 from fastgw.plan.precedence import Key, Precedence
 from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 
@@ -174,6 +176,30 @@ def target_of(route: Route, asked: Asked, captures: Sequence[str]) -> str:
     return rewritten(rewrite, asked.path, asked.query, places)
 
 
+def choice(service: Service) -> str:
+    """How one of its endpoints is chosen, and what leaves one out, in words."""
+    balance = service.balance
+    words: list[str] = [balance.type]
+    if balance.type == "consistent_hash":
+        words[0] += f" on {balance.hash_on}"
+    if balance.sticky is not None:
+        words.append(f"cookie {balance.sticky.cookie}")
+    if balance.labels:
+        words.append("with " + ", ".join(f"{name}={value}" for name, value in balance.labels.items()))
+    if balance.subset:
+        words.append(f"a subset of {balance.subset}")
+    check = service.health_check
+    if check is not None:
+        asked = f"GET {check.path}" if check.type == "http" else "a TCP connection"
+        words.append(f"checked by {asked} every {format_duration(check.interval)}")
+    if service.outliers is not None:
+        words.append("outliers are ejected")
+    words.append("any of them when none is healthy" if balance.panic == "any" else "503 when none is healthy")
+    if not (check or service.outliers):
+        words.pop()                                  # nobody is ever known not to be
+    return "; ".join(words)
+
+
 def as_data(config: Config, found: Explanation) -> dict[str, Any]:
     """For JSON, and for the text that the verb prints."""
     data: dict[str, Any] = {"status": found.status, "other_routes": found.others}
@@ -191,6 +217,8 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
             data["service"] = route.service
         if route.split:
             data["split"] = [{"service": share.service, "weight": share.weight} for share in route.split]
+        asked = [route.service] if route.service else [share.service for share in route.split]
+        data["endpoint"] = [f"{name}: {choice(config.services[name])}" for name in asked]
         data["target"] = found.target
     if found.allowed:
         data["allow"] = found.allowed

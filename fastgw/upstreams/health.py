@@ -95,6 +95,6 @@ class Check:
             status = str(call.status)
             if status not in options.statuses and f"{status[0]}xx" not in options.statuses:
                 return f"status {status}"
-            if options.body is not None and options.body.encode() not in await call.beginning(BODY):
+            if options.body is not None and not await call.has(options.body.encode(), BODY):
                 return "the body has not the text that it should"
         return ""

@@ -8,6 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from fastgw.config import load
+from fastgw.plan.explain import as_data, ask, explain
+from fastgw.policies import RESOLVER
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "routing.md"
 
@@ -44,6 +48,24 @@ def test_predicates_are_named():
     assert (found["route"], found["target"]) == ("beta", "/users/me?beta=true")
     refused = explained(request, *headers, "-H", "Cookie: session=1", "--client-ip", "10.0.0.1")
     assert refused["candidates"][0]["failed"].startswith("client_ip 10.0.0.1")
+
+
+def test_how_an_endpoint_is_chosen():
+    assert explained("/api/users")["endpoint"] == ["users: round_robin"]
+    assert explained("POST http://localhost/api/orders/7")["endpoint"] == [
+        "orders: ewma; with version=v1; checked by GET /health every 5s; outliers are ejected; "
+        "any of them when none is healthy"
+    ]
+    config = load(
+        "services:\n  a: {endpoints: ['http://127.0.0.1:1'], balance: {type: ip_hash, sticky: lb, panic: fail},"
+        " health_check: {type: tcp}}\n  b: 'http://127.0.0.1:2'\n"
+        "routes: [{path: /x, split: [{service: a, weight: 1}, {service: b, weight: 1}]}]\n",
+        resolver=RESOLVER,
+    )
+    assert as_data(config, explain(config, ask(config, "GET", "/x", [], "127.0.0.1")))["endpoint"] == [
+        "a: consistent_hash on ${client.ip}; cookie lb; checked by a TCP connection every 5s; 503 when none is healthy",
+        "b: round_robin",
+    ]
 
 
 def test_exit_codes():

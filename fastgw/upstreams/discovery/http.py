@@ -142,12 +142,12 @@ class Call:
             raise SourceError("the connection ended in the middle of the answer")
         return body
 
-    async def beginning(self, limit: int) -> bytes:
-        """The first bytes of the body, `limit` or all there are; the caller bounds the time."""
-        size = sum(map(len, self.pieces))
-        while not self.ended and size < limit and await self.more():
-            size = sum(map(len, self.pieces))
-        return b"".join(self.pieces)[:limit]
+    async def has(self, text: bytes, limit: int) -> bool:
+        """Does the text stand in the first `limit` bytes of the body? The caller bounds the time."""
+        body = b"".join(self.pieces)
+        while text not in body and len(body) < limit and not self.ended and await self.more():
+            body = b"".join(self.pieces)
+        return text in body[:limit]
 
     async def lines(self, seconds: float, limit: int = MAX_LINE) -> AsyncIterator[bytes]:
         """The lines of the body as they come, until it ends or `seconds` have passed, which is no error."""
