@@ -101,7 +101,9 @@ class GrpcTranscodeOptions(Room):
 class Call:
     """One transcoded call. `lines` is what came of a client's stream and is no whole line yet."""
 
-    __slots__ = ("binding", "events", "first", "foreign", "lines", "query", "reader", "streaming", "variables")
+    __slots__ = (
+        "binding", "events", "first", "foreign", "lines", "query", "reader", "status", "streaming", "variables",
+    )  # fmt: skip
 
     def __init__(self, binding: Binding, variables: dict[tuple[str, ...], str], query: str, events: bool) -> None:
         self.binding = binding
@@ -112,6 +114,7 @@ class Call:
         self.foreign = False
         self.lines: bytearray | None = None
         self.reader: FrameReader | None = None
+        self.status: RpcStatus | None = None
         self.streaming = binding.method.server_streaming
 
 
@@ -279,7 +282,7 @@ class GrpcTranscode(Policy):
         if status is not None and status.code:
             return self._failed(status)
         if call.streaming:
-            call.reader = FrameReader(self.options.max_response)
+            call.reader, call.status = FrameReader(self.options.max_response), status
             head.set("Content-Type", SSE if call.events else NDJSON)
             head.set("Cache-Control", "no-store")
             return None
@@ -354,7 +357,7 @@ class GrpcTranscode(Policy):
         """What follows the last message: nothing, or how the call failed, as the head cannot tell it any more."""
         from fastgw.protocols.rpc_status import RpcStatus
 
-        status = None if trailers is None else self._status(exchange, trailers)
+        status = call.status if trailers is None else self._status(exchange, trailers)
         if status is None:
             status = RpcStatus(2, "The service ended without a grpc-status.")
         if status.code == 0:

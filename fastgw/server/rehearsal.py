@@ -1,8 +1,8 @@
 """A configuration tried by the gateway itself, without its network: what `fastgw test` does.
 
 The compiled plan runs in this process behind a socket of loopback; every service is a stand-in on a unix socket that
-answers 200 and remembers what it was sent. So a test sees what a client would see, policies included. What a policy
-would ask of others (keys of a JWT issuer, say) is not there.
+answers 200 and remembers what it was sent (by HTTP/1.1, whatever the services speak). So a test sees what a client
+would see, policies included. What a policy would ask of others (keys of a JWT issuer, say) is not there.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ SECONDS = 30.0
 MAX_ANSWER = 16 * 1024 * 1024
 MAX_HEAD = 1024 * 1024
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+GRPC_ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 0\r\nContent-Length: 5\r\n"
+    b"Connection: close\r\n\r\n\0\0\0\0\0"
+)
+"""To a call: an empty message, and all is well."""
 Fields = list[tuple[str, str]]
 
 
@@ -104,7 +109,8 @@ class Rehearsal:
             first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
             self.seen.target = first.split(" ")[1]
             self.seen.sent = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-            writer.write(ANSWER)
+            kind = next((value for name, value in self.seen.sent if name.lower() == "content-type"), "")
+            writer.write(GRPC_ANSWER if kind.startswith("application/grpc") else ANSWER)
             await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass
@@ -166,7 +172,7 @@ def raw_request(test: ConfigTest) -> bytes:
 
 def stand_in(service: Service, path: str) -> Service:
     here = Endpoint(url=Origin("http", "", 0, path))
-    return service.model_copy(update={"endpoints": (here,), "discovery": None, "tls": None})
+    return service.model_copy(update={"endpoints": (here,), "discovery": None, "tls": None, "protocol": "http/1.1"})
 
 
 @asynccontextmanager

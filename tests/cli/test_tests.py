@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fastgw.testing.demo_grpc import DESCRIPTORS
 from tests.cli.test_diff import ROOT, run
 
 FILE = """
@@ -84,6 +85,25 @@ def test_what_is_not_as_expected_is_told_with_its_place(file, test, words):
     first, second, last = found.stdout.splitlines()
     assert found.returncode == 4
     assert first.startswith(f"{file}:{line}: ") and second == f"    {words}" and last == "0 passed, 1 failed"
+
+
+def test_services_of_http2_and_grpc_have_stand_ins_too(file):
+    file.write_text(f"""
+services: {{up: {{endpoints: ["http://up.invalid:9001"], protocol: h2c}}}}
+routes:
+  - {{path: /v1/*, service: up, policies: [{{grpc_transcode: {{descriptors: {DESCRIPTORS}}}}}]}}
+  - {{path: /*, service: up, policies: [grpc_web]}}
+tests:
+  - {{request: GET /v1/shelves/1/books/1, expect: {{status: 200, target: /fastgw.demo.v1.Library/GetBook,
+      sent: {{Content-Type: application/grpc}}, headers: {{Content-Type: application/json}}}}}}
+  - {{request: GET /v1/shelves/1/books?nope=1, expect: {{status: 400, code: bad_request}}}}
+  - {{request: GET /v1/shelves/1/books:watch, expect: {{status: 200, headers: {{Content-Type: application/x-ndjson}}}}}}
+  - {{request: POST /a.S/M, headers: {{Content-Type: application/grpc-web}}, body: "",
+      expect: {{status: 200, sent: {{Content-Type: application/grpc}}, headers: {{Content-Type: "~ .*grpc-web.*"}}}}}}
+  - {{request: GET /other, expect: {{status: 200, target: /other}}}}
+""")
+    found = run("test", str(file))
+    assert (found.returncode, found.stdout) == (0, "5 passed, 0 failed\n"), found.stdout + found.stderr
 
 
 def test_the_example_stands_its_own_tests():

@@ -241,6 +241,12 @@ def test_a_stream_that_fails_at_once_has_its_status(client):
     assert code(client.post(f"{SERVICE}/FailLater", json={"code": 5, "after": 0})) == (404, "grpc_not_found")
 
 
+def test_a_stream_without_messages_is_empty(client):
+    response = client.post(f"{SERVICE}/Chat", content=b"\n", headers={"Content-Type": "application/x-ndjson"})
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson")
+    assert response.text == ""
+
+
 def test_clients_that_leave_leave_nothing_behind(here):
     """In the middle of bodies, conversions in threads, calls and streams."""
     _, gateway = here
