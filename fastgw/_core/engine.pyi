@@ -12,6 +12,7 @@ class Engine:
     loop: asyncio.AbstractEventLoop
     closed: bool
     h1: Any
+    relay: Any
     opener: Any
     reactor: Any
     stats: Stats

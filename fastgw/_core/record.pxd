@@ -45,6 +45,9 @@ cdef enum:
     C_WS_PINGS               # of the gateway
     C_WS_CLOSE               # by code, as ws.CLOSES has them: 18 counters
     C_WS_CLOSE_LAST = C_WS_CLOSE + 17
+    C_FEED_STREAMS           # of services, opened for websocket_broadcast
+    C_FEED_MESSAGES          # that came by them
+    C_FEED_DROPPED           # for clients that were too slow
     C_COUNTERS               # how many there are
 
 cdef enum:

@@ -241,7 +241,8 @@ cdef class Relay(Driver):
         """Every WebSocket is told to go within `spread` seconds, each at another moment."""
         cdef Watch watch
         for watch in list(self.sockets):
-            watch.leave(self.reactor.now + <int64_t>(random() * spread * 1e9))
+            # streams of the gateway's own are what others still listen to: last
+            watch.leave(self.reactor.now + <int64_t>((1 if watch.ex.detached else random()) * spread * 1e9))
 
     cdef int _slash(self, Exchange ex) except -1:
         """The route has the path with the other form of its trailing slash."""

@@ -12,4 +12,5 @@ class Rules:
         pong_ns: int = ...,
         pinged: str = ...,
         recheck: bool = ...,
+        strict: bool = ...,
     ) -> None: ...

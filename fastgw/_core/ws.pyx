@@ -41,7 +41,7 @@ cdef class Rules:
 
     def __init__(self, int64_t idle_ns, int64_t max_age_ns=0, int64_t max_frame=0, int64_t max_message=0,
                  int64_t every_ns=0, int64_t burst=0, str limited="client", int64_t ping_ns=0, int64_t pong_ns=0,
-                 str pinged="client", bint recheck=False):
+                 str pinged="client", bint recheck=False, bint strict=False):
         self.idle_ns = idle_ns
         self.max_age_ns = max_age_ns
         self.max_frame = max_frame
@@ -55,7 +55,7 @@ cdef class Rules:
         self.limited[SERVICE] = limited != "client"
         self.pinged[CLIENT] = pinged != "service"
         self.pinged[SERVICE] = pinged != "client"
-        self.strict = max_frame != 0 or max_message != 0 or every_ns != 0 or ping_ns != 0
+        self.strict = strict or max_frame != 0 or max_message != 0 or every_ns != 0 or ping_ns != 0
 
     def __repr__(self):
         return f"<Rules {'frames are read' if self.strict else 'frames pass'}>"
@@ -63,11 +63,14 @@ cdef class Rules:
 
 cdef class Ear(Reader):
     cdef int forward(self, const uint8_t *p, size_t n) except -1:
-        return self.watch._pass(self.side, <const char*>p, n)
+        return self.watch._pass(self.side, <const char*>p, n) if self.watch is not None else 0
 
     cdef int control(self) except -1:
         cdef char text[CONTROL]
-        cdef bytes nonce = self.watch.nonce
+        cdef bytes nonce
+        if self.watch is None:
+            return SWALLOW
+        nonce = self.watch.nonce
         if self.opcode == O_PONG and nonce is not None and self.payload_n == PyBytes_GET_SIZE(nonce) + 2:
             self.unmasked(text)
             if memcmp(text, PyBytes_AS_STRING(nonce), PyBytes_GET_SIZE(nonce)) == 0:
@@ -92,6 +95,8 @@ cdef Ear _ear(Watch watch, int side):
     if rules.limited[side]:
         ear.every_ns = rules.every_ns
         ear.burst_ns = rules.burst_ns
+    if watch.ex.detached:
+        return ear                                # a stream of the gateway's own: nobody's socket
     ear.frames = &watch.stats.counters[C_WS_FRAMES_IN if side == CLIENT else C_WS_FRAMES_OUT]
     ear.messages = &watch.stats.counters[C_WS_MESSAGES_IN if side == CLIENT else C_WS_MESSAGES_OUT]
     return ear
@@ -126,8 +131,9 @@ cdef int begin_watch(Exchange ex, Rules rules, Reactor reactor, Stats stats, set
         self.leave_at = now
     ex.watch = self
     home.add(self)
-    stats.add(C_WS_OPENED, 1)
-    stats.add(C_WS_OPEN, 1)
+    if not ex.detached:
+        stats.add(C_WS_OPENED, 1)
+        stats.add(C_WS_OPEN, 1)
     return self._arm()
 
 
@@ -169,6 +175,8 @@ cdef class Watch(Timed):
             return self._pass(side, p, n)
         ear.now = self.reactor.now
         code = ear.read(<const uint8_t*>p, n)
+        if self.ex is None:
+            return 0
         if code:
             return self._refuse(ear, code)
         if other.ping_owed:
@@ -233,6 +241,8 @@ cdef class Watch(Timed):
         if ear.cut:
             used = ear.follow(<const uint8_t*>p, n, True)
             self._pass(ear.side, p, used)
+            if self.ex is None:
+                return 0
             if ear.state != W_HEAD or ear.head_n != 0:
                 return 0
             ear.cut = False
@@ -257,6 +267,8 @@ cdef class Watch(Timed):
                 payload[1] = <char>(ear.code & 0xff)
                 memcpy(payload + 2, PyBytes_AS_STRING(self.reason), n)
                 self._send(ear.side, O_CLOSE, payload, n + 2)
+                if self.ex is None:
+                    return 0                      # who was told answered at once, and that was the end
         if self.client.told and self.service.told and self.client.answered() and self.service.answered():
             return self._over()
         return 0
@@ -283,9 +295,10 @@ cdef class Watch(Timed):
             code = self.client.code if self.client.code != GOING_AWAY else self.service.code
         if code == 0:
             code = ABNORMAL
-        self.stats.add(C_WS_CLOSE + (code - 1000 if 1000 <= code < 1015 else 15 if 3000 <= code < 4000
-                                     else 16 if 4000 <= code < 5000 else 17), 1)
-        self.stats.add(C_WS_OPEN, -1)
+        if not self.ex.detached:
+            self.stats.add(C_WS_OPEN, -1)
+            self.stats.add(C_WS_CLOSE + (code - 1000 if 1000 <= code < 1015 else 15 if 3000 <= code < 4000
+                                         else 16 if 4000 <= code < 5000 else 17), 1)
         self.reactor.wheel.unlink(&self.timer)
         self.home.discard(self)
         self.ex.watch = None

@@ -27,6 +27,7 @@ cdef enum CloseCode:
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     SERVICE_RESTART = 1012
+    TRY_AGAIN = 1013
 
 cdef enum:
     FORWARD = 0              # what Reader.control answers beside a close code

@@ -153,11 +153,11 @@ def try_this(config: Config) -> str:
             if example == "/v1":
                 others.append(f"  curl -i {base}/v1/shelves/1/books/1   # JSON for a gRPC service")
             continue
-        if route.websocket is not None and route.websocket.enabled:
+        if route.websocket_broadcast or (route.websocket is not None and route.websocket.enabled):
             others.append(f"  python -m websockets ws{base.removeprefix('http')}{example}   # pip install websockets")
         elif len(lines) <= 8:
             key = "-H 'X-API-Key: demo-key' " if "key_auth" in names else ""
             lines.append(f"  curl -i {key}{base}{example}")
-    lines += others[:2]
+    lines += others[:3]
     lines += [f"  curl -s {admin}/services", f"  curl -s {admin}/metrics | head -40", "", "Ctrl-C stops it.", ""]
     return "\n".join(lines)

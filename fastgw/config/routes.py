@@ -155,6 +155,7 @@ def relate(
         captures(check, route, pattern)
     identity(check, route)
     recheck(check, route, path)
+    broadcast(check, route, path)
     same_name(check, route, path, seen)
     if not told:
         same_match(check, route, path, seen)
@@ -327,6 +328,17 @@ def recheck(check: Check, route: Route, path: Path) -> None:
                 "`jwt` among its policies, or no `recheck`",
             )
         )
+
+
+def broadcast(check: Check, route: Route, path: Path) -> None:
+    """`websocket_broadcast` is of one service, on a route that has WebSockets."""
+    if route.websocket_broadcast is None:
+        return
+    where = (*path, "websocket_broadcast")
+    if route.websocket is not None and not route.websocket.enabled:
+        check.report(Finding("conflict", where, "there are no WebSockets here", "no `websocket: false` beside it"))
+    if route.service is None:
+        check.report(Finding("conflict", where, "nobody says whose stream it is", "`service`, in the place of `split`"))
 
 
 def same_name(check: Check, route: Route, path: Path, seen: Seen) -> None:

@@ -32,6 +32,11 @@ TLS_REASONS = (
     "timeout", "closed", "busy", "plain", "version", "cipher", "name", "alpn", "certificate", "alert", "protocol",
 )  # fmt: skip
 """Why a handshake came to nothing, as record.COUNTERS has them after `tls_`."""
+FEEDS = (
+    ("streams", "Streams of services opened for websocket_broadcast."),
+    ("messages", "Messages that came by them."),
+    ("dropped", "Messages not sent to a client that was too slow."),
+)
 POOL_STATES = ("busy", "idle", "connecting")
 
 
@@ -219,6 +224,8 @@ class Collector:
             if count := sum(c[f"ws_close_{code}"] for c in counters):
                 closes.add_metric((code,), count)
         yield closes
+        for name, text in FEEDS:
+            yield CounterMetricFamily(f"fastgw_broadcast_{name}", text, value=sum(c[f"feed_{name}"] for c in counters))
 
     def proxy_protocol(self) -> Iterator[Metric]:
         counters = [stats.read_counters() for stats in self.view.stats]

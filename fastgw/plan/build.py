@@ -317,7 +317,7 @@ class Builder:
             slot=given.slot,
             param_names=given.param_names,
             chain=tuple(chain),
-            service=self.services[given.service] if given.service else None,
+            service=self.service_of(given),
             split=split,
             rewrite=make_rewrite(given.rewrite, given.param_names) if given.rewrite else None,
             host_rewrite=given.host_rewrite,
@@ -328,6 +328,24 @@ class Builder:
             body_limit=given.body_limit,
             websocket=Rules(**given.websocket) if given.websocket is not None else None,
         )
+
+    def service_of(self, given: RouteSpec) -> Service | None:
+        """Who answers on a route: its service, or a stream of it that many listen to."""
+        if given.service is None:
+            return None
+        service = self.services[given.service]
+        if given.broadcast is None:
+            return service
+        from fastgw._core.broadcast import Feed
+
+        # the same over plans where nothing of it has changed: its sockets and its stream go on
+        feeds = self.engine.kept.setdefault("feeds", WeakValueDictionary())
+        key = (given.name, given.service, *given.broadcast.items())
+        feed = feeds.get(key)
+        if feed is None:
+            feed = feeds[key] = Feed(self.engine.relay, given.name, **given.broadcast)
+        feed.service = service
+        return Service(f"{given.service} (broadcast)", (feed,))
 
     def public_routes(self) -> dict[bytes, Route]:
         """Served before any other route, on every host, by GET and HEAD."""

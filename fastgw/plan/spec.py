@@ -15,8 +15,9 @@ from typing import Any
 
 from fastgw.config import Config
 from fastgw.config.schema.address import Origin
-from fastgw.config.schema.routes import PolicyUse, Route, WebSocket
+from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
+from fastgw.config.schema.websocket import WebSocket
 from fastgw.plan.addresses import Address, known
 from fastgw.plan.routing import compile_router
 from fastgw.plan.tcp import TcpSpec, compile_tcp
@@ -115,6 +116,7 @@ class RouteSpec:
     chain: tuple[int, ...]
     own: tuple[PolicySpecUse, ...]
     websocket: dict[str, Any] | None = None
+    broadcast: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -308,9 +310,15 @@ def rewrite_of(route: Route) -> tuple[Any, ...] | None:
     return (route.strip_prefix, route.add_prefix, route.rewrite)
 
 
-def websocket_of(given: WebSocket) -> dict[str, Any]:
-    """The keyword arguments of _core.ws.Rules."""
+def websockets_of(route: Route) -> dict[str, Any] | None:
+    """The keyword arguments of _core.ws.Rules, or None where there are no WebSockets."""
+    given = route.websocket
+    if given is None and route.websocket_broadcast is not None:
+        given = WebSocket()
+    if given is None or not given.enabled:
+        return None
     rules: dict[str, Any] = {
+        "strict": route.websocket_broadcast is not None,
         "idle_ns": ns(given.idle_timeout),
         "max_age_ns": ns(given.max_age),
         "max_frame": given.max_frame or 0,
@@ -324,6 +332,23 @@ def websocket_of(given: WebSocket) -> dict[str, Any]:
     if (ping := given.ping) is not None:
         rules.update(ping_ns=ns(ping.interval), pong_ns=ns(ping.timeout), pinged=ping.to)
     return rules
+
+
+def broadcast_of(route: Route) -> dict[str, Any] | None:
+    """The keyword arguments of _core.broadcast.Feed, or None where there is none."""
+    given = route.websocket_broadcast
+    if given is None:
+        return None
+    return {
+        "source": given.source,
+        "path": given.path.encode(),
+        "queue": given.queue,
+        "queue_size": given.queue_size,
+        "slow": given.slow,
+        "max_message": given.max_message,
+        "retry_ns": ns(given.retry),
+        "retry_max_ns": ns(given.max_retry),
+    }
 
 
 def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
@@ -347,7 +372,8 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         body_limit=limits.body_size if limits and limits.body_size is not None else -1,
         chain=tuple(i for i, use in enumerate(config.policies) if use.name not in route.without),
         own=uses_of(route.policies, name),
-        websocket=websocket_of(route.websocket) if route.websocket and route.websocket.enabled else None,
+        websocket=websockets_of(route),
+        broadcast=broadcast_of(route),
     )
 
 

@@ -29,6 +29,7 @@ from fastgw.config.registry import PolicySpec
 from fastgw.config.schema.address import HOST_NAME
 from fastgw.config.schema.base import Room, key
 from fastgw.config.schema.services import HostHeader, Retry
+from fastgw.config.schema.websocket import WebSocket, WebSocketBroadcast
 from fastgw.config.templating import Template
 
 METHODS = frozenset((
@@ -344,67 +345,6 @@ class Match:
 MATCH_KEYS = tuple(Match.__dataclass_fields__)
 
 
-class MessageRate(Room):
-    """A token bucket per socket. Pings, pongs and close frames count as messages."""
-
-    rate: int = key(doc="So many messages …", ge=1, le=1_000_000, example=20)
-    per: Duration = key(1.0, "… in so much time.", ge=0.001, le=86400)
-    burst: int | None = key(
-        None, "How many may come at once. Left out, `rate`.", ge=1, le=1_000_000, example=100
-    )
-    direction: Literal["client", "service", "both"] = key(
-        "client", "Whose messages: each side has a bucket of its own."
-    )
-
-
-class Ping(Room):
-    """The side that is pinged must send something in time: a pong, or anything else."""
-
-    interval: Duration = key(30.0, "A side from which nothing came for so long is pinged.", ge=0.1, le=86400)
-    timeout: Duration = key(
-        10.0, "How long it has to answer; then the socket is closed (1011).", ge=0.1, le=3600
-    )
-    to: Literal["client", "service", "both"] = key("client", "Who is pinged.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {"interval": value}
-
-
-class WebSocket(Room):
-    """A route whose clients may open WebSockets (RFC 6455). A bare `true` or `false` is the short form."""
-
-    enabled: bool = key(True, "Whether they may.")
-    idle_timeout: Duration = key(
-        300.0,
-        "How long a socket may be quiet in both directions; then it is closed (1001).",
-        ge=1,
-        le=7 * 86400,
-    )
-    max_age: Duration | None = key(
-        None, "How long a socket may be open; then it is closed (1001).", ge=1, le=366 * 86400, example="12h"
-    )
-    max_frame: Size | None = key(
-        None, "Bytes of payload of one frame, compressed or not; more closes (1009).", ge=125, example="1MiB"
-    )
-    max_message: Size | None = key(
-        None, "Bytes of payload of all frames of a message; more closes (1009).", ge=125, example="4MiB"
-    )
-    messages: MessageRate | None = key(None, "How many messages may pass; more closes (1008).")
-    ping: Ping | None = key(
-        None, "Pings of the gateway's own, which keep a socket alive. A duration is its `interval`."
-    )
-    recheck: bool = key(
-        False, "Close (1008) when the token expires by which `jwt` let the handshake pass."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"enabled": value} if isinstance(value, bool) else value
-
-
 @dataclass(slots=True, kw_only=True, config=SLOTS, eq=False)
 class Route(Match):
     """Which requests, what is done with them, who answers.
@@ -453,6 +393,11 @@ class Route(Match):
     limits: RouteLimits | None = key(None, "Its own limits.")
     websocket: WebSocket | None = key(
         None, "Whether clients may open WebSockets to the service here. `true` is the short form of `{}`."
+    )
+    websocket_broadcast: WebSocketBroadcast | None = key(
+        None,
+        "One stream of the service for all sockets here: clients listen, and what they send goes nowhere. The rules "
+        "of `websocket` hold for them.",
     )
     retry: Retry | None = key(None, "Its own retries.", later=True)
     policies: PolicyList = key((), "Its policies, after those for every route.", example=["request_id"])
