@@ -108,6 +108,9 @@ def text(file: str, data: dict[str, object]) -> str:
         endpoint = data["endpoint"]
         assert isinstance(endpoint, list)
         lines += [f"endpoint  {words}" for words in endpoint]
+        sockets = data.get("websocket", [])
+        assert isinstance(sockets, list)
+        lines += [f"websocket {words}" for words in sockets]
         lines.append(f"target    {data['target']}")
         if data["status"] == 308:
             lines.append("answer    308 to the path with the other trailing slash")

@@ -68,6 +68,44 @@ def test_how_an_endpoint_is_chosen():
     ]
 
 
+def test_what_holds_for_its_sockets(tmp_path):
+    file = tmp_path / "gateway.yaml"
+    file.write_text("""
+services: {a: http://127.0.0.1:9001}
+routes:
+  - {path: /none, service: a}
+  - {path: /off, service: a, websocket: false}
+  - {path: /plain, service: a, websocket: true}
+  - path: /all
+    service: a
+    websocket: {idle_timeout: 90s, max_age: 12h, max_frame: 1KiB, max_message: 1MiB, recheck: true,
+                messages: {rate: 20, per: 2s, direction: both}, ping: {interval: 30s, to: both}}
+    policies: [{jwt: {secret: "0123456789012345678901234567890123"}}]
+  - {path: /feed, service: a, websocket_broadcast: {path: /events, source: sse}}
+""")
+
+    def words(path):
+        return orjson.loads(verb("explain", str(file), f"GET http://h{path}", "--json").stdout).get("websocket")
+
+    assert words("/none") is None and words("/off") is None
+    assert words("/plain") == ["closed when quiet for 5m (1001)"]
+    assert words("/all") == [
+        "closed when quiet for 90s (1001)",
+        "closed when open for 12h (1001)",
+        "frames of 1KiB at most (1009)",
+        "messages of 1MiB at most (1009)",
+        "each side's messages: 20 in 2s, 20 at once (1008)",
+        "pings for both sides after 30s of silence, 10s to answer (1011)",
+        "closed when the token expires (1008)",
+    ]
+    assert words("/feed") == [
+        "all listen to one stream of the service: GET /events, Server-Sent Events; those that are slow lose the oldest "
+        "messages",
+        "closed when quiet for 5m (1001)",
+    ]
+    assert "websocket frames of 1KiB at most (1009)\n" in verb("explain", str(file), "GET http://h/all").stdout
+
+
 def test_exit_codes():
     assert verb("explain", "config.example.yaml", "/api/users").returncode == 0
     assert verb("explain", "config.example.yaml", "/nowhere").returncode == 1
