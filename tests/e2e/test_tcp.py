@@ -20,6 +20,7 @@ from fastgw.config import check
 from fastgw.policies import RESOLVER
 from fastgw.testing import GatewayProcess, free_port
 from fastgw.testing.certificates import Authority
+from fastgw.testing.process import descriptors
 
 PATIENCE = 10
 
@@ -537,6 +538,49 @@ def test_a_reload_sends_new_ones_elsewhere_and_leaves_the_others():
                     assert not can_connect(port)
                     assert still(later, beyond) and still(client, there)
             until(lambda: len(lines_of(gateway, protocol="tcp")) == 2)
+
+
+def test_nothing_is_left():
+    """Clients that come, send something or nothing, and go in all ways, where bytes and where TLS pass through."""
+    port, through = free_port(), free_port()
+    with Far() as far:
+        stop = threading.Event()
+
+        def echo():
+            while not stop.is_set():
+                with contextlib.suppress(OSError, queue.Empty), far.taken.get(timeout=0.1) as sock:
+                    sock.settimeout(1)
+                    sock.sendall(sock.recv(100))
+
+        threads = [threading.Thread(target=echo) for _ in range(4)]
+        listeners = [
+            {"bind": f"127.0.0.1:{port}", "protocol": "tcp", "tcp": {"service": "far", "idle_timeout": "1s"}},
+            {
+                "bind": f"127.0.0.1:{through}",
+                "protocol": "tcp",
+                "tls": "passthrough",
+                "tcp": {"service": "far", "hello_timeout": "200ms"},
+            },
+        ]
+        with GatewayProcess(config_of(listeners, {"far": {"endpoints": [far.url], "proxy_protocol": "v2"}})) as gateway:
+            before = [descriptors(pid) for pid in gateway.processes()]
+            for thread in threads:
+                thread.start()
+            for n in range(200):
+                client = connect(through if n % 3 == 0 else port)
+                with contextlib.suppress(OSError):
+                    client.sendall([b"", b"\x16\x03\x01\x02\0\x01", b"GET / HTTP/1.1\r\n\r\n", bytes(200_000)][n % 4])
+                    if n % 5 == 0:
+                        client.shutdown(socket.SHUT_WR)
+                    if n % 7 == 0:
+                        client.recv(100)
+                reset(client) if n % 2 else client.close()
+            until(lambda: metric(gateway, "fastgw_connections_active") == 0)
+            until(lambda: metric(gateway, "fastgw_pool_connections", service="far") == 0)
+            until(lambda: [descriptors(pid) for pid in gateway.processes()] == before)
+            stop.set()
+            for thread in threads:
+                thread.join(PATIENCE)
 
 
 def test_discovered_endpoints(tmp_path):
