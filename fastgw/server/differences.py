@@ -12,15 +12,14 @@ from pydantic import BaseModel
 from fastgw.config import Config
 from fastgw.config.fields import Secret
 from fastgw.config.findings import fields_of, in_unit, unit_of
-from fastgw.config.schema.routes import MATCH_KEYS, PolicyUse, Route, ValueMatch
+from fastgw.config.schema.routes import MATCH_KEYS, ROUTE_KEYS, PolicyUse, Route, ValueMatch
 from fastgw.config.schema.services import Consumer, Service
 from fastgw.server.views import MASK
 
 SENSITIVE = re.compile(r"secret|token|passw|credential|private|api[-_]?key|(^|\.)keys?$|authorization|cookie$", re.I)
 """Keys whose values are not shown, whatever their type: headers that a policy sets may hold anything."""
 LONGEST = 120
-ROUTE_REST = ("service", "split", "split_by", "strip_prefix", "add_prefix", "rewrite", "rewrite_host",
-              "trailing_slash", "timeouts", "limits", "without")  # fmt: skip
+ROUTE_REST = tuple(key for key in ROUTE_KEYS if key not in (*MATCH_KEYS, "name", "policies"))
 
 
 @dataclass(slots=True)

@@ -111,3 +111,19 @@ def test_json_and_a_file_with_problems(files):
     ]
     found = files(("service: users", "service: nobody"))
     assert found.returncode == 1 and "unknown_service" in found.stderr and found.stdout == ""
+
+
+def test_every_key_of_a_route_is_compared(tmp_path):
+    """Sockets too: a change that is not told is a change nobody looks at."""
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    services = 'services: {a: "http://127.0.0.1:9001"}\nroutes:\n'
+    old.write_text(services + "  - {path: /x, service: a, websocket: true}\n  - {path: /y, service: a}\n")
+    new.write_text(
+        services + "  - {path: /x, service: a, websocket: {max_message: 1MiB, ping: 5s}}\n"
+        "  - {path: /y, service: a, websocket_broadcast: {path: /feed, source: sse}}\n"
+    )
+    found = run("diff", str(old), str(new))
+    assert found.returncode == 4
+    for words in ("websocket.max_message: 1MiB is new", "websocket.ping.interval: 5s is new",
+                  "websocket_broadcast.path: /feed is new", "websocket_broadcast.source: sse is new"):  # fmt: skip
+        assert words in found.stdout
