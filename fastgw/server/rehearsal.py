@@ -172,7 +172,8 @@ def raw_request(test: ConfigTest) -> bytes:
 
 def stand_in(service: Service, path: str) -> Service:
     here = Endpoint(url=Origin("http", "", 0, path))
-    return service.model_copy(update={"endpoints": (here,), "discovery": None, "tls": None, "protocol": "http/1.1"})
+    plain = {"discovery": None, "tls": None, "protocol": "http/1.1", "proxy_protocol": None}
+    return service.model_copy(update={"endpoints": (here,), **plain})
 
 
 @asynccontextmanager

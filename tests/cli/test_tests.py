@@ -106,6 +106,18 @@ tests:
     assert (found.returncode, found.stdout) == (0, "5 passed, 0 failed\n"), found.stdout + found.stderr
 
 
+def test_listeners_and_services_of_tcp_are_no_matter(file):
+    """Whatever listens first, tests are requests; and stand-ins are told no PROXY header."""
+    file.write_text("""
+server: {listeners: [{bind: "127.0.0.1:1", protocol: tcp, tls: passthrough, tcp: raw}, {bind: "127.0.0.1:2"}]}
+services: {raw: "tcp://raw.invalid:1", up: {endpoints: ["http://up.invalid:1"], proxy_protocol: v1}}
+routes: [{path: /*, service: up}]
+tests: [{request: GET /x, expect: {status: 200, service: up, target: /x}}]
+""")
+    found = run("test", str(file))
+    assert (found.returncode, found.stdout) == (0, "1 passed, 0 failed\n"), found.stdout + found.stderr
+
+
 def test_the_example_stands_its_own_tests():
     found = run("test", str(ROOT / "config.example.yaml"))
     assert (found.returncode, found.stdout) == (0, "2 passed, 0 failed\n"), found.stdout + found.stderr
