@@ -91,6 +91,7 @@ cdef class Route:
     cdef readonly bint preflights         # a hook of the chain answers CORS pre-flights
     cdef readonly bint buffers_response   # a hook wants the response body whole
     cdef readonly int64_t buffer_limit    # the least of their bounds
+    cdef readonly object retry            # its own retry.Retry, or None
     cdef readonly object spec             # checked configuration, for admin and explain
 
 
@@ -220,6 +221,10 @@ cdef class Exchange(Timed):
     cdef bint has_body                    # the request announces a body
     cdef bint detached                    # a subrequest: no client behind it
     cdef int attempts
+    cdef object retry                     # retry.Retry that holds for it, or None
+    cdef object replay                    # bytearray: the body so far, to be sent again; None: it cannot be
+    cdef int64_t retry_at                 # ns: another attempt begins then; 0 = none is due
+    cdef int64_t t_pool                   # ns: when the attempt under way asked for a connection
     cdef list tried                       # pool.Endpoint of attempts before this one, or None
     cdef object picked                    # pool.Endpoint of this attempt while a balancer counts it, else None
     cdef int64_t t_picked                 # ns; then the balancer's mark of what it counted

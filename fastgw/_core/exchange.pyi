@@ -63,6 +63,7 @@ class Route:
         host_rewrite: bytes | None = ...,
         total_ns: int = ...,
         websocket: Any = ...,
+        retry: Any = ...,
         response_ns: int = ...,
         idle_ns: int = ...,
         connect_ns: int = ...,

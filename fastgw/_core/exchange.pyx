@@ -120,7 +120,7 @@ cdef class Route:
 
     def __init__(self, str name, int index=0, int slot=0, tuple param_names=(), tuple chain=(), service=None,
                  split=None, rewrite=None, host_rewrite=None, int64_t total_ns=0, int64_t response_ns=0,
-                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, websocket=None):
+                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, websocket=None, retry=None):
         cdef Hook hook
         self.name = name
         self.name_bytes = name.encode()
@@ -146,6 +146,7 @@ cdef class Route:
         self.host_rewrite = host_rewrite
         self.total_ns = total_ns
         self.websocket = websocket
+        self.retry = retry
         if websocket is not None:
             self.phases |= PHASE_SOCKET
         self.response_ns = response_ns
@@ -342,6 +343,8 @@ cdef class Exchange(Timed):
         self.close_after = self.has_body = self.detached = False
         self.attempts = 0
         self.tried = None
+        self.retry = self.replay = None
+        self.retry_at = self.t_pool = 0
         self.total_at = self.connect_at = 0
         self.allow = None
         self.whole = self.tainted = False

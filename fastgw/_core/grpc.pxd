@@ -22,5 +22,7 @@ cdef class GrpcHook(Hook):
 cdef bint is_grpc(Head head) noexcept
 # Follows a piece of a body; False when a message in it is longer than `limit` (-1: none).
 cdef bint messages_fit(Messages *messages, const char *p, size_t n, int64_t limit) noexcept
+# `grpc-status` of the trailers, or of an answer of trailers alone; -1 when there is none
+cdef int final_status(Exchange ex) noexcept
 # The status and its reason as trailers, for an answer that had begun.
 cdef Head end_with(str code)

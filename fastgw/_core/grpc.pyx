@@ -166,7 +166,7 @@ cdef class GrpcHook(Hook):
         return 0
 
 
-cdef int final_status(Exchange ex) except -2:
+cdef int final_status(Exchange ex) noexcept:
     """`grpc-status` of the trailers, or of an answer of trailers alone; -1 when there was none."""
     cdef Head head
     cdef Header *h = NULL

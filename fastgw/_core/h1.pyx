@@ -767,4 +767,24 @@ cdef class H1Downstream(Connection):
 
 cdef class H1Redirect(H1Downstream):
     cdef int _start(self, Exchange ex) except -1:
-        return self.relay.redirect(ex, self.port)
+        """In the place of routing, on a plain listener that only sends to https: the same URL there."""
+        cdef Relay relay = self.relay
+        cdef Head head = ex.request
+        cdef bytes host, target
+        if relay._understand(ex):
+            return 0
+        host = head.buf[ex.authority:ex.authority + ex.authority_len]
+        bare, colon, digits = host.rpartition(b":")
+        if colon and digits.isdigit():
+            host = bare
+        target = head.buf[ex.path:ex.path + ex.path_len]
+        if ex.has_query:
+            target += b"?" + head.buf[ex.query:ex.query + ex.query_len]
+        if not host:
+            return relay.fail(ex, "bad_request", "Without a Host there is nowhere to be sent to.")
+        if self.port != 443:
+            host += b":%d" % self.port
+        ex.set_reply(308, b"", None)
+        ex.response.add("Location", b"https://" + host + target)
+        relay._answer(ex)
+        return 0

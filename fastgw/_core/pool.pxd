@@ -96,6 +96,7 @@ cdef class Service:
     cdef readonly tuple endpoints
     cdef readonly bytes host_header       # sent as Host instead of the client's; None = the client's
     cdef readonly int64_t response_ns, idle_ns
+    cdef readonly object retry            # retry.Retry, or None
     cdef readonly Balancer balancer
     cdef Picker picker
     cdef object __weakref__

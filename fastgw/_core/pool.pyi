@@ -72,5 +72,6 @@ class Service:
         response_ns: int = ...,
         idle_ns: int = ...,
         balancer: Balancer | None = ...,
+        retry: Any = ...,
     ) -> None: ...
     def set_endpoints(self, endpoints: tuple[Endpoint, ...], weights: Sequence[int] | None = ...) -> None: ...

@@ -139,7 +139,7 @@ cdef class Endpoint(Timed):
         cdef int covered = self.connecting * self.per_connection
         if len(self.waiting) > covered:
             ex = self.waiting[covered]
-            self.reactor.wheel.arm(&self.timer, ex.t_dispatch + self.limits.queue_ns)
+            self.reactor.wheel.arm(&self.timer, ex.t_pool + self.limits.queue_ns)
         else:
             self.reactor.wheel.cancel(&self.timer)
         return 0
@@ -151,7 +151,7 @@ cdef class Endpoint(Timed):
         cdef list late = []
         while len(self.waiting) > covered:
             ex = self.waiting[covered]
-            if ex.t_dispatch + self.limits.queue_ns > now:
+            if ex.t_pool + self.limits.queue_ns > now:
                 break
             del self.waiting[covered]
             late.append(ex)
@@ -258,7 +258,8 @@ cdef class Service:
     """A named set of endpoints as one plan sees it. `weights` are whole numbers, one per endpoint."""
 
     def __init__(self, str name, tuple endpoints, weights=None, int slot=0, bytes host_header=None,
-                 int64_t response_ns=30_000_000_000, int64_t idle_ns=60_000_000_000, Balancer balancer=None):
+                 int64_t response_ns=30_000_000_000, int64_t idle_ns=60_000_000_000, Balancer balancer=None,
+                 retry=None):
         if balancer is None:
             from fastgw._core.balance import LoadBalancer    # it is made of what stands here
 
@@ -269,6 +270,7 @@ cdef class Service:
         self.response_ns = response_ns
         self.idle_ns = idle_ns
         self.balancer = balancer
+        self.retry = retry
         self.set_endpoints(endpoints, weights)
 
     def set_endpoints(self, tuple endpoints, weights=None):

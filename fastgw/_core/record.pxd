@@ -63,6 +63,9 @@ cdef enum:
 
 # Words of a service's block; the first is its silent retries.
 cdef enum:
+    W_RETRIES = 1            # attempts beyond the first, by `retry`
+    W_RETRIES_BUDGET         # that there were too many of,
+    W_RETRIES_BODY           # and whose body was not kept
     W_TUNNELS = 5            # connections of `protocol: tcp`
     W_TUNNEL_IN              # bytes from their clients
     W_TUNNEL_OUT
@@ -80,6 +83,7 @@ cdef class Stats:
                             int64_t bytes_in, int64_t bytes_out) noexcept
     cdef void count_code(self, int code) noexcept
     cdef void add(self, int counter, int64_t n) noexcept
+    cdef void add_service(self, int slot, int word) noexcept
     cdef void count_grpc(self, int slot, int status) noexcept
     cdef void add_retry(self, int slot) noexcept
     cdef void tunnel(self, int slot, int word, int64_t n) noexcept

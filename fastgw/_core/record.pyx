@@ -116,6 +116,9 @@ cdef class Stats:
     cdef void add_retry(self, int slot) noexcept:
         self.upstreams[<Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS] += 1
 
+    cdef void add_service(self, int slot, int word) noexcept:
+        self.upstreams[<Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS + word] += 1
+
     cdef void count_grpc(self, int slot, int status) noexcept:
         """A gRPC call of a service; a status that is none of gRPC's counts as "none"."""
         cdef uint64_t *block = self.upstreams + <Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS
@@ -184,6 +187,13 @@ cdef class Stats:
         if not 0 <= slot < self.services:
             raise IndexError(slot)
         return self.upstreams[<Py_ssize_t>slot * SERVICE_WORDS]
+
+    def read_retries(self, int slot):
+        """Attempts of a service beyond the first, those there was no budget for, those whose body was not kept."""
+        if not 0 <= slot < self.services:
+            raise IndexError(slot)
+        block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
+        return block[W_RETRIES], block[W_RETRIES_BUDGET], block[W_RETRIES_BODY]
 
     def read_grpc(self, int slot):
         """gRPC calls of a service by status, 0 to 16, and those that ended without one."""

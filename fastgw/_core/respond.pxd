@@ -19,7 +19,6 @@ cdef class Relay(Driver):
     cdef set sockets                      # ws.Watch of each open WebSocket
     cdef Exchange take(self)
     cdef int started(self, Exchange ex) except -1
-    cdef int redirect(self, Exchange ex, int port) except -1
     cdef int _understand(self, Exchange ex) except -1
     cdef int _upgrade(self, Exchange ex) except -1
     cdef int upgraded(self, Exchange ex) except -1
@@ -29,6 +28,7 @@ cdef class Relay(Driver):
     cdef int _dispatch(self, Exchange ex) except -1
     cdef int dispatch(self, Exchange ex) except -1
     cdef int _checkout(self, Exchange ex, bint fresh) except -1
+    cdef bint _repeat(self, Exchange ex, str code) except -1
     cdef int _send(self, Exchange ex) except -1
     cdef int _answer(self, Exchange ex) except -1
     cdef int _reply(self, Exchange ex) except -1

@@ -11,27 +11,29 @@ import logging
 from random import random
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.exchange cimport (
     COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
-    PHASE_RESPONSE_BODY, PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_IDLE, S_POLICY, S_POOL,
-    S_RELAY, S_RESPONSE, S_SENT, WAIT, Capture, Downstream, Exchange, Hook, Route, UpstreamStream,
+    PHASE_RESPONSE_BODY, PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_POLICY, S_POOL,
+    S_RELAY, S_RESPONSE, S_SENT, WAIT, Downstream, Exchange, Hook, Route, UpstreamStream,
 )
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
 from fastgw._core.grpc cimport end_with
-from fastgw._core.headers cimport H_ORIGIN, H_UPGRADE, Head, Header, equals_lower
+from fastgw._core.headers cimport H_ORIGIN, Head
 from fastgw._core.plan cimport Plan
 from fastgw._core.policy cimport apply_problem
 from fastgw._core.pool cimport Endpoint, Service
 from fastgw._core.reactor cimport Reactor
-from fastgw._core.record cimport Stats
+from fastgw._core.record cimport W_RETRIES, W_RETRIES_BODY, W_RETRIES_BUDGET, Stats
+from fastgw._core.retry cimport Retry
 from fastgw._core.rewrite cimport Rewrite
 from fastgw._core.route cimport Match
 from fastgw._core.settings cimport Settings
 from fastgw._core.split cimport Split
 from fastgw._core.target cimport normalize
+from fastgw._core.upgrade cimport ASKED, MALFORMED, OTHER_VERSION, Handshake, handshake
 from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch
 
 from fastgw._core.codes import CODES, INDEX
@@ -46,7 +48,6 @@ cdef enum:
     PUT = 3
     DELETE = 4
     OPTIONS = 6
-    TRACE = 7
     SPARE = 1024
 
 cdef int64_t NEVER = 1 << 60
@@ -105,28 +106,6 @@ cdef class Relay(Driver):
         cdef int stop
         stop = self._understand(ex)
         return 0 if stop else self._route(ex)
-
-    cdef int redirect(self, Exchange ex, int port) except -1:
-        """In the place of `start` on a plain listener that only sends to https: the same URL there, at `port`."""
-        cdef Head head = ex.request
-        cdef bytes host, target
-        if self._understand(ex):
-            return 0
-        host = head.buf[ex.authority:ex.authority + ex.authority_len]
-        bare, colon, digits = host.rpartition(b":")
-        if colon and digits.isdigit():
-            host = bare
-        target = head.buf[ex.path:ex.path + ex.path_len]
-        if ex.has_query:
-            target += b"?" + head.buf[ex.query:ex.query + ex.query_len]
-        if not host:
-            return self.fail(ex, "bad_request", "Without a Host there is nowhere to be sent to.")
-        if port != 443:
-            host += b":%d" % port
-        ex.set_reply(308, b"", None)
-        ex.response.add("Location", b"https://" + host + target)
-        self._answer(ex)
-        return 0
 
     cdef int _understand(self, Exchange ex) except -1:
         """Who sends it, and what is asked for. 1: it is answered already."""
@@ -197,35 +176,21 @@ cdef class Relay(Driver):
         return self._hooks(ex)
 
     cdef int _upgrade(self, Exchange ex) except -1:
-        """RFC 6455 4.2.1: what a client that wants a WebSocket sends. 1: it was answered already.
-
-        An upgrade to anything else is not seen, as everywhere (RFC 9110 7.8).
-        """
-        cdef Head head = ex.request
-        cdef Header *h
-        cdef int i
-        cdef bint asked = False
+        """A client that wants a WebSocket. 1: it was answered already."""
+        cdef Handshake found = handshake(ex.request)
         if ex.route.websocket is None:
             self.fail(ex, "method_not_implemented", "There are no WebSockets here.")
-            return 1
-        for i in range(head.count):
-            h = &head.items[i]
-            if h.id == H_UPGRADE and h.value_len == 9 and equals_lower(head.buf + h.value, b"websocket", 9):
-                asked = True
-        if not asked or head.minor == 0:
-            return 0
-        if head.method != GET or head.count_of(b"sec-websocket-key", 17) != 1:
+        elif found == MALFORMED:
             self.fail(ex, "bad_request", "This is no handshake of a WebSocket.")
-            return 1
-        h = head.find(b"sec-websocket-version", 21)
-        if h == NULL or h.value_len != 2 or memcmp(head.buf + h.value, b"13", 2) != 0:
+        elif found == OTHER_VERSION:
             # RFC 6455 4.4
             apply_problem(ex, Problem(426, "upgrade_required", "Version 13 of WebSocket is spoken here.", side=1,
                                       headers=(("Sec-WebSocket-Version", "13"),)))
             self._answer(ex)
-            return 1
-        ex.upgrading = True
-        return 0
+        else:
+            ex.upgrading = found == ASKED
+            return 0
+        return 1
 
     cdef int upgraded(self, Exchange ex) except -1:
         """The upstream changed the protocol: from here on both ways are open, and no time is set to the whole."""
@@ -393,6 +358,7 @@ cdef class Relay(Driver):
         cdef Route route = ex.route
         cdef Service service
         cdef Endpoint endpoint
+        cdef Retry retry
         cdef int verdict
         if ex.picked is not None:
             (<Service>ex.service).balancer.left(ex)
@@ -407,6 +373,13 @@ cdef class Relay(Driver):
         ex.idle_ns = route.idle_ns or service.idle_ns
         ex.host_out = route.host_rewrite if route.host_rewrite is not None else service.host_header
         ex.head_arrived = False
+        ex.retry = route.retry if route.retry is not None else service.retry
+        if ex.retry is not None:
+            retry = <Retry>ex.retry
+            if ex.attempts == 0:
+                retry.budget.deposit(self.reactor.now)
+            if 0 < retry.per_try_ns < ex.response_ns:
+                ex.response_ns = retry.per_try_ns
         endpoint = service.pick(ex)
         if endpoint is None:
             return self.fail(ex, "no_endpoint", None)
@@ -418,11 +391,12 @@ cdef class Relay(Driver):
                 (<Rewrite>route.rewrite).apply(ex)
         ex.attempts += 1
         ex.state = S_POOL
+        ex.t_pool = self.reactor.now
         verdict = endpoint.checkout(ex, fresh)
         if verdict == CONTINUE:
             return self._send(ex)
         if verdict == WAIT and route.connect_ns:
-            ex.connect_at = ex.t_dispatch + route.connect_ns
+            ex.connect_at = ex.t_pool + route.connect_ns
             if ex.total_at == 0 or ex.connect_at < ex.total_at:
                 self.reactor.wheel.arm(&ex.total, ex.connect_at)
         if verdict == REPLIED:
@@ -443,7 +417,34 @@ cdef class Relay(Driver):
         return self._send(ex)
 
     cdef int pool_failed(self, Exchange ex, str code) except -1:
-        return self.fail(ex, code, None)
+        return 0 if self._repeat(ex, code) else self.fail(ex, code, None)
+
+    cdef bint _repeat(self, Exchange ex, str code) except -1:
+        """Another attempt, in a while, where `retry` wants that. `code`: how this one failed; None: by its answer."""
+        cdef Retry retry = <Retry>ex.retry
+        cdef bint allowed
+        cdef int64_t wait = -1 if retry is None or ex.head_sent else retry.wait(ex, code, self.reactor.now)
+        if wait < 0:
+            return False
+        if ex.has_body and ex.request_buffer is None and ex.bytes_in and ex.replay is None:
+            self.stats.add_service(ex.service.slot, W_RETRIES_BODY)
+            return False
+        allowed = retry.budget.withdraw(self.reactor.now)
+        self.stats.add_service(ex.service.slot, W_RETRIES if allowed else W_RETRIES_BUDGET)
+        if not allowed:
+            return False
+        if ex.picked is not None and code is not None:
+            (<Service>ex.service).balancer.failed(ex, code)
+        if ex.up is not None:
+            ex.up.cancel(ex)
+        if ex.has_body and ex.request_buffer is None and not ex.request_done:
+            ex.down.hold_body(ex)                 # what comes while there is no upstream would be lost
+        ex.state = S_POOL
+        ex.empty = False
+        ex.connect_at = 0
+        ex.retry_at = self.reactor.now + wait
+        self.reactor.wheel.arm(&ex.total, ex.retry_at)
+        return True
 
     cdef int _send(self, Exchange ex) except -1:
         cdef UpstreamStream up = ex.up
@@ -466,6 +467,12 @@ cdef class Relay(Driver):
         if ex.translated and ex.request.expect_continue:
             self._continue_100(ex)                # gRPC has no such thing: nobody behind us would say it
         up.send_head(ex, False)
+        if ex.replay is None and ex.retry is not None and ex.attempts == 1 and not ex.body_filtered and not ex.upgrading:
+            ex.replay = bytearray()
+        elif ex.replay:
+            up.send_data(ex, PyByteArray_AS_STRING(ex.replay), PyByteArray_GET_SIZE(ex.replay))
+            if ex.request_done and ex.up is up:
+                return up.send_end(ex)
         return ex.down.want_body(ex)
 
     cdef int _filter_request(self, Exchange ex, bytes chunk, bint end) except -1:
@@ -498,6 +505,11 @@ cdef class Relay(Driver):
                 watch = <Watch>ex.watch
                 return watch.data(CLIENT, p, n)
             return self._filter_request(ex, PyBytes_FromStringAndSize(p, n), False)
+        if ex.replay is not None:
+            if <int64_t>(len(ex.replay) + n) > (<Retry>ex.retry).body:
+                ex.replay = None
+            else:
+                ex.replay += PyBytes_FromStringAndSize(p, n)
         return ex.up.send_data(ex, p, n)
 
     cdef int request_end(self, Exchange ex) except -1:
@@ -535,6 +547,10 @@ cdef class Relay(Driver):
         ex.state = S_RESPONSE
         if ex.picked is not None:
             (<Service>ex.service).balancer.answered(ex)
+        if ex.retry is not None:
+            if self._repeat(ex, None):
+                return REPLIED
+            ex.replay = None
         if (ex.route.buffers_response or ex.hold >= 0) and not ex.is_head and not ex.upgraded \
                 and ex.response.status != 204 and ex.response.status != 304:
             ex.collecting = True
@@ -753,7 +769,7 @@ cdef class Relay(Driver):
             if ex.has_body and ex.request_buffer is None and not ex.request_done:
                 ex.down.hold_body(ex)             # what comes while there is no upstream would be lost
             return self._checkout(ex, True)
-        return self.fail(ex, code, None)
+        return 0 if self._repeat(ex, code) else self.fail(ex, code, None)
 
     cdef int fail(self, Exchange ex, str code, object detail) except -1:
         """Ends the exchange with a problem, or aborts the response when its head is out already."""
@@ -794,6 +810,11 @@ cdef class Relay(Driver):
         cdef int64_t now = self.reactor.now
         if ex.total_at and now >= ex.total_at:
             return self.fail(ex, "route_timeout", None)
+        if ex.retry_at and now >= ex.retry_at:
+            ex.retry_at = 0
+            if ex.total_at:
+                self.reactor.wheel.arm(&ex.total, ex.total_at)
+            return self._checkout(ex, False)
         if ex.state == S_POOL and ex.connect_at and now >= ex.connect_at:
             return self.fail(ex, "upstream_connect_timeout", None)
         if ex.total_at:

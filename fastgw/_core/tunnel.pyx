@@ -147,7 +147,7 @@ cdef class Tunnel(Connection):
         self.channel.pause()
         self.phase = T_CONNECTING
         self.ex.service = service
-        self.ex.t_dispatch = self.reactor.now
+        self.ex.t_dispatch = self.ex.t_pool = self.reactor.now
         return self._attempt()
 
     cdef int _attempt(self) except -1:

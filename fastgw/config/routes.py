@@ -10,7 +10,7 @@ from fastgw.config.errors import Finding, Path, did_you_mean
 from fastgw.config.findings import from_validation, unknown_key
 from fastgw.config.pattern import PathPattern, parse_path
 from fastgw.config.reach import add_effect, reachable, slash_effect, strip_effect
-from fastgw.config.rooms import MAX_ROUTES, Check, not_implemented, validator
+from fastgw.config.rooms import MAX_ROUTES, Check, validator
 from fastgw.config.schema.routes import MATCH_KEYS, ROUTE_KEYS, PolicyUse, Route
 from fastgw.config.text import Map
 
@@ -141,8 +141,6 @@ def relate(
     check.tell(slash_effect(route, pattern, (*path, "trailing_slash")))
     given = item.get("policies")                  # an empty `policies:` is none
     route.policies = () if given is None else check.policies(given, (*path, "policies"))
-    if "retry" in item and route.retry is not None:
-        check.report(not_implemented((*path, "retry")))
     if not any(finding.code == "unknown_key" for finding in told):
         target(check, route, item, path, shared_terminal)
     elif route.service is not None:

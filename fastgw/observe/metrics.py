@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -328,6 +329,10 @@ class Collector:
             connects.add_metric(key, values["connects"])
             errors.add_metric(key, values["connect_errors"])
             reuses.add_metric(key, values["reuses"])
+        again = CounterMetricFamily("fastgw_retries", "Attempts beyond the first, by `retry`.", labels=("service",))
+        denied = CounterMetricFamily(
+            "fastgw_retries_denied", "Attempts that were not made.", labels=("service", "reason")
+        )
         grpc = CounterMetricFamily(
             "fastgw_grpc_calls", "gRPC calls by grpc-status; none: ended without.", labels=("service", "status")
         )
@@ -338,10 +343,22 @@ class Collector:
             ):
                 if calls:
                     grpc.add_metric((service, str(status) if status <= 16 else "none"), calls)
+            tries = [s.read_retries(slot) for s in self.view.stats if slot < s.services]
+            for many, add in zip(
+                map(sum, zip(*tries, strict=True)),
+                (
+                    partial(again.add_metric, (service,)),
+                    partial(denied.add_metric, (service, "budget")),
+                    partial(denied.add_metric, (service, "body")),
+                ),
+                strict=False,
+            ):
+                if many:
+                    add(many)
             count = sum(stats.read_service(slot) for stats in self.view.stats if slot < stats.services)
             if count:
                 retries.add_metric((self.view.services.get(slot, "other"),), count)
-        yield from (connections, waiting, connects, errors, reuses, retries, grpc)
+        yield from (connections, waiting, connects, errors, reuses, retries, again, denied, grpc)
 
     def process(self) -> Iterator[Metric]:
         view = self.view

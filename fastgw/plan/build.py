@@ -27,6 +27,7 @@ from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
 from fastgw._core.prelude import ProxyGate
+from fastgw._core.retry import Budget, Retry
 from fastgw._core.settings import Settings
 from fastgw._core.template import Compiled
 from fastgw._core.ws import Rules
@@ -110,6 +111,12 @@ def http2_opener(engine: Engine, service: ServiceSpec, secure: bool) -> Opener |
 
     negotiate = service.protocol == "auto"
     return H2Opener(engine.opener, negotiate=negotiate, demand=secure and not negotiate, **service.http2)
+
+
+def retry_by(given: dict[str, Any] | None) -> Retry | None:
+    if given is None:
+        return None
+    return Retry(Budget(**given["budget"]), **{name: value for name, value in given.items() if name != "budget"})
 
 
 def discover(engine: Engine, host: Host, changed: Mapping[str, EndpointSet | None]) -> None:
@@ -247,6 +254,7 @@ class Builder:
             response_ns=given.response_ns,
             idle_ns=given.idle_ns,
             balancer=self.balancer(given),
+            retry=retry_by(given.retry),
         )
         if given.balance.cookie is not None:
             self.sticky.add(given.name)
@@ -326,6 +334,7 @@ class Builder:
             idle_ns=given.idle_ns,
             connect_ns=given.connect_ns,
             body_limit=given.body_limit,
+            retry=retry_by(given.retry),
             websocket=Rules(**given.websocket) if given.websocket is not None else None,
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastgw.config import Config
 from fastgw.config.schema.address import Origin
+from fastgw.config.schema.retry import GRPC_STATUSES, Retry
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.websocket import WebSocket
@@ -82,6 +83,7 @@ class ServiceSpec:
     protocol: str = "http/1.1"
     http2: dict[str, int] = field(default_factory=dict)
     balance: BalanceSpec = field(default_factory=BalanceSpec)
+    retry: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -115,6 +117,7 @@ class RouteSpec:
     body_limit: int
     chain: tuple[int, ...]
     own: tuple[PolicySpecUse, ...]
+    retry: dict[str, Any] | None = None
     websocket: dict[str, Any] | None = None
     broadcast: dict[str, Any] | None = None
 
@@ -285,6 +288,7 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
         service.protocol,
         upstream_http2_of(service),
         balance_of(config, service),
+        retry_of(service.retry),
     )
 
 
@@ -351,6 +355,29 @@ def broadcast_of(route: Route) -> dict[str, Any] | None:
     }
 
 
+def retry_of(retry: Retry | None) -> dict[str, Any] | None:
+    """The keyword arguments of _core.retry.Retry, and `budget`: those of its Budget."""
+    if retry is None:
+        return None
+    asked = [reason for reason in retry.retry_on if reason[0].isdigit()]
+    numbers = [range(500, 600) if reason == "5xx" else (int(reason),) for reason in asked]
+    return {
+        "attempts": retry.attempts,
+        "methods": tuple(retry.methods),
+        "statuses": tuple(sorted({status for several in numbers for status in several})),
+        "grpc": tuple(GRPC_STATUSES.index(reason[5:]) for reason in retry.retry_on if reason.startswith("grpc:")),
+        "connect": "connect" in retry.retry_on,
+        "reset": "reset" in retry.retry_on,
+        "timeout": "timeout" in retry.retry_on,
+        "base_ns": ns(retry.backoff),
+        "max_ns": ns(retry.max_backoff),
+        "per_try_ns": ns(retry.per_try) if retry.per_try else 0,
+        "body": retry.body,
+        "trust_key": retry.trust_idempotency_key,
+        "budget": {"ratio": retry.budget.ratio, "floor": retry.budget.per_second},
+    }
+
+
 def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
     timeouts = route.timeouts
     limits = route.limits
@@ -374,6 +401,7 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         own=uses_of(route.policies, name),
         websocket=websockets_of(route),
         broadcast=broadcast_of(route),
+        retry=retry_of(route.retry),
     )
 
 

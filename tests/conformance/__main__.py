@@ -103,7 +103,7 @@ def h2spec() -> list[str]:
             if total is None:
                 found.append(f"{name}: no result")
             _, _, failures = said.partition("Failures:")
-            failed = re.findall(r"× \d+: (.*)", failures)  # noqa: RUF001
+            failed = re.findall(r"\u00d7 \d+: (.*)", failures)
             found += [f"{name}: {one}" for one in failed if not (name == "h2c" and one in H2SPEC_DUAL)]
     return found
 

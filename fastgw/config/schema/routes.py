@@ -28,7 +28,8 @@ from fastgw.config.pattern import PathPattern, Rewrite, parse_path, parse_rewrit
 from fastgw.config.registry import PolicySpec
 from fastgw.config.schema.address import HOST_NAME
 from fastgw.config.schema.base import Room, key
-from fastgw.config.schema.services import HostHeader, Retry
+from fastgw.config.schema.retry import Retry
+from fastgw.config.schema.services import HostHeader
 from fastgw.config.schema.websocket import WebSocket, WebSocketBroadcast
 from fastgw.config.templating import Template
 
@@ -399,7 +400,9 @@ class Route(Match):
         "One stream of the service for all sockets here: clients listen, and what they send goes nowhere. The rules "
         "of `websocket` hold for them.",
     )
-    retry: Retry | None = key(None, "Its own retries.", later=True)
+    retry: Retry | None = key(
+        None, "What is sent again of its requests, in the place of what its service says; with a budget of its own."
+    )
     policies: PolicyList = key((), "Its policies, after those for every route.", example=["request_id"])
     without: tuple[Name, ...] = key(
         (), "Policies for every route that this one does not have.", max_length=100, example=["jwt"]

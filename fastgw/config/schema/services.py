@@ -12,6 +12,7 @@ from fastgw.config.schema.balance import Balance
 from fastgw.config.schema.base import Later, Room, key
 from fastgw.config.schema.discovery import Discovery
 from fastgw.config.schema.health import HealthCheck, Outliers
+from fastgw.config.schema.retry import Retry
 from fastgw.config.schema.tls import UpstreamTls
 
 
@@ -103,16 +104,6 @@ class CircuitBreaker(Later):
     half_open_requests: int = key(3, "Requests let through to probe.", ge=1, le=1000)
 
 
-class Retry(Later):
-    attempts: int = key(3, "Tries altogether.", ge=1, le=10)
-    methods: tuple[str, ...] = key(
-        ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"), "Methods that may be repeated."
-    )
-    on: tuple[str, ...] = key(("connect", "502", "503", "504"), "What is repeated.")
-    backoff: Duration = key(0.025, "Wait before the second try; doubles from there.", ge=0, le=60)
-    max_backoff: Duration = key(1.0, "The longest wait.", ge=0, le=600)
-
-
 def parse_host_header(value: object) -> str:
     text = str(value) if isinstance(value, str) else ""
     name, _, port = text.partition(":")
@@ -142,7 +133,9 @@ class Service(Room):
     )
     outliers: Outliers | None = key(None, "Leaves endpoints out that fail requests.", example={})
     circuit_breaker: CircuitBreaker | None = key(None, "Stops asking a service that fails.", later=True)
-    retry: Retry | None = key(None, "Repeats failed requests.", later=True)
+    retry: Retry | None = key(
+        None, "What is sent again when it fails; without, only what a dead kept connection swallowed."
+    )
     discovery: Discovery | None = key(
         None, "Where its endpoints are learnt from; `endpoints`, when there are some, are used until then."
     )
