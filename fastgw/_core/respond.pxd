@@ -28,7 +28,6 @@ cdef class Relay(Driver):
     cdef int _dispatch(self, Exchange ex) except -1
     cdef int dispatch(self, Exchange ex) except -1
     cdef int _checkout(self, Exchange ex, bint fresh) except -1
-    cdef bint _repeat(self, Exchange ex, str code) except -1
     cdef int _send(self, Exchange ex) except -1
     cdef int _answer(self, Exchange ex) except -1
     cdef int _reply(self, Exchange ex) except -1

@@ -26,8 +26,8 @@ from fastgw._core.plan cimport Plan
 from fastgw._core.policy cimport apply_problem
 from fastgw._core.pool cimport Endpoint, Service
 from fastgw._core.reactor cimport Reactor
-from fastgw._core.record cimport W_RETRIES, W_RETRIES_BODY, W_RETRIES_BUDGET, Stats
-from fastgw._core.retry cimport Retry
+from fastgw._core.record cimport Stats
+from fastgw._core.retry cimport Retry, repeat
 from fastgw._core.rewrite cimport Rewrite
 from fastgw._core.route cimport Match
 from fastgw._core.settings cimport Settings
@@ -417,34 +417,7 @@ cdef class Relay(Driver):
         return self._send(ex)
 
     cdef int pool_failed(self, Exchange ex, str code) except -1:
-        return 0 if self._repeat(ex, code) else self.fail(ex, code, None)
-
-    cdef bint _repeat(self, Exchange ex, str code) except -1:
-        """Another attempt, in a while, where `retry` wants that. `code`: how this one failed; None: by its answer."""
-        cdef Retry retry = <Retry>ex.retry
-        cdef bint allowed
-        cdef int64_t wait = -1 if retry is None or ex.head_sent else retry.wait(ex, code, self.reactor.now)
-        if wait < 0:
-            return False
-        if ex.has_body and ex.request_buffer is None and ex.bytes_in and ex.replay is None:
-            self.stats.add_service(ex.service.slot, W_RETRIES_BODY)
-            return False
-        allowed = retry.budget.withdraw(self.reactor.now)
-        self.stats.add_service(ex.service.slot, W_RETRIES if allowed else W_RETRIES_BUDGET)
-        if not allowed:
-            return False
-        if ex.picked is not None and code is not None:
-            (<Service>ex.service).balancer.failed(ex, code)
-        if ex.up is not None:
-            ex.up.cancel(ex)
-        if ex.has_body and ex.request_buffer is None and not ex.request_done:
-            ex.down.hold_body(ex)                 # what comes while there is no upstream would be lost
-        ex.state = S_POOL
-        ex.empty = False
-        ex.connect_at = 0
-        ex.retry_at = self.reactor.now + wait
-        self.reactor.wheel.arm(&ex.total, ex.retry_at)
-        return True
+        return 0 if repeat(ex, code, self.reactor, self.stats) else self.fail(ex, code, None)
 
     cdef int _send(self, Exchange ex) except -1:
         cdef UpstreamStream up = ex.up
@@ -548,7 +521,7 @@ cdef class Relay(Driver):
         if ex.picked is not None:
             (<Service>ex.service).balancer.answered(ex)
         if ex.retry is not None:
-            if self._repeat(ex, None):
+            if repeat(ex, None, self.reactor, self.stats):
                 return REPLIED
             ex.replay = None
         if (ex.route.buffers_response or ex.hold >= 0) and not ex.is_head and not ex.upgraded \
@@ -769,7 +742,7 @@ cdef class Relay(Driver):
             if ex.has_body and ex.request_buffer is None and not ex.request_done:
                 ex.down.hold_body(ex)             # what comes while there is no upstream would be lost
             return self._checkout(ex, True)
-        return 0 if self._repeat(ex, code) else self.fail(ex, code, None)
+        return 0 if repeat(ex, code, self.reactor, self.stats) else self.fail(ex, code, None)
 
     cdef int fail(self, Exchange ex, str code, object detail) except -1:
         """Ends the exchange with a problem, or aborts the response when its head is out already."""

@@ -2,6 +2,8 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from fastgw._core.exchange cimport Exchange
+from fastgw._core.reactor cimport Reactor
+from fastgw._core.record cimport Stats
 
 
 cdef class Budget:
@@ -24,3 +26,7 @@ cdef class Retry:
     cdef bint wants_failure(self, Exchange ex, str code) except -1
     cdef bint wants_answer(self, Exchange ex) noexcept
     cdef int64_t delay(self, Exchange ex, bint answered) noexcept      # ns; -1: longer than it may be
+
+
+# Whether another attempt will be made, in a while. `code`: how this one failed; None: by its answer.
+cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1

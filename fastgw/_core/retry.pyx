@@ -8,10 +8,13 @@ budget bounds what repeats add to the load of a service that is down already.
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
-from fastgw._core.exchange cimport Exchange
+from fastgw._core.exchange cimport S_POOL, Exchange
 from fastgw._core.forwarding cimport random64
 from fastgw._core.grpc cimport final_status
-from fastgw._core.headers cimport Head, Header
+from fastgw._core.headers cimport Header
+from fastgw._core.pool cimport Service
+from fastgw._core.reactor cimport Reactor
+from fastgw._core.record cimport W_RETRIES, W_RETRIES_BODY, W_RETRIES_BUDGET, Stats
 
 from fastgw._core.headers import METHODS
 
@@ -121,3 +124,31 @@ cdef class Retry:
         if most > self.max_ns:
             most = self.max_ns
         return <int64_t>(random64() % <unsigned long long>(most + 1))
+
+
+cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1:
+    """Another attempt, in a while, where `retry` wants that. `code`: how this one failed; None: by its answer."""
+    cdef Retry retry = <Retry>ex.retry
+    cdef bint allowed
+    cdef int64_t wait = -1 if retry is None or ex.head_sent else retry.wait(ex, code, reactor.now)
+    if wait < 0:
+        return False
+    if ex.has_body and ex.request_buffer is None and ex.bytes_in and ex.replay is None:
+        stats.add_service(ex.service.slot, W_RETRIES_BODY)
+        return False
+    allowed = retry.budget.withdraw(reactor.now)
+    stats.add_service(ex.service.slot, W_RETRIES if allowed else W_RETRIES_BUDGET)
+    if not allowed:
+        return False
+    if ex.picked is not None and code is not None:
+        (<Service>ex.service).balancer.failed(ex, code)
+    if ex.up is not None:
+        ex.up.cancel(ex)
+    if ex.has_body and ex.request_buffer is None and not ex.request_done:
+        ex.down.hold_body(ex)                 # what comes while there is no upstream would be lost
+    ex.state = S_POOL
+    ex.empty = False
+    ex.connect_at = 0
+    ex.retry_at = reactor.now + wait
+    reactor.wheel.arm(&ex.total, ex.retry_at)
+    return True
