@@ -259,3 +259,27 @@ def test_all_die_and_come_back(world):
         back = time.monotonic()
         until(lambda: any(answer[2] == 200 for answer in load.since(back)), "an answer")
         assert time.monotonic() - back < 2
+
+
+def test_who_comes_back_is_not_overrun(world):
+    """With a slow start of 4 s, an endpoint that comes back gets a tenth of its share at first: in its first 0.4 s
+    fewer than one request in six (its share is one in three), and its whole share in the end."""
+    endpoints, _ = world
+    gateway = gateway_for(world, health_check=CHECK, outliers={}, balance={"type": "random", "slow_start": "4s"})
+    endpoints[0].kill()
+    until(lambda: states(gateway)[0] == "down", "bad check")
+    with Load(gateway) as load:
+        until(lambda: len(load.answers) > 100, "requests without it")
+        endpoints[0].start()
+        until(lambda: asked_since(load, 0, 0), "its first request")
+        first = next(when for when, who, _ in load.since(0) if who == 0)
+        time.sleep(4.5)                              # the slow start itself: nothing else is waited for
+        last = time.monotonic()
+        until(lambda: len(load.since(last)) > 300, "requests with all of them")
+
+        def share(begin, end):
+            who = Counter(one for when, one, _ in load.since(begin) if when < end)
+            return who[0] / sum(who.values())
+
+        assert share(first, first + 0.4) < 1 / 6
+        assert share(last, last + 60) == pytest.approx(1 / 3, abs=0.1)
