@@ -12,6 +12,7 @@ cdef class Load:
     """What the balancers of one service share, those of the plans that live in one worker."""
     cdef object __weakref__
     cdef readonly int64_t in_flight
+    cdef bint begun                       # it had endpoints
     cdef dict rings                       # (priority, not our zone) → the last maglev.Ring
 
 

@@ -104,6 +104,10 @@ cdef class LoadBalancer(Balancer):
         if self.health is not None:
             for endpoint in endpoints:
                 endpoint.health = self.health.slot(self.service, endpoint.url)
+        if endpoints and not self.load.begun:
+            self.load.begun = True
+            for endpoint in endpoints:
+                endpoint.since = 0               # where all are new, nobody could take the share of a slow start
         if self.cookie is not None:
             self.by_id = {}
             self.ids = {}

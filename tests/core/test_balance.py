@@ -448,6 +448,15 @@ def test_slow_start_gives_the_share_by_and_by(reactor):
         assert shares(service)["e3"] == pytest.approx(wanted / (3 + wanted), abs=0.015)
 
 
+def test_the_first_endpoints_of_a_service_do_not_start_slowly(reactor):
+    made = endpoints(reactor, 4)
+    for endpoint in made:
+        endpoint.since = time.monotonic_ns()
+    service = Service("s", made[:3], balancer=LoadBalancer("random", slow_start_ns=3600 * SECOND))
+    service.set_endpoints(made)
+    assert shares(service)["e3"] == pytest.approx(0.1 / 3.1, abs=0.015)
+
+
 # ---------------------------------------------------------------- the cookie
 
 
