@@ -243,6 +243,7 @@ cdef class Intake(Downstream):
     cdef int finished(self, Exchange ex) except -1:
         self.problem = self.problem or ex.code
         self.ex = None
+        self.feed.reactor.bury(self)              # who calls may be called by it
         return self.feed.lost(self)
 
     cdef int stop(self, str problem) except -1:
@@ -450,6 +451,7 @@ cdef class Listening(UpstreamStream):
             return 0
         self.ex = None
         ex.up = None
+        self.feed.reactor.bury(self)              # who calls may be called by it
         return self.feed.leave(self)
 
     # ------------------------------------------------------------------ messages

@@ -300,6 +300,7 @@ cdef class Watch(Timed):
             self.stats.add(C_WS_CLOSE + (code - 1000 if 1000 <= code < 1015 else 15 if 3000 <= code < 4000
                                          else 16 if 4000 <= code < 5000 else 17), 1)
         self.reactor.wheel.unlink(&self.timer)
+        self.reactor.bury(self)                   # it may be in the middle of a call
         self.home.discard(self)
         self.ex.watch = None
         self.ex = None
