@@ -106,10 +106,9 @@ cdef class SharedEndpoint(Endpoint):
         """It takes no more; others are opened for those that wait."""
         if connection in self.shared:
             self.shared.remove(connection)
-        if not connection.gone or not connection.counted:
-            return 0
-        connection.counted = False
-        self.connections -= 1
+        if connection.gone and connection.counted:
+            connection.counted = False
+            self.connections -= 1
         if not self.retired and len(self.waiting) > self.connecting * self.per_connection \
                 and self.connections < self.limits.max_connections:
             self._open()

@@ -127,6 +127,9 @@ class Supervisor:
             self.reap()
             if self.stopping:
                 if self.finished():
+                    # the interpreter gives them their defaults back on its way out: a late one would be the exit code
+                    for number in (signal.SIGTERM, signal.SIGINT):
+                        signal.signal(number, signal.SIG_IGN)
                     return 0
             else:
                 self.refork()

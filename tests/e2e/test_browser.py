@@ -1,22 +1,14 @@
 """A browser: HTTP/2 over TLS, a WebSocket over one of its streams, events of a stream as they come."""
 
-import base64
-import hashlib
 import json
-import shutil
-import subprocess
 import threading
-
-import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 from fastgw.testing.certificates import Authority
-from tests.e2e.test_http2 import PLAIN
+from tests.e2e.browser import needed, visit
 from tests.e2e.test_websocket import Echo
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: chromium)")
+pytestmark = needed
 
 PAGE = """<!doctype html><meta charset="utf-8"><script>
 const told = {};
@@ -85,7 +77,6 @@ def test_a_browser(tmp_path):
 
     pki = Authority(tmp_path)
     pair = pki.leaf("localhost")
-    spki = pair.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     port = free_port()
     with FakeUpstream(play) as upstream, Echo() as echo:
         config = {
@@ -100,21 +91,7 @@ def test_a_browser(tmp_path):
             ],
         }  # fmt: skip
         with GatewayProcess(config) as gateway:
-            browser = subprocess.Popen(
-                [
-                    BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                    f"--user-data-dir={tmp_path}/profile", "--no-first-run", "--disable-background-networking",
-                    f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(spki).digest()).decode()}",
-                    "--host-resolver-rules=MAP localhost 127.0.0.1", "--remote-debugging-port=0",
-                    f"https://localhost:{port}/page",
-                ],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=PLAIN,
-            )  # fmt: skip
-            try:
-                there = finished.wait(60)
-            finally:
-                browser.terminate()
-                said = browser.communicate(timeout=20)[0]
+            there, said = visit(f"https://localhost:{port}/page", tmp_path, finished, pair.certificate)
             log = [json.loads(line) for line in gateway.stdout.splitlines() if line.startswith("{")]
     assert there, (said[-2000:], log)
     assert told == [

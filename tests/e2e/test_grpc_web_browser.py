@@ -1,19 +1,14 @@
 """A browser with the grpc-web client of npm calls a gRPC service of another origin through the gateway."""
 
 import json
-import shutil
-import subprocess
 import threading
 from pathlib import Path
 
-import pytest
-
 from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 from fastgw.testing.demo_grpc import LibraryServer
-from tests.e2e.test_http2 import PLAIN
+from tests.e2e.browser import needed, visit
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: chromium)")
+pytestmark = needed
 CLIENT = Path(__file__).parent / "data" / "grpc-web.js"
 
 PAGE = """<!doctype html><meta charset="utf-8">
@@ -90,20 +85,7 @@ def test_a_browser_calls_a_service_of_another_origin(tmp_path):
             ],
         }  # fmt: skip
         with GatewayProcess(config) as gateway:
-            browser = subprocess.Popen(
-                [
-                    BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                    f"--user-data-dir={tmp_path}/profile", "--no-first-run", "--disable-background-networking",
-                    "--host-resolver-rules=MAP localhost 127.0.0.1", "--remote-debugging-port=0",
-                    f"http://localhost:{port}/page",
-                ],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=PLAIN,
-            )  # fmt: skip
-            try:
-                there = finished.wait(60)
-            finally:
-                browser.terminate()
-                said = browser.communicate(timeout=20)[0]
+            there, said = visit(f"http://localhost:{port}/page", tmp_path, finished)
             log = gateway.stdout
     assert there, (said[-2000:], log[-2000:])
     calls = [

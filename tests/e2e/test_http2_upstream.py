@@ -410,6 +410,21 @@ def test_what_comes_after_a_goaway_is_sent_over_another_connection():
         server.wait(lambda: server.connections[0].sock.fileno() == -1)     # the gateway left it
 
 
+def test_who_waits_for_a_stream_does_not_wait_for_a_connection_that_goes():
+    def play(served, event):
+        if not isinstance(event, h2.events.StreamEnded):
+            return
+        if served is server.connections[0]:
+            served.sock.sendall(served.h2.data_to_send() + b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0")
+        else:
+            served.answer(event.stream_id, b"second")
+
+    one = {"http2": {"max_concurrent_streams": 1}}
+    with behind(play, service=one) as (server, _, process), Http2Client(process.port) as client:
+        _held, waiting = client.request("/1"), client.request("/2")
+        assert ask(client, waiting).body == b"second"
+
+
 def test_what_was_on_its_way_at_a_goaway_is_sent_again():
     def play(served, event):
         if not isinstance(event, h2.events.StreamEnded):

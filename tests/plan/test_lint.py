@@ -103,9 +103,9 @@ def test_more_than_fifty_routes_lie_between():
 def quick(routes):
     tree = {"services": {"s": "http://127.0.0.1:1"}, "routes": [{"service": "s", **route} for route in routes]}
     config = load(tree, resolver=RESOLVER)
-    began = time.perf_counter()
+    began = time.process_time()                  # its own: the machine may have other things to do
     found = lint(config)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     return found
 
 
