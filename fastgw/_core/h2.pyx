@@ -22,7 +22,8 @@ from fastgw._core.exchange cimport Downstream, Exchange
 from fastgw._core.grpc cimport messages_fit
 from fastgw._core.h1 cimport date_line
 from fastgw._core.h2_wire cimport (
-    begin_fields, fields, flow_add, flow_take, put, put_head, put_length, put_status, send_frames,
+    begin_fields, end_with_trailers, fields, flow_add, flow_take, prepare,
+    put, put_head, put_length, put_status, send_frames,
 )
 from fastgw._core.headers cimport H_EXPECT, SCAN_TOO_MANY, SCAN_METHOD, SCAN_TE, Head, Header
 from fastgw._core.nghttp2 cimport *
@@ -80,11 +81,6 @@ cdef int _on_header(nghttp2_session *session, const nghttp2_frame *frame, const 
         connection.calm(C_H2_HEADERS)
         return NGHTTP2_ERR_CALLBACK_FAILURE
     return 0
-
-
-cdef int _on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t nl,
-                            const uint8_t *value, size_t vl, uint8_t flags, void *p) noexcept:
-    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE      # RFC 9113 8.2.1: malformed, not a field to be left out
 
 
 cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *p) noexcept:
@@ -175,10 +171,7 @@ cdef ssize_t _read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t n,
             stream.sent_end = True
             if stream.after is not None:
                 # submitted any earlier, they would go out before the body and end the stream
-                begin_fields()
-                put_head(stream.after)
-                if nghttp2_submit_trailer(session, id, fields.nv, fields.n) == 0:
-                    flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
+                end_with_trailers(session, id, stream.after, flags)
                 stream.after = None
             if stream.reset_after:
                 connection.over.append(stream)
@@ -193,17 +186,13 @@ cdef int _prepare() except -1:
     global _callbacks, _options
     if _callbacks != NULL:
         return 0
-    if nghttp2_session_callbacks_new(&_callbacks) != 0 or nghttp2_option_new(&_options) != 0:
-        raise MemoryError()
+    prepare(&_callbacks, &_options)
     nghttp2_session_callbacks_set_on_begin_frame_callback(_callbacks, _on_begin_frame)
     nghttp2_session_callbacks_set_on_begin_headers_callback(_callbacks, _on_begin)
     nghttp2_session_callbacks_set_on_header_callback(_callbacks, _on_header)
-    nghttp2_session_callbacks_set_on_invalid_header_callback(_callbacks, _on_invalid_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(_callbacks, _on_frame)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(_callbacks, _on_data)
     nghttp2_session_callbacks_set_on_stream_close_callback(_callbacks, _on_close)
-    nghttp2_option_set_no_auto_window_update(_options, 1)
-    nghttp2_option_set_max_outbound_ack(_options, 1000)
     return 0
 
 

@@ -35,7 +35,7 @@ cdef class H2Upstream(SharedConnection):
     cdef int64_t heard_at, ping_at        # ns; ping_at: one is on its way since
     cdef uint32_t carried                 # exchanges so far
     cdef int most                         # at once
-    cdef bint dirty, inside, going, freed
+    cdef bint dirty, going, freed
     cdef bint told, sockets               # its SETTINGS are here; it takes WebSockets (RFC 8441)
     cdef void learn(self) noexcept
     cdef int mark(self) except -1

@@ -18,7 +18,8 @@ from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.exchange cimport REFUSED, TOUCHED, UNTOUCHED, WAIT, Exchange
 from fastgw._core.forwarding cimport forwarding_size, put_forwarding
 from fastgw._core.h2_wire cimport (
-    begin_fields, fields, flow_add, flow_take, put, put_head, put_length, put_lines, send_frames,
+    begin_fields, end_with_trailers, fields, flow_add, flow_take, prepare,
+    put, put_head, put_length, put_lines, send_frames,
 )
 from fastgw._core.headers cimport H_HOST, H_TE, Head, Header
 from fastgw._core.nghttp2 cimport *
@@ -57,11 +58,6 @@ cdef int _on_header(nghttp2_session *session, const nghttp2_frame *frame, const 
     if fgw_block_add(&connection.block, name, nl, value, vl) < 0 or connection.block.over & 2:
         return NGHTTP2_ERR_CALLBACK_FAILURE
     return 0
-
-
-cdef int _on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t nl,
-                            const uint8_t *value, size_t vl, uint8_t flags, void *p) noexcept:
-    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE      # RFC 9113 8.2.1: malformed, not a field to be left out
 
 
 cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *p) noexcept:
@@ -157,10 +153,7 @@ cdef ssize_t _read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t n,
         flags[0] |= NGHTTP2_DATA_FLAG_EOF
         stream.sent_end = True
         if stream.after is not None:
-            begin_fields()
-            put_head(stream.after)
-            if nghttp2_submit_trailer(session, id, fields.nv, fields.n) == 0:
-                flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
+            end_with_trailers(session, id, stream.after, flags)
             stream.after = None
         return k
     if k == 0:
@@ -173,17 +166,13 @@ cdef int _prepare() except -1:
     global _callbacks, _options
     if _callbacks != NULL:
         return 0
-    if nghttp2_session_callbacks_new(&_callbacks) != 0 or nghttp2_option_new(&_options) != 0:
-        raise MemoryError()
+    prepare(&_callbacks, &_options)
     nghttp2_session_callbacks_set_on_begin_headers_callback(_callbacks, _on_begin)
     nghttp2_session_callbacks_set_on_header_callback(_callbacks, _on_header)
-    nghttp2_session_callbacks_set_on_invalid_header_callback(_callbacks, _on_invalid_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(_callbacks, _on_frame)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(_callbacks, _on_data)
     nghttp2_session_callbacks_set_on_stream_close_callback(_callbacks, _on_close)
-    nghttp2_option_set_no_auto_window_update(_options, 1)
     nghttp2_option_set_no_closed_streams(_options, 1)
-    nghttp2_option_set_max_outbound_ack(_options, 1000)
     nghttp2_option_set_peer_max_concurrent_streams(_options, UNKNOWN_STREAMS)
     return 0
 
@@ -318,9 +307,7 @@ cdef class H2Upstream(SharedConnection):
         if self.gone:
             return 0
         self.heard_at = self.reactor.now
-        self.inside = True
         used = nghttp2_session_mem_recv(self.session, <const uint8_t*>p, n)
-        self.inside = False
         if self.failure is not None:
             error, self.failure = self.failure, None
             self._lose("upstream_protocol_error")

@@ -1,5 +1,5 @@
 """What both sides of HTTP/2 share: fields on their way out, bodies on their way out, frames into the socket."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from fastgw._core.headers cimport Head
@@ -65,3 +65,9 @@ cdef inline size_t flow_take(Flow *flow, uint8_t *to, size_t room) noexcept:
 
 # Frames that are ready, as long as the socket takes them. False: there are more, or there is no socket.
 cdef bint send_frames(nghttp2_session *session, Channel channel) except -1
+
+
+# What the sessions of both sides have in common; the callbacks are to be added.
+cdef int prepare(nghttp2_session_callbacks **callbacks, nghttp2_option **options) except -1
+# From a read callback that gave the last of a body: trailers follow it.
+cdef void end_with_trailers(nghttp2_session *session, int32_t id, Head trailers, uint32_t *flags) noexcept

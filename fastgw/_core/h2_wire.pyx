@@ -106,3 +106,24 @@ cdef bint send_frames(nghttp2_session *session, Channel channel) except -1:
     if fill:
         channel.write(_out, fill)
     return all
+
+
+cdef int _on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t nl,
+                            const uint8_t *value, size_t vl, uint8_t flags, void *p) noexcept:
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE      # RFC 9113 8.2.1: malformed, not a field to be left out
+
+
+cdef int prepare(nghttp2_session_callbacks **callbacks, nghttp2_option **options) except -1:
+    if nghttp2_session_callbacks_new(callbacks) != 0 or nghttp2_option_new(options) != 0:
+        raise MemoryError()
+    nghttp2_session_callbacks_set_on_invalid_header_callback(callbacks[0], _on_invalid_header)
+    nghttp2_option_set_no_auto_window_update(options[0], 1)
+    nghttp2_option_set_max_outbound_ack(options[0], 1000)
+    return 0
+
+
+cdef void end_with_trailers(nghttp2_session *session, int32_t id, Head trailers, uint32_t *flags) noexcept:
+    begin_fields()
+    put_head(trailers)
+    if nghttp2_submit_trailer(session, id, fields.nv, fields.n) == 0:      # the library copies them
+        flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
