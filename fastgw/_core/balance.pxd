@@ -56,6 +56,7 @@ cdef class LoadBalancer(Balancer):
     cdef uint64_t point(self, Exchange ex) except? 0
     cdef Group which(self, uint64_t x)
     cdef Endpoint stuck(self, Exchange ex)
+    cdef int _ended(self, Exchange ex) except -1
     cdef int _observe(self, Endpoint endpoint, Exchange ex, bint failed) except -1
 
 

@@ -7,13 +7,14 @@ of a slow start. A pick is then one look at a table (`choice.pyx`, `maglev.pyx`)
 that changes by itself asks its group directly.
 """
 from libc.math cimport exp
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.choice cimport Chance, Fastest, Fewest, Group, Turns
 from fastgw._core.clock cimport monotonic_ns
 from fastgw._core.exchange cimport CONTINUE, PHASE_RESPONSE, Exchange, Hook
 from fastgw._core.forwarding cimport random64
+from fastgw._core.grpc cimport final_status
 from fastgw._core.health cimport CHECK_DOWN, HealthTable, Outliers, Slot, add, count, eject
 from fastgw._core.maglev cimport Ring, hash_of, mix
 from fastgw._core.pool cimport Balancer, Endpoint, Picker, Service
@@ -32,6 +33,9 @@ cdef enum:
     ANSWERED = -1            # in the place of Exchange.t_picked: a good head is here
     COUNTED = -2             # an error was counted: a request is one at most
     FILL_LOOKS = 8000        # a slice of filling tables when a plan is made: some tens of microseconds
+
+# gRPC's statuses that say that the endpoint could not, as 503 and 504 do
+cdef uint32_t GRPC_FAILURES = 1 << 4 | 1 << 14               # DEADLINE_EXCEEDED, UNAVAILABLE
 
 cdef double FAILED_NS = 1e9              # what a failure counts as, in latency: who fails at once is not fast
 
@@ -393,6 +397,15 @@ cdef class LoadBalancer(Balancer):
             self.refresh()
         return 0
 
+    cdef int _ended(self, Exchange ex) except -1:
+        """A call of gRPC: its status is known when its answer is over."""
+        cdef int status = ex.grpc_status
+        if status < 0 and not ex.local and ex.code is None:      # else what stands there is ours
+            status = final_status(ex)
+        if 0 <= status <= 16 and self.outliers.grpc >> status & 1:
+            self._count(ex, True, GRPC_FAILURES >> status & 1, 0)
+        return 0
+
     cdef int _observe(self, Endpoint endpoint, Exchange ex, bint failed) except -1:
         """A peak counts at once, what is faster only by and by (as Finagle's peak EWMA)."""
         cdef int64_t now = endpoint.reactor.now
@@ -407,6 +420,8 @@ cdef class LoadBalancer(Balancer):
     cdef int left(self, Exchange ex) except -1:
         cdef Endpoint endpoint = <Endpoint>ex.picked
         cdef Slot *slot
+        if ex.t_picked == ANSWERED and self.outliers.grpc and (ex.grpc or ex.translated):
+            self._ended(ex)
         ex.picked = None
         if ex.t_picked == ANSWERED and endpoint.health >= 0:
             slot = self.health.at(endpoint.health)

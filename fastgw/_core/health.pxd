@@ -40,6 +40,7 @@ cdef class Outliers:
     cdef readonly bint rates              # requests and latencies are counted for the agent
     cdef readonly int64_t base, longest
     cdef readonly double share
+    cdef readonly uint32_t grpc           # statuses of gRPC that are errors: a bit for each
 
 
 cdef int eject(Slot *slot, int reason, int64_t now, int64_t base, int64_t longest) noexcept nogil

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any
 
 REASONS: tuple[str, ...]
@@ -27,4 +28,5 @@ class Outliers:
         base_ns: int = ...,
         longest_ns: int = ...,
         share: float = ...,
+        grpc: Iterable[int] = ...,
     ) -> None: ...

@@ -183,11 +183,15 @@ cdef class HealthTable:
 
 
 cdef class Outliers:
+    """`grpc`: the numbers of the statuses that count as errors."""
+
     def __init__(self, int errors=0, int failures=0, bint rates=False, int64_t base_ns=10_000_000_000,
-                 int64_t longest_ns=300_000_000_000, double share=0.5):
+                 int64_t longest_ns=300_000_000_000, double share=0.5, grpc=()):
         self.errors = errors
         self.failures = failures
         self.rates = rates
         self.base = base_ns
         self.longest = longest_ns
         self.share = share
+        for status in grpc:
+            self.grpc |= <uint32_t>1 << <int>status

@@ -94,13 +94,21 @@ cdef class Probe:
         """It is sent there."""
         service.balancer.begun(self.exchange, endpoint)
 
-    def end(self, Service service, status=0, code=None):
-        """It was answered with that status, failed with that code (or one after the other, or neither), and is over."""
+    def end(self, Service service, status=0, code=None, grpc=None):
+        """It was answered with that status, failed with that code (or one after the other, or neither), and is over.
+        `grpc`: it was a call of gRPC, and that stands in its trailers as `grpc-status`."""
+        cdef Head trailers
+        if grpc is not None:
+            self.exchange.grpc = True
+            trailers = Head()
+            trailers.set("grpc-status", grpc)
+            self.exchange.response_trailers = trailers
         if status:
             self.exchange.response.status = status
             service.balancer.answered(self.exchange)
         if code is not None:
             service.balancer.failed(self.exchange, code)
+            self.exchange.code = code
         service.balancer.left(self.exchange)
 
 

@@ -59,9 +59,26 @@ def check_service(service: Service) -> Iterable[Finding]:
         if service.discovery is not None and service.discovery.scheme == wrong:
             message = f"{message}, and this is {wrong}"
             yield Finding("conflict", ("discovery", "scheme"), message, f"`protocol: {other}`")
+    yield from check_health(service)
     if service.protocol == "auto" and not service.https:
         message = "no endpoint is https: HTTP/1.1 is spoken, for only TLS can negotiate"
         yield Finding("unused", ("protocol",), message, "`protocol: h2c`, or https endpoints", severity="warning")
     if service.protocol == "http/1.1" and "http2" in service.model_fields_set:
         message = "has no effect: HTTP/1.1 is spoken"
         yield Finding("unused", ("http2",), message, "`protocol: h2`, `h2c` or `auto`", severity="warning")
+
+
+def check_health(service: Service) -> Iterable[Finding]:
+    """Checks by gRPC: is what they need installed, and is HTTP/2 spoken where they ask?"""
+    check = service.health_check
+    if check is None or check.type != "grpc":
+        return
+    path: Path = ("health_check", "type")
+    for name in ("h2", "google", "google.protobuf"):
+        if importlib.util.find_spec(name) is None:
+            message = f"the package {name.replace('google.', '')} is not installed: pip install 'fastgw[grpc]'"
+            yield Finding("unavailable", path, message)
+            return
+    if check.port is None and (service.protocol == "http/1.1" or (service.protocol == "auto" and not service.https)):
+        message = "gRPC needs HTTP/2, and endpoints of this service are spoken to by HTTP/1.1"
+        yield Finding("conflict", path, message, "`protocol: h2c`, or `h2`, or a `port` where gRPC is spoken")

@@ -113,8 +113,8 @@ def check_choice(service: Service, path: Path) -> Iterable[Finding]:
             message = f"{variable!r} has no value for tcp:// endpoints: there are no requests"
             yield Finding("conflict", (*path, "balance", "hash_on"), message, "${client.ip}")
     check = service.health_check
-    if check is not None and check.type == "http" and check.port is None:
-        message = "nobody speaks HTTP to tcp:// endpoints"
+    if check is not None and check.type != "tcp" and check.port is None:
+        message = f"nobody speaks {'gRPC' if check.type == 'grpc' else 'HTTP'} to tcp:// endpoints"
         yield Finding("conflict", (*path, "health_check"), message, "`type: tcp`, or a `port` where HTTP is spoken")
 
 

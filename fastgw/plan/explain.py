@@ -191,7 +191,10 @@ def choice(service: Service) -> str:
         words.append(f"a subset of {balance.subset}")
     check = service.health_check
     if check is not None:
-        asked = f"GET {check.path}" if check.type == "http" else "a TCP connection"
+        asked = {
+            "http": f"GET {check.path}",
+            "grpc": f"grpc.health.v1 ({check.service or 'the whole endpoint'})",
+        }.get(check.type, "a TCP connection")
         words.append(f"checked by {asked} every {format_duration(check.interval)}")
     if service.outliers is not None:
         words.append("outliers are ejected")

@@ -215,6 +215,7 @@ def balance_of(config: Config, service: Service) -> BalanceSpec:
             "base_ns": ns(watch.ejection_time),
             "longest_ns": ns(watch.max_ejection_time),
             "share": watch.max_ejected,
+            "grpc": tuple(GRPC_STATUSES.index(name) for name in watch.grpc_errors),
         }
     health = service.health_check is not None or outliers is not None
     return BalanceSpec(options, parts, cookie, health, outliers)

@@ -124,7 +124,8 @@ class Health:
             if material is not None and service.health_check is not None:
                 try:
                     self.trusts[name] = trust_of(
-                        service.tls or UpstreamTls(), material.ca, material.cert, material.key
+                        service.tls or UpstreamTls(), material.ca, material.cert, material.key,
+                        service.health_check.type == "grpc",
                     )
                 except (ssl.SSLError, OSError) as error:
                     logger.error("health checks of %s fail: its TLS files cannot be used: %s", name, error)

@@ -110,7 +110,7 @@ def health_view(state: EndpointHealth | None) -> dict[str, Any]:
 
 REASONS = {
     "check": "the health check failed",
-    "errors": "too many 5xx in a row",
+    "errors": "too many errors in a row",
     "failures": "too many failures in a row",
     "success_rate": "a lower success rate than the others",
     "latency": "slower than the others",

@@ -16,14 +16,16 @@ BODY = 64 * 1024
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def trust_of(tls: UpstreamTls, ca: bytes, cert: bytes, key: bytes) -> ssl.SSLContext:
-    """As the service's own connections: `ca`, `cert` and `key` are PEM; no `ca` is the system's. ssl.SSLError or
-    OSError when they cannot be used."""
+def trust_of(tls: UpstreamTls, ca: bytes, cert: bytes, key: bytes, http2: bool = False) -> ssl.SSLContext:
+    """As the service's own connections: `ca`, `cert` and `key` are PEM; no `ca` is the system's; `http2`: that is
+    asked for (ALPN). ssl.SSLError or OSError when they cannot be used."""
     context = ssl.create_default_context(cadata=ca.decode() or None)
     context.minimum_version = VERSIONS[tls.min_version]
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if http2:
+        context.set_alpn_protocols(["h2"])                   # RFC 9113 3.2
     if cert:
         # the library reads files only; this one has no name and is never on a disk
         fd = os.memfd_create("check", os.MFD_CLOEXEC)
@@ -63,7 +65,9 @@ class Check:
         """`host`: an IP address, or a unix socket's path; never a name."""
         try:
             async with asyncio.timeout(self.options.timeout):
-                return await (self.tcp(host) if self.options.type == "tcp" else self.http(host))
+                if self.options.type == "tcp":
+                    return await self.tcp(host)
+                return await (self.grpc(host) if self.options.type == "grpc" else self.http(host))
         except TimeoutError:
             return f"no answer in {self.options.timeout:g} s"
         except SourceError as error:
@@ -76,14 +80,38 @@ class Check:
     def at(self, host: str) -> tuple[str, int]:
         return host, self.options.port or self.origin.port
 
-    async def tcp(self, host: str) -> str:
+    async def connect(self, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self.origin.unix:
-            _, writer = await asyncio.open_unix_connection(host)
-        else:
-            name = (self.server_name or self.origin.host) if self.trust is not None else None
-            _, writer = await asyncio.open_connection(*self.at(host), ssl=self.trust, server_hostname=name)
+            return await asyncio.open_unix_connection(host)
+        name = (self.server_name or self.origin.host) if self.trust is not None else None
+        return await asyncio.open_connection(*self.at(host), ssl=self.trust, server_hostname=name)
+
+    async def tcp(self, host: str) -> str:
+        _, writer = await self.connect(host)
         writer.transport.abort()
         return ""
+
+    async def grpc(self, host: str) -> str:
+        from fastgw.upstreams.grpc_health import HealthCall
+
+        reader, writer = await self.connect(host)
+        try:
+            agreed = writer.get_extra_info("ssl_object")
+            if agreed is not None and agreed.selected_alpn_protocol() != "h2":
+                return "the endpoint does not agree to HTTP/2"
+            name = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
+            own = "localhost" if self.origin.unix else f"{name}:{self.origin.port}"
+            call = HealthCall(
+                reader,
+                writer,
+                service=self.options.service,
+                authority=self.headers.get("Host") or own,
+                scheme="http" if agreed is None else "https",
+                timeout=self.options.timeout,
+            )
+            return await call.run()
+        finally:
+            writer.transport.abort()
 
     async def http(self, host: str) -> str:
         options = self.options

@@ -16,7 +16,7 @@ ALLOWED = {
     "config": {"_core"},
     "store": {"config", "_core"},
     "policies": {"protocols", "store", "config", "_core"},
-    "upstreams": {"store", "config", "_core"},
+    "upstreams": {"protocols", "store", "config", "_core"},
     "protocols": {"config", "_core"},
     "observe": {"store", "config", "_core"},
     "plan": {"policies", "upstreams", "protocols", "observe", "store", "config", "_core"},

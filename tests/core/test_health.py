@@ -212,6 +212,37 @@ def test_what_says_nothing_of_the_endpoint(reactor, table, outcome):
     assert asked(one) == {"e0", "e1", "e2"}
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"), [("14", "failures"), ("4", "failures"), ("13", "errors"), ("2", "errors")]
+)
+def test_statuses_of_grpc_in_a_row_eject(reactor, table, status, reason):
+    one = service(reactor, table, 3, outliers=Outliers(errors=5, failures=3, rates=True, grpc=(2, 4, 13, 14)))
+    first = one.endpoints[0]
+    limit = 5 if reason == "errors" else 3
+    for _ in range(limit - 1):
+        send(one, first, status=200, grpc=status)
+    send(one, first, status=200, grpc="0")           # the row is broken
+    for _ in range(limit - 1):
+        send(one, first, status=200, grpc=status)
+    assert asked(one) == {"e0", "e1", "e2"}
+    send(one, first, status=200, grpc=status)
+    assert asked(one) == {"e1", "e2"}
+    seen = table.read(first.health)
+    assert seen["reason"] == reason
+    assert (seen["requests"], seen["bad"], seen["answers"]) == (2 * limit, 2 * limit - 1, 2 * limit)
+
+
+def test_statuses_of_grpc_that_are_not_errors(reactor, table):
+    one = service(reactor, table, 3, outliers=Outliers(errors=1, failures=1, grpc=(14,)))
+    for status in ("0", "1", "3", "5", "13", "15", "16", "17", "99", "-1", "", "x"):
+        send(one, one.endpoints[0], status=200, grpc=status)
+    send(one, one.endpoints[0], code="upstream_body_too_large", status=200, grpc="14")     # our own trailers
+    assert asked(one) == {"e0", "e1", "e2"}
+    without = service(reactor, table, 3, outliers=Outliers(errors=1, failures=1))
+    send(without, without.endpoints[0], status=200, grpc="14")
+    assert asked(without) == {"e0", "e1", "e2"}
+
+
 def test_every_worker_counts_and_every_worker_knows(reactor, table):
     mine = service(reactor, table, 3, outliers=Outliers(failures=4))
     other = service(reactor, table, 3, outliers=Outliers(failures=4))

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from fastgw.config.fields import Duration, Ratio, shown, wrong
 from fastgw.config.schema.base import Room, key
+from fastgw.config.schema.retry import GRPC_STATUSES
 
 STATUS = re.compile(r"^(?:[1-5]xx|[1-5][0-9][0-9])$")
 
@@ -24,6 +25,18 @@ def parse_status(value: object) -> str:
 Status = Annotated[str, BeforeValidator(parse_status), WithJsonSchema({"type": ["string", "integer"]})]
 
 
+def parse_grpc_status(value: object) -> str:
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if text not in GRPC_STATUSES[1:]:
+        raise wrong("bad_choice", f"{shown(value)} is no status of gRPC that fails", "its name, as unavailable")
+    return text
+
+
+GrpcStatus = Annotated[
+    str, BeforeValidator(parse_grpc_status), WithJsonSchema({"type": "string", "examples": ["unavailable"]})
+]
+
+
 def listed(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else (value,)
 
@@ -31,8 +44,17 @@ def listed(value: object) -> object:
 class HealthCheck(Room):
     """Asks each endpoint how it is: once per host, for all workers. A bare path is the short form of `{path: PATH}`."""
 
-    type: Literal["http", "tcp"] = key(
-        "http", "`http`: a GET that must be answered well; `tcp`: a connection (for https endpoints with TLS)."
+    type: Literal["http", "tcp", "grpc"] = key(
+        "http",
+        "`http`: a GET that must be answered well; `tcp`: a connection (for https endpoints with TLS); `grpc`: "
+        "`grpc.health.v1.Health/Check` that must be answered with `SERVING`.",
+    )
+    service: str = key(
+        "",
+        "Of `grpc`: the service that is asked about, as the endpoint calls it; empty: all of the endpoint.",
+        pattern=r"^[!-~]*$",
+        max_length=300,
+        example="library.v1.Library",
     )
     path: str = key("/health", "What is asked for.", pattern=r"^/[!-~]*$", max_length=2000)
     host: str | None = key(
@@ -68,10 +90,12 @@ class HealthCheck(Room):
 
     @model_validator(mode="after")
     def _fitting(self) -> HealthCheck:
-        if self.type == "tcp":
-            for name in ("path", "host", "statuses", "body"):
-                if name in self.model_fields_set:
-                    raise wrong("conflict", f"`{name}` belongs to `type: http`, and this is tcp", f"no `{name}`")
+        owners = {"path": "http", "statuses": "http", "body": "http", "service": "grpc"}
+        for name, owner in owners.items():
+            if name in self.model_fields_set and self.type != owner:
+                raise wrong("conflict", f"`{name}` belongs to `type: {owner}`, and this is {self.type}", f"no `{name}`")
+        if self.type == "tcp" and "host" in self.model_fields_set:
+            raise wrong("conflict", "`host` belongs to `type: http` and `grpc`, and this is tcp", "no `host`")
         return self
 
 
@@ -89,6 +113,11 @@ class Outliers(Room):
         "Failures in a row that eject: no connection, no or a broken answer, a timeout, 502, 503, 504; 0: any number.",
         ge=0,
         le=100000,
+    )
+    grpc_errors: Annotated[tuple[GrpcStatus, ...], BeforeValidator(listed)] = key(
+        ("unknown", "internal", "unavailable", "data_loss"),
+        "Statuses of gRPC calls that count as 5xx does; of them `unavailable` and `deadline_exceeded` as failures.",
+        max_length=16,
     )
     success_rate_below: Ratio | None = key(
         None,

@@ -185,6 +185,20 @@ def handler(method: Method, library: Library) -> Any:
     )
 
 
+def health(service: str) -> Any:
+    """grpc.health.v1.Health/Check: this service is well."""
+    name = service.encode()
+    known = (b"", b"\x0a" + bytes((len(name),)) + name)      # HealthCheckRequest: its field 1 is the service
+
+    def check(request: bytes, context: Context) -> bytes:
+        if request not in known:
+            context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service.")
+        return b"\x08\x01"                                  # HealthCheckResponse: status SERVING
+
+    handlers = {"Check": grpc.unary_unary_rpc_method_handler(check)}
+    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers)
+
+
 class LibraryServer:
     """The service on a socket of `host`; port 0 takes a free one. `reflection`: it tells its descriptors."""
 
@@ -198,6 +212,7 @@ class LibraryServer:
         self.server = grpc.server(ThreadPoolExecutor(THREADS), options=options)
         handlers = {method.path.rpartition("/")[2]: handler(method, self.library) for method in methods}
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(self.service, handlers),))
+        self.server.add_generic_rpc_handlers((health(self.service),))
         if reflection:
             from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
