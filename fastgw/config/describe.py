@@ -21,8 +21,9 @@ from fastgw.config.registry import Resolver
 from fastgw.config.schema.base import Later, is_later
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import Match, Route
-from fastgw.config.schema.server import Admin, Server, Stores, parse_workers
+from fastgw.config.schema.server import Admin, Server, parse_workers
 from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.tests import ConfigTest
 
 ROOMS: tuple[tuple[str, Any, str], ...] = (

@@ -5,9 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel
+
+
+class Reference(NamedTuple):
+    """Something of the configuration that a policy's options name: `kind` is service or store, `path` is where among
+    the options."""
+
+    kind: str
+    name: str
+    path: tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,7 @@ class PolicySpec:
     needs_identity  told the options: does it want a consumer or claims that a policy before it must
     establish?
     http2           it speaks HTTP/2 to the service, whatever the client speaks
+    references      told the options: the services and stores it uses, which must be there
     handler         whatever the plan compiler builds from; not looked at here
     """
 
@@ -30,6 +40,7 @@ class PolicySpec:
     identifies: bool = False
     needs_identity: Callable[[Any], bool] | None = None
     http2: bool = False
+    references: Callable[[Any], Iterable[Reference]] | None = None
     handler: Any = None
 
 

@@ -305,7 +305,21 @@ class Check:
             self.report(Finding("bad_value", at, f"the policy's own check failed: {type(error).__name__}"))
             return None
         self.later(checked, at)
+        self.references(spec, checked, at)
         return PolicyUse(name, spec, checked, where, templates=tuple(context))
+
+    def references(self, spec: PolicySpec, options: Any, at: Path) -> None:
+        """What a policy's options name must be there."""
+        from fastgw.config.routes import known_service
+
+        for kind, name, path in spec.references(options) if spec.references is not None else ():
+            where = (*at, *path)
+            if kind == "service":
+                known_service(self, name, where)
+            elif kind == "store" and name != "memory" and getattr(self.config.stores, name, None) is None:
+                self.report(
+                    Finding("missing_key", where, f"there is no store {name!r}", f"stores: {{{name}: {{url: …}}}}")
+                )
 
     def tls(self) -> None:
         """Reads the files of certificates. Without TLS nothing is imported that could."""

@@ -212,6 +212,7 @@ class Builder:
             route_name=use.route,
             config_dir=self.spec.config_dir,
             policy_key=use.key,
+            stores=self.spec.stores,
             **extra,
         )
 

@@ -18,6 +18,7 @@ from fastgw.config.schema.address import Origin
 from fastgw.config.schema.retry import GRPC_STATUSES, Retry
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
+from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.websocket import WebSocket
 from fastgw.plan.addresses import Address, known
 from fastgw.plan.routing import compile_router
@@ -140,6 +141,7 @@ class PlanSpec:
     http2: dict[str, dict[str, int]] = field(default_factory=dict)
     proxy_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
     tcp: dict[str, TcpSpec] = field(default_factory=dict)
+    stores: Stores = field(default_factory=Stores)
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -435,6 +437,7 @@ def compile_spec(
         http2=http2_of(config),
         proxy_protocol=proxy_protocol_of(config),
         tcp=compile_tcp(config),
+        stores=config.stores,
     )
     chunk: list[RouteSpec] = []
     chunks: list[bytes] = []

@@ -102,6 +102,7 @@ def spec_of(name: str, policy: type[Policy]) -> PolicySpec:
         identifies=policy.identifies,
         needs_identity=policy.needs_identity,
         http2=policy.http2,
+        references=policy.references,
         handler=policy,
     )
 

@@ -7,13 +7,17 @@ nothing. A hook answers with None (go on), a `Reply`, a `Problem`, or an awaitab
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict
 
 from fastgw.config.fields import Secret
+from fastgw.config.registry import Reference
+from fastgw.config.schema.stores import Stores
+from fastgw.store import Store, open_store
 
 if TYPE_CHECKING:
     from fastgw._core.bucket import BucketTable
@@ -81,6 +85,7 @@ class BuildContext:
     route_name    the route it stands on; None for one that serves every route
     config_dir    the folder of the configuration file, for relative paths; None when there is no file
     policy_key    the stable identity of this policy: the same after a reload that did not touch it
+    stores        `stores:` of the file; see `store`
     """
 
     consumers: Sequence[Any] = ()
@@ -89,6 +94,18 @@ class BuildContext:
     route_name: str | None = None
     config_dir: str | None = None
     policy_key: str = ""
+    stores: Stores = field(default_factory=Stores)
+
+    def store(self, name: str) -> Store:
+        """The store of this worker, one for all policies and over reloads that leave it as it is. ValueError when the
+        file has none of that name."""
+        options = None if name == "memory" else getattr(self.stores, name, None)
+        # kept by the policies that use it: a reload with other options lets go of the old one with the old plan
+        opened: WeakValueDictionary[object, Store] = self.shared.get_or_create("stores", WeakValueDictionary)
+        found = opened.get((name, options))
+        if found is None:
+            found = opened[name, options] = open_store(name, self.stores)
+        return found
 
 
 class Policy:
@@ -115,6 +132,11 @@ class Policy:
     def needs_identity(cls, options: Any) -> bool:
         """Told the options: must a policy before it have found out who calls?"""
         return False
+
+    @classmethod
+    def references(cls, options: Any) -> Iterable[Reference]:
+        """Told the options: the services and stores they name. The configuration must have them."""
+        return ()
 
     @classmethod
     def prepare(cls, options: Any) -> Any:

@@ -87,5 +87,5 @@ def test_core_imports_nothing_of_the_rest():
 
 def test_config_and_policies_import_without_the_server():
     """Each room can be imported alone, in a fresh process."""
-    for room in ("config", "protocols", "plan", "policies", "observe", "server", "admin", "cli", "testing"):
+    for room in ("config", "store", "protocols", "plan", "policies", "observe", "server", "admin", "cli", "testing"):
         subprocess.run([sys.executable, "-c", f"import fastgw.{room}"], check=True, cwd=ROOT)

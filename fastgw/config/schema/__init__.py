@@ -4,7 +4,7 @@
       .file        str                     where it came from
       .server      Server                  listeners, limits, timeouts, … (server.py)
       .admin       Admin                   the operators' listener
-      .stores      Stores
+      .stores      Stores                  what policies share (stores.py)
       .services    dict[str, Service]      by name (services.py)
       .consumers   tuple[Consumer, ...]
       .observability Observability         access_log, metrics, tracing, logging (observe.py)
@@ -27,8 +27,9 @@ from fastgw.config.errors import Path
 from fastgw.config.material import Material
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import PolicyUse, Route
-from fastgw.config.schema.server import Admin, Server, Stores
+from fastgw.config.schema.server import Admin, Server
 from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.tests import ConfigTest
 
 SINGLE_ROOMS: dict[str, Any] = {

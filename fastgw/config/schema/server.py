@@ -1,4 +1,4 @@
-"""The rooms `server`, `admin` and `stores`: what the gateway listens at, and how much it lets in."""
+"""The rooms `server` and `admin`: what the gateway listens at, and how much it lets in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Tag, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Cidr, Duration, Name, Secret, Size, shown, wrong
+from fastgw.config.fields import Cidr, Duration, Secret, Size, shown, wrong
 from fastgw.config.schema.address import Bind, BindAddress
-from fastgw.config.schema.base import ROOM_TAG, WORD, Later, Room, key, word_or_room
+from fastgw.config.schema.base import ROOM_TAG, WORD, Room, key, word_or_room
 from fastgw.config.schema.tcp import Tcp
 from fastgw.config.schema.tls import ListenerTls
 
@@ -301,15 +301,3 @@ class Admin(Room):
         if isinstance(value, dict) and value.get("token") == "":
             return {name: item for name, item in value.items() if name != "token"}
         return value
-
-
-class Redis(Later):
-    url: str = key(doc="`redis://host:port/database`.", example="redis://127.0.0.1:6379/0")
-    password: Secret | None = key(None, "Its password.")
-    prefix: Name = key("fastgw", "What its keys begin with.")
-
-
-class Stores(Room):
-    """Where state is kept that several hosts share."""
-
-    redis: Redis | None = key(None, "A Redis server.", later=True)

@@ -1,0 +1,228 @@
+"""Both stores do the same; Redis is a real one, which is killed, stopped and asked with a wrong password."""
+
+import asyncio
+import time
+
+import pytest
+
+from fastgw.config.schema.stores import Redis, StoreBreaker, Stores
+from fastgw.store import MemoryStore, StoreError, open_store
+from fastgw.store.breaker import Breaker
+from fastgw.store.redis import RedisStore
+from tests.store.redis_server import RedisServer, needed
+
+PATIENT = {"deadline": 5.0, "timeout": 5.0}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+async def until(ask, seconds=30):
+    """Asks until it is done without a StoreError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await ask()
+        except StoreError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+
+
+async def contract(store):
+    assert await store.get("a") is None
+    await store.put("a", b"\x00\xff", ttl=60)
+    assert await store.get("a") == b"\x00\xff"
+    assert await store.put_new("a", b"other", ttl=60) is False and await store.get("a") == b"\x00\xff"
+    assert await store.put_new("b", b"1", ttl=60) is True
+    assert await store.delete("b") is True and await store.delete("b") is False
+    assert [await store.add("n", 2, ttl=60), await store.add("n", -5, ttl=60)] == [2, -3]
+    with pytest.raises(StoreError) as caught:
+        await store.add("a", 1, ttl=60)
+    assert caught.value.reason == "refused" and "\x00" not in str(caught.value)
+    await store.put("short", b"x", ttl=0.02)
+    deadline = time.monotonic() + 20
+    while await store.get("short") is not None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert await store.put_new("short", b"y", ttl=60) is True
+    state = store.state()
+    assert state.calls > 10 and state.paused is False
+    await store.close()
+
+
+def test_memory():
+    run(contract(MemoryStore()))
+
+
+@needed
+def test_redis(server):
+    run(contract(RedisStore(Redis(url=server.url, prefix="contract", **PATIENT))))
+    assert server.command("EXISTS", "contract:a") == b":1\r\n"
+    assert int(server.command("PTTL", "contract:n")[1:]) > 0, "a counter ends"
+
+
+def test_memory_is_bounded_and_forgets_nothing_early():
+    now = [0.0]
+
+    async def fill():
+        store = MemoryStore(max_keys=3, max_bytes=1000, now=lambda: now[0])
+        for name in "abc":
+            await store.put(name, b"1", ttl=10)
+        with pytest.raises(StoreError) as caught:
+            await store.put_new("d", b"1", ttl=10)
+        assert caught.value.reason == "full"
+        assert await store.get("a") == b"1"
+        now[0] = 11
+        await store.put("d", b"1" * 500, ttl=10)     # those that expired make room
+        with pytest.raises(StoreError):
+            await store.put("e", b"1" * 500, ttl=10)
+        await store.put("d", b"2", ttl=10)
+        await store.put("e", b"1" * 500, ttl=10)
+        assert await store.get("d") == b"2"
+
+    run(fill())
+
+
+def test_the_breaker():
+    now = [0.0]
+    breaker = Breaker(StoreBreaker(failures=3, pause=1, max_pause=3), lambda: now[0])
+    assert [breaker.admits() and breaker.bad() for _ in range(3)] == [False, False, True]
+    assert not breaker.admits()
+    now[0] = 1.0
+    assert breaker.admits() and not breaker.admits(), "one call tries"
+    breaker.bad()
+    now[0] = 2.9
+    assert not breaker.admits(), "the pause has doubled"
+    now[0] = 3.0
+    assert breaker.admits()
+    breaker.bad()
+    now[0] = 5.9
+    assert not breaker.admits()
+    now[0] = 6.0                                     # at most max_pause
+    assert breaker.admits()
+    breaker.good()
+    assert breaker.admits() and breaker.admits()
+
+
+@needed
+def test_a_redis_that_stands_still_costs_the_deadline_and_then_nothing(tmp_path):
+    async def ask(server):
+        store = RedisStore(Redis(url=server.url, deadline=0.05, timeout=0.5, breaker={"failures": 3, "pause": "50ms"}))
+        await until(lambda: store.put("a", b"1", ttl=600))
+        server.pause()
+        try:
+            reasons = []
+            for _ in range(4):
+                with pytest.raises(StoreError) as caught:
+                    await store.get("a")
+                reasons.append(caught.value.reason)
+            assert reasons[:3] == ["deadline"] * 3
+            assert reasons[3] in ("paused", "deadline"), "deadline: the pause was over, and one call tried"
+            assert store.state().paused
+        finally:
+            server.go_on()
+        assert await until(lambda: store.get("a")) == b"1"
+        assert not store.state().paused
+        await store.close()
+
+    with RedisServer(tmp_path) as server:
+        run(ask(server))
+
+
+@needed
+def test_a_redis_that_dies_and_comes_back(tmp_path):
+    async def ask(server):
+        store = RedisStore(Redis(url=server.url, **PATIENT, breaker={"failures": 2, "pause": "20ms"}))
+        await store.put("a", b"1", ttl=60)
+        server.kill()
+        for _ in range(2):
+            with pytest.raises(StoreError) as caught:
+                await store.get("a")
+            assert caught.value.reason == "unreachable", caught.value
+        await asyncio.to_thread(server.start)
+        assert await until(lambda: store.get("a")) is None
+        await store.close()
+
+    with RedisServer(tmp_path) as server:
+        run(ask(server))
+
+
+@needed
+def test_a_restart_between_two_calls_is_not_seen(tmp_path):
+    async def ask(server):
+        store = RedisStore(Redis(url=server.url, **PATIENT))
+        await store.put("a", b"1", ttl=60)
+        server.kill()
+        await asyncio.to_thread(server.start)
+        assert await store.get("a") is None
+        await store.close()
+
+    with RedisServer(tmp_path) as server:
+        run(ask(server))
+
+
+@needed
+def test_acl_users_and_what_errors_say(tmp_path):
+    secret = "planted-redis-password"
+    rule = ("--user", "gateway", "on", f">{secret}", "~fastgw:*", "+@all", "--requirepass", "another")
+
+    async def ask(server):
+        good = RedisStore(Redis(url=server.url, username="gateway", password=secret, **PATIENT))
+        await good.put("a", b"1", ttl=60)
+        with pytest.raises(StoreError) as caught:
+            await good.run(lambda client: client.get("elsewhere:a"))
+        assert caught.value.reason == "refused"
+        assert secret not in f"{caught.value!r} {good!r} {good.options!r} {good.options.model_dump_json()}"
+        await good.close()
+        wrong = RedisStore(Redis(url=server.url, username="gateway", password=secret + "x", **PATIENT))
+        with pytest.raises(StoreError) as caught:
+            await wrong.get("a")
+        assert secret not in f"{caught.value!r}{caught.value.__cause__!r}"
+        await wrong.close()
+
+    with RedisServer(tmp_path, *rule) as server:
+        run(ask(server))
+
+
+@needed
+def test_no_more_calls_than_connections(server):
+    async def ask():
+        store = RedisStore(Redis(url=server.url, **PATIENT, max_connections=2))
+        results = await asyncio.gather(*(store.get(f"k{n}") for n in range(5)), return_exceptions=True)
+        assert [isinstance(one, StoreError) and one.reason for one in results].count("busy") == 3
+        assert await store.get("k") is None
+        await store.close()
+
+    run(ask())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "redis://user:pw@host"},
+        {"url": "http://host"},
+        {"url": "redis://host/name"},
+        {"url": "redis://"},
+        {"url": "redis://host?password=x"},
+        {"url": "unix:relative"},
+        {"url": "redis://h", "username": "u"},
+        {"url": "redis://h", "ca": "ca.crt"},
+    ],
+)
+def test_options_that_are_refused(options):
+    with pytest.raises(ValueError) as caught:
+        Redis.model_validate(options)
+    assert "pw" not in str(caught.value)
+
+
+def test_a_store_that_is_not_configured():
+    with pytest.raises(ValueError):
+        open_store("redis", Stores())
+    assert isinstance(open_store("memory", Stores()), MemoryStore)
