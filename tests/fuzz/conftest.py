@@ -1,6 +1,8 @@
 """How long the fuzzers run: some seconds in the suite, FASTGW_FUZZ_SECONDS each when that is set (`make fuzz`)."""
 
+import errno
 import os
+import socket
 import time
 
 import pytest
@@ -26,3 +28,12 @@ def run(given, short):
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         test()
+
+
+def leave(sock):
+    """Nothing more will be sent. Who was cut off already has nothing to end."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise

@@ -11,7 +11,7 @@ from hypothesis import example, given, note
 from hypothesis import strategies as st
 
 from fastgw.testing import FakeUpstream, GatewayProcess
-from tests.fuzz.conftest import run
+from tests.fuzz.conftest import leave, run
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -159,7 +159,7 @@ def test_clients(running):
                     at = max(at, cut)
                 sock.sendall(data[at:])
                 if leaves:
-                    sock.shutdown(socket.SHUT_WR)
+                    leave(sock)
             answered = until_the_end(sock)        # a TimeoutError: it neither answered nor closed
         note(f"answered {answered!r}")
         check_frames(answered)
@@ -192,7 +192,7 @@ def test_services(running):
         said["bytes"], said["leaves"] = data, leaves
         with socket.create_connection(gateway.address, timeout=5) as sock:
             sock.sendall(request)
-            sock.shutdown(socket.SHUT_WR) if request is socket_asked else None
+            leave(sock) if request is socket_asked else None
             head = sock.recv(65536)
             note(f"answered {head!r}")
             assert head == b"" or head.startswith(b"HTTP/1.1 ")
@@ -218,7 +218,7 @@ def test_many_at_once(running):
         for block_ in BLOCKS * 4:
             with socket.create_connection(gateway.address, timeout=5) as sock, contextlib.suppress(ConnectionError):
                 sock.sendall(PREFACE + frame(SETTINGS) + frame(HEADERS, 5, 1, block_) + frame(DATA, 1, 1, b"x"))
-                sock.shutdown(socket.SHUT_WR)
+                leave(sock)
                 until_the_end(sock)
 
     threads = [threading.Thread(target=work) for work in (good, strange_one, good, strange_one)]

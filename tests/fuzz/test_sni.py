@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastgw.testing import GatewayProcess, free_port
 from tests.core.test_sni import ANY, REAL, records
-from tests.fuzz.conftest import run
+from tests.fuzz.conftest import leave, run
 from tests.oracle.client_hello import look
 
 MARK = b"<passed>"
@@ -94,7 +94,7 @@ def send(port, data, cuts):
                 sock.sendall(data[at:cut])
                 at = max(at, cut)
             sock.sendall(data[at:])
-            sock.shutdown(socket.SHUT_WR)
+            leave(sock)
         return until_the_end(sock)
 
 

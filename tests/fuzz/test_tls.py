@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastgw.testing import GatewayProcess, free_port
 from fastgw.testing.certificates import Authority
-from tests.fuzz.conftest import run
+from tests.fuzz.conftest import leave, run
 
 RECORD_TYPES = (20, 21, 22, 23)               # RFC 8446 5.1: change_cipher_spec, alert, handshake, application_data
 LARGEST = 16384 + 2048                        # RFC 5246 6.2.3
@@ -125,7 +125,7 @@ def check(gateway, data, cuts, leaves):
                 at = max(at, cut)
             sock.sendall(data[at:])
             if leaves:
-                sock.shutdown(socket.SHUT_WR)
+                leave(sock)
         answered = until_the_end(sock)            # a TimeoutError: it neither answered nor closed
     note(f"answered {answered!r}")
     check_records(answered)
@@ -178,7 +178,7 @@ def test_records_after_the_handshake(running):
             sealed += b"".join(data.draw(st.lists(record(), max_size=2)))
             with contextlib.suppress(ConnectionError):
                 sock.sendall(sealed)
-                sock.shutdown(socket.SHUT_WR)
+                leave(sock)
             check_records(until_the_end(sock))
 
     run(compare, short=200)

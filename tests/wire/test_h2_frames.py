@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.testing import FakeUpstream, GatewayProcess, answer
-from tests.fuzz.conftest import run
+from tests.fuzz.conftest import leave, run
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -482,7 +482,7 @@ def test_fuzzed_sessions(running):
             wire.send(data[:cut])
             wire.send(data[cut:])
             wire.send(frame(GOAWAY, 0, 0, b"\0" * 8))
-            wire.sock.shutdown(socket.SHUT_WR)
+            leave(wire.sock)
             while wire.next() is not None:
                 pass
         for one in running.upstream.requests:
