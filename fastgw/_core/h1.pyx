@@ -31,6 +31,7 @@ cdef extern from *:
     void *memmem(const void *p, size_t n, const void *what, size_t k)
 
 cdef enum:
+    LAST = 16384                 # an answer up to this is not sent before the end that follows it
     DROP_LIMIT = 65536           # body bytes read and dropped to keep a connection whose answer came early
     CONNECT_METHOD = 8
     TRACE_METHOD = 7
@@ -321,7 +322,7 @@ cdef class H1Downstream(Connection):
         ex.request.count = 0
         ex.request.keep_alive = False
         self._begin(ex)
-        ex.request_done = True
+        ex.request_done = ex.close_after = True
         self.phase = D_BUSY
         self.relay.started(ex)
         self.relay.fail(ex, code, detail)
@@ -523,6 +524,9 @@ cdef class H1Downstream(Connection):
         if self.channel.out_len:
             self.reactor.wheel.arm(&self.timer, self.reactor.now + self.settings.body_ns)
         if not self.keep or ex.close_after:
+            # RFC 9112 9.6: a client that says "close" must not send anything after this request
+            self.channel.parting = (not ex.request.keep_alive and not ex.close_after and ex.request_done
+                                    and self.stash_len == 0)
             return self._shut()
         if self.phase == D_BODY:
             self.phase = D_DISCARD
@@ -731,7 +735,10 @@ cdef class H1Downstream(Connection):
             self.channel.write(p, n)
         elif head_n + n <= SCRATCH:
             memcpy(self.reactor.dbuf + head_n, p, n)
-            self.channel.write(self.reactor.dbuf, head_n + n)
+            if not self.keep and self.secure and self.unsent == 0 and n <= LAST:
+                self.channel.cork(self.reactor.dbuf, head_n + n)       # leaves together with close_notify
+            else:
+                self.channel.write(self.reactor.dbuf, head_n + n)
         else:
             self.channel.write2(self.reactor.dbuf, head_n, p, n)
         if self.channel.out_len and self.timer.due == 0:

@@ -30,6 +30,7 @@ cdef class Channel(Handler):
     cdef Reactor reactor
     cdef Wired owner
     cdef bint readable, paused, connecting, eof, broken, closing, queued, corked, kicked, finished
+    cdef bint parting                             # the peer said that it will send nothing more
     cdef char *out
     cdef uint32_t out_at, out_len, out_cap
     cdef int64_t progress                          # when output last moved, ns

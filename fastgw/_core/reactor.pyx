@@ -406,7 +406,7 @@ cdef class Channel(Handler):
 
     cdef int _finish_closing(self) except -1:
         # RFC 9112 9.6: close the write side and let the peer's bytes drain, or an RST may eat our answer
-        if self.eof:
+        if self.eof or (self.parting and not self.readable):
             return self._closed()
         shutdown(self.fd, SHUT_WR)
         self.paused = False

@@ -13,6 +13,7 @@ cdef class TlsChannel(Channel):
     cdef object context                   # keeps what made it alive
     cdef bint server, established, failed
     cdef bint clean                       # the peer said close_notify
+    cdef bint ending                      # close_notify follows at once: records wait for it
     cdef char *plain                      # corked bytes, before they are encrypted
     cdef unsigned int plain_len, plain_cap
     cdef size_t unread                    # bytes of TLS's own that wait behind output which the peer does not read
@@ -24,5 +25,6 @@ cdef class TlsChannel(Channel):
     cdef int _seal(self, const char *p, size_t n) except -1
     cdef int _reply(self) except -1
     cdef int _push(self) except -1
+    cdef int _end(self) except -1
     cdef str alpn(self)
     cdef bytes peer_certificate(self)

@@ -231,10 +231,20 @@ cdef class TlsChannel(Channel):
         """Sends the records that were collected."""
         global fgw_out_n
         cdef size_t n = fgw_out_n
+        if n == 0 or self.ending:
+            return 0
         fgw_out_n = 0
-        if n:
-            return Channel.write(self, fgw_out, n)
-        return 0
+        return Channel.write(self, fgw_out, n)
+
+    cdef int _end(self) except -1:
+        """RFC 8446 6.1: each side ends its own half, by close_notify. With what was corked it is one write."""
+        self.ending = True
+        self.uncork()
+        if self.established and not self.broken and not self.finished:
+            SSL_shutdown(self.ssl)
+            ERR_clear_error()
+        self.ending = False
+        return self._push()
 
     cdef int _seal(self, const char *p, size_t n) except -1:
         cdef int r
@@ -340,20 +350,12 @@ cdef class TlsChannel(Channel):
 
     cdef int finish(self) except -1:
         if self.fd >= 0 and not self.finished and not self.closing and not self.broken and not self.failed:
-            self.uncork()
-            if self.established and not self.broken:
-                SSL_shutdown(self.ssl)            # RFC 8446 6.1: each side ends its own half
-                ERR_clear_error()
-                self._push()
+            self._end()
         return Channel.finish(self)
 
     cdef int shut(self) except -1:
         if self.fd >= 0 and not self.closing and not self.broken and not self.failed:
-            self.uncork()
-            if self.established and not self.broken and not self.finished:
-                SSL_shutdown(self.ssl)            # RFC 8446 6.1: close_notify
-                ERR_clear_error()
-                self._push()
+            self._end()
         return Channel.shut(self)
 
     cdef int kill(self, bint reset) except -1:
