@@ -81,6 +81,9 @@ CODES: dict[str, Code] = {
     "bad_client_hello": Code(400, DOWNSTREAM, "The connection does not begin with a TLS ClientHello"),
     "client_hello_timeout": Code(408, DOWNSTREAM, "The TLS ClientHello took too long"),
     "unknown_server_name": Code(421, DOWNSTREAM, "No service has the name that is asked for"),
+    # protection
+    "ip_denied": Code(403, DOWNSTREAM, "This address may not come in"),
+    "country_denied": Code(403, DOWNSTREAM, "This country or network may not come in"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

@@ -39,7 +39,10 @@ SHORT_FORMS = frozenset(
     {"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance", "HealthCheck"}
 )
 """Rooms for which a bare value is enough."""
-ONE_OR_MANY = frozenset({"by", "issuer", "audience"})
+ONE_OR_MANY = frozenset({
+    "by", "issuer", "audience", "allow", "deny", "allow_files", "deny_files", "allow_countries", "deny_countries",
+    "allow_asns", "deny_asns",
+})  # fmt: skip
 """Keys of policies that take one text or a list of them."""
 HEAD = """# Configuration
 

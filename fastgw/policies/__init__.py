@@ -23,6 +23,8 @@ GROUP = "fastgw.policies"
 
 BUILTIN: dict[str, str] = {
     "request_id": "fastgw.policies.request_id:RequestId",
+    "ip": "fastgw.policies.ip:Ip",
+    "geo": "fastgw.policies.geo:Geo",
     "headers": "fastgw.policies.headers:Headers",
     "key_auth": "fastgw.policies.key_auth:KeyAuth",
     "jwt": "fastgw.policies.jwt:Jwt",

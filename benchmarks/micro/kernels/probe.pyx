@@ -33,6 +33,7 @@ RESPONSE = (
 KEY = "sha256:" + hashlib.sha256(b"client-0001").hexdigest()
 OPTIONS = {
     "request_id": {},
+    "ip": {"deny": [f"10.{i >> 8}.{i & 255}.0/24" for i in range(1000)]},
     "key_auth": {},
     "cors": {"origins": ["https://app.example.com"]},
     "jwt": {"secret": SECRET, "required_scopes": ["read:orders"]},
