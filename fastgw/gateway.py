@@ -18,7 +18,7 @@ from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
-from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
+from fastgw.server.sockets import ListenError, open_listener, open_single, remove_file
 from fastgw.server.stale import StaleWatch, empty_services
 from fastgw.server.views import config_view, routes_view, services_view
 
@@ -100,7 +100,7 @@ class Gateway:
 
     async def _open_admin(self, compiled: Compiled) -> None:
         admin = compiled.config.admin
-        sock = open_unix(admin.bind) if admin.bind.unix else open_tcp(admin.bind, False)
+        sock = open_single(admin.bind)
         self.admin_port = 0 if admin.bind.unix else sock.getsockname()[1]
         token = admin.token.reveal() if admin.token is not None else None
         self._admin = AdminServer(Api(self, token, compiled.config.observability.metrics.path))

@@ -13,10 +13,12 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from fastgw import __version__
 from fastgw.admin.api import AdminServer, Api
+from fastgw.admin.link import ANSWER_SECONDS, Link, close_all
 from fastgw.config import ConfigError
 from fastgw.config.errors import Problem
 from fastgw.observe import logging as process_log
@@ -28,6 +30,7 @@ from fastgw.server.compiler import compile_aside
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
 from fastgw.server.names import Resolver
+from fastgw.server.sockets import share_of
 from fastgw.server.stale import LOOK_SECONDS, StaleWatch, empty_services
 from fastgw.server.start import AgentStart
 from fastgw.server.views import config_view, routes_view, services_view
@@ -35,38 +38,6 @@ from fastgw.server.views import config_view, routes_view, services_view
 logger = logging.getLogger("fastgw.agent")
 
 PREPARE_SECONDS = 30.0
-ANSWER_SECONDS = 5.0
-
-
-class Link:
-    """The channel to one worker."""
-
-    def __init__(self, slot: int, sock: socket.socket) -> None:
-        self.slot = slot
-        self.sock = sock
-        self.pid = 0
-        self.generation = 0
-        self.waiting: dict[int, asyncio.Future[Any]] = {}
-        self.next_id = 0
-
-    @property
-    def serves(self) -> bool:
-        return self.pid != 0
-
-    async def ask(self, message: control.Message, fds: Sequence[int] = (), timeout: float = ANSWER_SECONDS) -> Any:
-        """The worker's answer. RuntimeError when it failed or does not answer."""
-        self.next_id += 1
-        number = self.next_id
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.waiting[number] = future
-        try:
-            if not control.send(self.sock, {**message, "id": number}, fds):
-                raise RuntimeError(f"worker {self.slot} is not there")
-            return await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            raise RuntimeError(f"worker {self.slot} did not answer in {timeout:g} s") from None
-        finally:
-            self.waiting.pop(number, None)
 
 
 class Agent:
@@ -86,7 +57,7 @@ class Agent:
         self.lock = asyncio.Lock()
         self.next_reload: asyncio.Task[tuple[bool, dict[str, Any]]] | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.opened: asyncio.Future[list[int]] | None = None
+        self.opened: asyncio.Future[dict[str, list[int]]] | None = None
         self.committed: asyncio.Future[None] | None = None
         self.names = Resolver(self.publish_addresses, start.addresses)
         self.discovery = Discovery(self.publish_endpoints, self.names, start.endpoints)
@@ -107,6 +78,7 @@ class Agent:
         if self.admin_socket is not None:
             await server.start(self.admin_socket)
         await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
+        self.tell_serving()
         self.health.follow(self.current.head)
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
         self.spawn(self.watch_certificates())
@@ -168,6 +140,17 @@ class Agent:
                 return
             link.generation = self.current.generation
             link.pid = message["pid"]
+        self.tell_serving()
+
+    def tell_serving(self) -> None:
+        """The supervisor tells a service manager."""
+        if self.complete:
+            control.send(self.supervisor, {"op": "serving"})
+
+    @property
+    def complete(self) -> bool:
+        """All workers serve, and every name and registry was asked once."""
+        return all(link.serves for link in self.links.values()) and self.names.tried and self.discovery.tried
 
     async def public(self, link: Link, message: control.Message) -> None:
         if message["kind"] == "metrics":
@@ -246,14 +229,15 @@ class Agent:
             if message["error"]:
                 self.opened.set_exception(RuntimeError(message["error"]))
             else:
-                self.opened.set_result(fds)
+                rest = iter(fds)
+                self.opened.set_result({name: list(islice(rest, n)) for name, n in message["sockets"].items()})
 
     # ------------------------------------------------------------------ a new configuration
 
     async def hang_up(self, number: int) -> None:
         """SIGHUP: the supervisor remembers it until it is done, and would ask the next agent."""
-        await self.reload()
-        control.send(self.supervisor, {"op": "reloaded", "number": number})
+        done, _ = await self.reload()
+        control.send(self.supervisor, {"op": "reloaded", "number": number, "done": done})
 
     async def reload(self) -> tuple[bool, dict[str, Any]]:
         """All workers adopt the file as it is now, or none does. (done, facts for the caller)
@@ -314,35 +298,29 @@ class Agent:
         removed = sorted(before - after.keys())
         links = [link for link in self.links.values() if link.serves]
         keys = restart_needed(self.current.head, new.head)
-        fds: list[int] = []
+        opened: dict[str, list[int]] = {}
         try:
             await asyncio.gather(self.names.follow(new.head), self.discovery.follow(new.head))
-            fds = await self.open(added) if added else []
+            opened = await self.open(added) if added else {}
             prepare = {"op": "prepare", "access_log": new.head.observability.access_log}
             await self.all(links, lambda link: link.ask(prepare, [new.plan], PREPARE_SECONDS))
             for link in links:                       # the endpoints it brought exist only now
                 control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
-            names = [str(bind) for bind in added]
-            per_worker = {
-                slot: [fds[i * len(self.links) + number] for i in range(len(added))]
-                for number, slot in enumerate(sorted(self.links))
-            }
+            shares = {link.slot: self.share(link.slot, opened) for link in links}
         except BaseException:
             for link in links:
                 control.send(link.sock, {"op": "forget"})
             control.send(self.supervisor, {"op": "rollback"})
-            for opened in fds:
-                os.close(opened)
+            close_all(opened)
             await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
             new.close()
             raise
         committed = self.commit(new, removed)
         # from here on it only goes forward: a worker that cannot adopt now is replaced by one that has
-        await asyncio.gather(*(self.adopt(link, names, removed, per_worker[link.slot]) for link in links))
+        await asyncio.gather(*(self.adopt(link, *shares[link.slot], removed) for link in links))
         self.health.follow(new.head)
         await self.closed(committed)
-        for opened in fds:
-            os.close(opened)
+        close_all(opened)
         if keys:
             logger.warning("these keys take effect at the next start: %s", ", ".join(keys))
         process_log.configure(new.head.observability.logging.level, new.head.observability.logging.format)
@@ -367,7 +345,12 @@ class Agent:
         except TimeoutError:
             logger.error("the supervisor did not answer in %g s: removed listeners may still be open", ANSWER_SECONDS)
 
-    async def adopt(self, link: Link, listen: Sequence[str], unlisten: Sequence[str], fds: Sequence[int]) -> None:
+    def share(self, slot: int, opened: Mapping[str, list[int]]) -> tuple[list[str], list[int]]:
+        """What a worker gets of new listeners: names and descriptors, one of each per socket."""
+        pairs = [(name, fd) for name, fds in opened.items() for fd in share_of(fds, slot, len(self.links))]
+        return [name for name, _ in pairs], [fd for _, fd in pairs]
+
+    async def adopt(self, link: Link, listen: Sequence[str], fds: Sequence[int], unlisten: Sequence[str]) -> None:
         try:
             await link.ask(self.adoption(listen, unlisten), fds)
             link.generation = self.current.generation
@@ -382,8 +365,8 @@ class Agent:
             if isinstance(result, BaseException):
                 raise result
 
-    async def open(self, binds: list[Any]) -> list[int]:
-        """New listening sockets from the supervisor: for each bind one per worker."""
+    async def open(self, binds: list[Any]) -> dict[str, list[int]]:
+        """New listening sockets from the supervisor, by listener."""
         self.opened = self.loop.create_future()
         control.send(self.supervisor, {"op": "open", "binds": binds})
         try:
@@ -412,8 +395,7 @@ class Agent:
             "draining": self.draining,
             "generation": self.current.generation,
         }
-        tried = self.names.tried and self.discovery.tried
-        return serving == len(self.links) and not self.draining and tried, facts
+        return self.complete and not self.draining, facts
 
     async def metrics(self) -> tuple[str, bytes]:
         snapshots = await self.snapshots()

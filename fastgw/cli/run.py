@@ -34,10 +34,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from fastgw.observe import access_log
     from fastgw.observe import logging as process_log
+    from fastgw.server.activation import ActivationError, activated
     from fastgw.server.compiled import compile_config, worker_count
     from fastgw.server.shared import SharedMemory
     from fastgw.server.sockets import ListenError
 
+    try:
+        given = activated()                          # before anything of ours can have one of their descriptors
+    except ActivationError as error:
+        print(f"fastgw: {error}", file=sys.stderr)
+        return 3
     if not os.path.exists(args.file):
         print(f"fastgw: there is no file {args.file}", file=sys.stderr)
         return 2
@@ -69,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         from fastgw.admin.agent import agent_main
         from fastgw.server.supervisor import Supervisor
 
-        return Supervisor(compiled, args.file, workers, memory, agent_main).run()
+        return Supervisor(compiled, args.file, workers, memory, agent_main, given).run()
     except ListenError as error:
         print(f"fastgw: {error}", file=sys.stderr)
         return 3
@@ -83,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
 async def single(file: str) -> int:
     """Everything in this process: for debugging."""
     from fastgw.gateway import Gateway
+    from fastgw.server.notify import Notifier
 
+    notifier = Notifier()
     loop = asyncio.get_running_loop()
     async with Gateway(file, admin=True) as gateway:
         stop = gateway.stop_wanted
@@ -99,7 +107,9 @@ async def single(file: str) -> int:
         loop.add_signal_handler(signal.SIGHUP, reload)
         assert gateway.plane is not None
         loop.add_signal_handler(signal.SIGUSR1, gateway.plane.reopen_log)
+        notifier.ready("serving in one process")
         await stop.wait()
+        notifier.stopping("draining")
     return 0
 
 

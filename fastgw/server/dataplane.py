@@ -54,7 +54,7 @@ class DataPlane:
         self.flusher: asyncio.TimerHandle | None = None
         self.prepared: Plan | None = None
         self.prepared_log: tuple[AccessLogConfig, AccessLog | None] | None = None
-        self.listeners: dict[str, int] = {}
+        self.listeners: dict[str, list[int]] = {}
 
     async def answer_public(self, kind: str, exchange: Exchange) -> Reply:
         status, content_type, body = await self.public(kind)
@@ -107,14 +107,14 @@ class DataPlane:
 
     # ------------------------------------------------------------------ listeners
 
-    def listen(self, name: str, sock: socket.socket) -> None:
+    def listen(self, name: str, *socks: socket.socket) -> None:
+        """Accepts on all sockets of a listener from now on."""
         if name not in self.listeners:
-            self.listeners[name] = self.engine.listen(sock, name)
+            self.listeners[name] = [self.engine.listen(sock, name) for sock in socks]
 
     def unlisten(self, name: str) -> None:
-        """Stops listening and closes the socket, at once: others may hold references to it."""
-        lid = self.listeners.pop(name, None)
-        if lid is not None:
+        """Stops listening and closes the sockets, at once: others may hold references to them."""
+        for lid in self.listeners.pop(name, ()):
             self.engine.unlisten(lid).close()
 
     # ------------------------------------------------------------------ the access log

@@ -1,12 +1,15 @@
 """Memory that all processes of one gateway share: counters, the buckets of rate limits, and the state of endpoints.
 
-It belongs to the supervisor and is inherited by fork, so it outlives any worker.
+It belongs to the supervisor and is inherited by fork, so it outlives any worker. What is worth it outlives the
+supervisor too: a binary upgrade hands on the segments, which are memory files, to the one that takes over.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from fastgw._core.bucket import BucketTable
 from fastgw._core.health import HealthTable
@@ -17,6 +20,9 @@ BUCKETS = 262_144
 SERVICES = 1024
 ENDPOINTS = 32_768
 """Endpoints of services with health checks or outliers whose state a host keeps; likewise."""
+BUCKETS_LAYOUT = "1"
+HEALTH_LAYOUT = "1"
+"""Change the word with the meaning of a byte: `_core/bucket.pyx`, `_core/health.pyx`. The size stands beside it."""
 
 
 class Slots:
@@ -70,20 +76,69 @@ class Slots:
         return {slot: name for name, slot in self.names.items()}
 
 
-class SharedMemory:
-    """One block of counters per worker, one table of buckets, one of endpoints."""
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A piece of the memory, in a memory file (memfd) of its own.
 
-    def __init__(self, workers: int, max_label_values: int) -> None:
+    layout  what it is and how its bytes are meant: one that knows the same layout may go on with it
+    fd      belongs to the segment
+    fresh   nobody has written to it yet
+    """
+
+    layout: str
+    fd: int
+    memory: mmap.mmap
+    fresh: bool
+
+    @classmethod
+    def take(cls, name: str, layout: str, size: int, handed: dict[str, int]) -> Segment:
+        """That of the gateway before, when it has the same layout and size; else a new one, of zeros.
+
+        `handed`: layout with size → descriptor. One that is taken is removed from it, and is the segment's."""
+        word = f"{name}/{layout}/{size}"
+        fd = handed.pop(word, -1)
+        if fd >= 0 and os.fstat(fd).st_size == size:
+            return cls(word, fd, mmap.mmap(fd, size), fresh=False)
+        if fd >= 0:
+            os.close(fd)
+        fd = os.memfd_create(f"fastgw-{name}", os.MFD_CLOEXEC)
+        os.ftruncate(fd, size)
+        return cls(word, fd, mmap.mmap(fd, size), fresh=True)
+
+    def __del__(self) -> None:
+        os.close(self.fd)                            # the mapping stays for as long as a table is over it
+
+
+class SharedMemory:
+    """One block of counters per worker, one table of buckets, one of endpoints.
+
+    `handed` are segments of a gateway that this one takes over from: what is not known here, by its layout, begins
+    empty, and what is left over is in `unknown`. Counters begin at zero, as after a start: the workers before still
+    count in theirs.
+    """
+
+    def __init__(self, workers: int, max_label_values: int, handed: Mapping[str, int] | None = None) -> None:
         self.route_slots = Slots(max_label_values)
         self.service_slots = Slots(SERVICES)
         routes, services = max_label_values + 1, SERVICES + 1
         size = Stats.size(routes, services)
         self.stats = [Stats(mmap.mmap(-1, size), routes, services) for _ in range(max(workers, 1))]
-        size = BucketTable.size(BUCKETS)
-        buckets = mmap.mmap(-1, size)
-        BucketTable.format(buckets)
-        self.buckets = BucketTable(buckets)
-        self.health = HealthTable(mmap.mmap(-1, HealthTable.size(ENDPOINTS)))
+        left = dict(handed or {})
+        buckets = Segment.take("buckets", BUCKETS_LAYOUT, BucketTable.size(BUCKETS), left)
+        health = Segment.take("health", HEALTH_LAYOUT, HealthTable.size(ENDPOINTS), left)
+        self.segments = [buckets, health]
+        self.unknown = list(left)
+        self.empty = [segment.layout for segment in self.segments if segment.fresh]
+        for fd in left.values():
+            os.close(fd)
+        if buckets.fresh:
+            BucketTable.format(buckets.memory)
+        self.buckets = BucketTable(buckets.memory)
+        self.health = HealthTable(health.memory)
+
+    def hand_on(self) -> dict[str, int]:
+        """Layout → descriptor, for the gateway that takes over."""
+        return {segment.layout: segment.fd for segment in self.segments}
 
     def adopt(self, route_slots: Slots, service_slots: Slots) -> None:
         """Of the generation that is about to serve, before it does."""

@@ -6,10 +6,13 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Sequence
+from typing import TypeVar
 
 from fastgw.config.schema.address import Bind
 
 BACKLOG = 4096
+T = TypeVar("T")
 
 
 class ListenError(Exception):
@@ -64,6 +67,11 @@ def open_unix(bind: Bind) -> socket.socket:
     return sock
 
 
+def open_single(bind: Bind) -> socket.socket:
+    """One socket that nobody shares, as of the admin listener."""
+    return open_unix(bind) if bind.unix else open_tcp(bind, False)
+
+
 def remove_file(name: str) -> None:
     """The file of a unix listener that is no more."""
     if name.startswith("unix:"):
@@ -72,15 +80,30 @@ def remove_file(name: str) -> None:
 
 
 def open_listener(bind: Bind, workers: int) -> list[socket.socket]:
-    """One socket per worker that share a port; a unix socket is one that all workers share.
+    """One socket per worker that share a port; a unix socket is one that all workers share (see `share_of`).
 
     With SO_REUSEPORT another program of the same user could listen at the port too: the first socket is tried
     without it, so that an address that is taken is an error and not a surprise.
     """
     if bind.unix:
-        return [open_unix(bind)] * workers
+        return [open_unix(bind)]
     if bind.port:
         open_tcp(bind, False).close()
-    first = open_tcp(bind, True)
-    there = Bind(bind.host, first.getsockname()[1])
-    return [first, *(open_tcp(there, True) for _ in range(workers - 1))]
+    return more_of([open_tcp(bind, True)], bind, workers)
+
+
+def more_of(sockets: list[socket.socket], bind: Bind, workers: int) -> list[socket.socket]:
+    """As many sockets of a TCP listener as there are workers, or more; the first ones are there and stay."""
+    there = Bind(bind.host, sockets[0].getsockname()[1])
+    return [*sockets, *(open_tcp(there, True) for _ in range(workers - len(sockets)))]
+
+
+def share_of(sockets: Sequence[T], slot: int, workers: int) -> list[T]:
+    """The sockets of a listener that a worker accepts from. No socket is left without a worker.
+
+    As many as workers: each has its own. Fewer, as a unix socket or one of a service manager: workers share, and
+    whoever comes first accepts. More, as after an upgrade to fewer workers: all share the rest.
+    """
+    if len(sockets) <= workers:
+        return [sockets[slot % len(sockets)]]
+    return [sockets[slot], *sockets[workers:]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ class WorkerStart:
 
     slot: int
     plan: int                                        # a memory file; see plan_file
-    sockets: Mapping[str, socket.socket]
+    sockets: Mapping[str, Sequence[socket.socket]]
     agent: socket.socket
     stats: Stats
     buckets: Any

@@ -16,16 +16,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from fastgw.config.schema.address import Bind
 from fastgw.observe import logging as process_log
 from fastgw.server import control
+from fastgw.server.activation import Sockets, explain_left
 from fastgw.server.compiled import Compiled, Release
+from fastgw.server.notify import Notifier
 from fastgw.server.process import become_child, describe
 from fastgw.server.shared import SharedMemory
-from fastgw.server.sockets import ListenError, open_listener, open_tcp, open_unix, remove_file
+from fastgw.server.sockets import ListenError, open_listener, open_single, remove_file, share_of
 from fastgw.server.start import AgentStart, WorkerStart
 from fastgw.server.worker import worker_main
 from fastgw.upstreams.discovery import EndpointSet
@@ -65,14 +67,19 @@ class Supervisor:
         workers: int,
         memory: SharedMemory,
         agent_main: Callable[[AgentStart], int],
+        activated: Sockets | None = None,
     ) -> None:
         self.agent_main = agent_main
+        self.activated = dict(activated or {})
+        """Sockets of a service manager: they stay open, used or not, and their files are not ours."""
         self.release = Release.of(compiled)
         self.source = source
         self.count = workers
         self.memory = memory
-        self.sockets: dict[str, list[socket.socket]] = {}
-        self.pending: dict[str, list[socket.socket]] = {}
+        self.sockets: Sockets = {}
+        self.pending: Sockets = {}
+        self.notifier = Notifier()
+        self.serving = False
         self.admin: socket.socket | None = None
         self.workers = [Child(f"fastgw-{slot}") for slot in range(workers)]
         self.agent = Child("fastgw-agent")
@@ -95,10 +102,19 @@ class Supervisor:
     def open(self) -> None:
         """Raises ListenError; nothing was forked yet."""
         for bind in self.release.head.server.binds:
-            self.sockets[str(bind)] = open_listener(bind, self.count)
+            self.sockets[str(bind)] = self.open_one(bind)
         admin = self.release.head.admin
         if admin.enabled:
-            self.admin = open_unix(admin.bind) if admin.bind.unix else open_tcp(admin.bind, False)
+            given = self.activated.get(str(admin.bind))
+            self.admin = given[0] if given else open_single(admin.bind)
+        used = {*self.sockets, str(admin.bind)}
+        left = {name: sockets for name, sockets in self.activated.items() if name not in used}
+        for line in explain_left(left, used):
+            logger.warning("%s", line)
+
+    def open_one(self, bind: Bind) -> list[socket.socket]:
+        """The sockets of a listener: those of the service manager where it has some of this address."""
+        return self.activated.get(str(bind)) or open_listener(bind, self.count)
 
     def run(self) -> int:
         """Until the end; the exit code."""
@@ -125,6 +141,7 @@ class Supervisor:
                 else:
                     self.on_agent()
             self.reap()
+            self.notifier.beat()
             if self.stopping:
                 if self.finished():
                     # the interpreter gives them their defaults back on its way out: a late one would be the exit code
@@ -138,6 +155,9 @@ class Supervisor:
         dates = [child.due for child in (*self.workers, self.agent) if child.pid == 0 and child.due]
         if self.stopping:
             dates.append(self.deadline)
+        beat = self.notifier.next_beat()
+        if beat is not None:
+            dates.append(beat)
         return max(0.0, min(dates) - time.monotonic()) if dates else None
 
     # ------------------------------------------------------------------ children
@@ -172,8 +192,8 @@ class Supervisor:
                     worker_end.close()
             if self.admin is not None:
                 self.admin.close()
-            own = {name: sockets[slot] for name, sockets in self.sockets.items()}
-            self.close_sockets(but=own)
+            own = {name: share_of(sockets, slot, self.count) for name, sockets in self.sockets.items()}
+            self.close_sockets({sock for sockets in own.values() for sock in sockets})
             plan = os.dup(self.release.plan)
             self.release.close()
             start = WorkerStart(
@@ -205,10 +225,14 @@ class Supervisor:
             self.selector.register(self.channel[0], selectors.EVENT_READ)
             if self.reloads_done < self.reloads_wanted and self.agents_left:
                 self.ask_reload()                    # it came while there was no agent, or with one that died of it
+            elif self.reloads_done < self.reloads_wanted:
+                self.reloads_done = self.reloads_wanted
+                logger.error("%d agents in turn died of a reload: it is given up", AGENTS)
+                self.tell_reloaded(False)
             return
         code = 1
         try:
-            self.close_sockets()
+            self.close_sockets({self.admin})
             start = AgentStart(
                 release=self.release,
                 source=self.source,
@@ -228,12 +252,11 @@ class Supervisor:
         finally:
             self.leave(code)
 
-    def close_sockets(self, but: Mapping[str, socket.socket] | None = None) -> None:
+    def close_sockets(self, but: Container[Any] = ()) -> None:
         """In a child: a listener is closed when nobody has its sockets any more, so nobody has more than it uses."""
-        kept = set((but or {}).values())
-        for sockets in (*self.sockets.values(), *self.pending.values()):
+        for sockets in (*self.sockets.values(), *self.pending.values(), *self.activated.values()):
             for sock in sockets:
-                if sock not in kept:
+                if sock not in but:
                     sock.close()
 
     def leave(self, code: int) -> None:
@@ -311,8 +334,25 @@ class Supervisor:
             self.endpoints = {name: found for name, found in self.endpoints.items() if found is not None}
         elif operation == "reloaded":
             self.reloads_done = message["number"]
+            self.tell_reloaded(message["done"])
+        elif operation == "serving":
+            self.serves()
         elif operation == "stop":
             self.stop()
+
+    def serves(self) -> None:
+        """All workers accept, for the first time or again after an agent died."""
+        if not self.serving:
+            self.serving = True
+            self.notifier.ready(self.state())
+
+    def state(self) -> str:
+        return f"serving with {self.count} workers, configuration {self.release.generation}"
+
+    def tell_reloaded(self, done: bool) -> None:
+        """The manager is waiting, whatever became of it; what is in force serves on."""
+        if self.reloads_done >= self.reloads_wanted:
+            self.notifier.ready(self.state() if done else f"{self.state()}; the last reload failed, see the log")
 
     def open_more(self, binds: list[Bind]) -> None:
         assert self.channel is not None
@@ -320,7 +360,7 @@ class Supervisor:
         error = ""
         try:
             for bind in binds:
-                self.pending[str(bind)] = open_listener(bind, self.count)
+                self.pending[str(bind)] = self.open_one(bind)
         except ListenError as failure:
             error = str(failure)
             self.close_pending()
@@ -329,14 +369,19 @@ class Supervisor:
             error = f"at most {control.MAX_FDS // self.count} listeners can be added in one reload"
             fds = []
             self.close_pending()
-        control.send(self.channel[0], {"op": "opened", "error": error}, fds)
+        sockets = {name: len(found) for name, found in self.pending.items()}
+        control.send(self.channel[0], {"op": "opened", "error": error, "sockets": sockets}, fds)
 
     def close_pending(self) -> None:
         for name, sockets in self.pending.items():
+            self.close_listener(name, sockets)
+        self.pending = {}
+
+    def close_listener(self, name: str, sockets: Sequence[socket.socket]) -> None:
+        if name not in self.activated:
             for sock in sockets:
                 sock.close()
             remove_file(name)
-        self.pending = {}
 
     def commit(self, message: control.Message, fds: list[int]) -> None:
         """The configuration is in force: whoever is forked from now on begins with it."""
@@ -347,11 +392,11 @@ class Supervisor:
         self.sockets.update(self.pending)
         self.pending = {}
         for name in message["removed"]:
-            for sock in self.sockets.pop(name, ()):
-                sock.close()
-            remove_file(name)
+            self.close_listener(name, self.sockets.pop(name, ()))
         assert self.channel is not None
         control.send(self.channel[0], {"op": "committed", "generation": self.release.generation})
+        if self.serving and self.reloads_done >= self.reloads_wanted:
+            self.notifier.status(self.state())
         log = self.release.head.observability.logging
         process_log.configure(log.level, log.format)
 
@@ -365,6 +410,7 @@ class Supervisor:
             elif number == signal.SIGHUP:
                 self.reloads_wanted += 1
                 self.agents_left = AGENTS
+                self.notifier.reloading()
                 if self.agent.pid:
                     self.ask_reload()
             elif number == signal.SIGUSR1:
@@ -387,6 +433,7 @@ class Supervisor:
             self.stopping = True
             self.deadline = now + self.release.head.server.timeouts.drain + GRACE
             logger.info("draining")
+            self.notifier.stopping("draining")
         elif not at_once:
             return
         if at_once:
@@ -411,8 +458,7 @@ class Supervisor:
                 self.agent_told = True
                 self.deadline = now + GRACE
             return False
-        for name in self.sockets:
-            remove_file(name)
-        if self.admin is not None and self.admin.family == socket.AF_UNIX:
-            remove_file(f"unix:{self.admin.getsockname()}")
+        for name in (*self.sockets, str(self.release.head.admin.bind) if self.admin is not None else ""):
+            if name not in self.activated:
+                remove_file(name)
         return True

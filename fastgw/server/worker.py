@@ -44,8 +44,8 @@ class Worker:
             self.plane.engine.set_addresses(url, addresses)
         self.plane.prepare_log(self.start.access_log)
         self.plane.adopt_log()
-        for name, sock in self.start.sockets.items():
-            self.plane.listen(name, sock)
+        for name, sockets in self.start.sockets.items():
+            self.plane.listen(name, *sockets)
         self.loop.add_reader(self.agent, self.on_agent)
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
         self.loop.add_signal_handler(signal.SIGUSR1, self.plane.reopen_log)
@@ -96,8 +96,11 @@ class Worker:
         self.plane.adopt()
         self.drain_seconds = message["drain"]
         process_log.configure(*message["logging"])
+        added: dict[str, list[socket.socket]] = {}
         for name, fd in zip(message["listen"], fds, strict=True):
-            self.plane.listen(name, socket.socket(fileno=os.dup(fd)))
+            added.setdefault(name, []).append(socket.socket(fileno=os.dup(fd)))
+        for name, sockets in added.items():
+            self.plane.listen(name, *sockets)
         for name in message["unlisten"]:
             self.plane.unlisten(name)
 

@@ -90,7 +90,7 @@ def parse_bind(value: object) -> Bind:
         raise wrong("bad_value", f"{shown(value)} is ambiguous", "an IPv6 address in brackets: [::1]:8080")
     if not is_ip(host):
         raise wrong("bad_value", f"{shown(value)} does not begin with an IP address", EXPECTED_BIND)
-    return Bind(host, int(port))
+    return Bind(str(ipaddress.ip_address(host)), int(port))
 
 
 def parse_origin(value: object) -> Origin:
