@@ -13,7 +13,7 @@ cdef class Load:
     cdef object __weakref__
     cdef readonly int64_t in_flight
     cdef bint begun                       # it had endpoints
-    cdef dict rings                       # (priority, not our zone) → the last maglev.Ring
+    cdef dict tables                      # (priority, not our zone) → the last Hashing
 
 
 cdef class Cookie:
@@ -27,6 +27,7 @@ cdef class LoadBalancer(Balancer):
     cdef Compiled key
     cdef Load load
     cdef Cookie cookie
+    cdef bint ring
     cdef double bounded, decay, min_healthy
     cdef int64_t slow_start, next_at      # ns
     cdef bint panic, live

@@ -3,7 +3,7 @@
     endpoints → labels → subset → groups by priority and zone → shares by health → round robin, least requests, …
 
 All but the last step is done when something changes: another set of endpoints, one that goes down or comes back, a step
-of a slow start. A pick is then one look at a table (`choice.pyx`, `maglev.pyx`). A service with one group and nothing
+of a slow start. A pick is then one look at a table (`choice.pyx`, `maglev.pyx`, `ring.pyx`). A service with one group and nothing
 that changes by itself asks its group directly.
 """
 from libc.math cimport exp
@@ -16,8 +16,10 @@ from fastgw._core.exchange cimport CONTINUE, PHASE_RESPONSE, Exchange, Hook
 from fastgw._core.forwarding cimport random64
 from fastgw._core.grpc cimport final_status
 from fastgw._core.health cimport CHECK_DOWN, HealthTable, Outliers, Slot, add, count, eject
-from fastgw._core.maglev cimport Ring, hash_of, mix
+from fastgw._core.hashing cimport Hashing, hash_of, mix
+from fastgw._core.maglev cimport Maglev
 from fastgw._core.pool cimport Balancer, Endpoint, Picker, Service
+from fastgw._core.ring cimport Ring
 from fastgw._core.template cimport ESCAPE_HEADER, Compiled, find_cookie
 
 from fastgw._core.health import R_ERRORS as _R_ERRORS, R_FAILURES as _R_FAILURES
@@ -42,7 +44,7 @@ cdef double FAILED_NS = 1e9              # what a failure counts as, in latency:
 
 cdef class Load:
     def __cinit__(self):
-        self.rings = {}
+        self.tables = {}
 
 
 cdef class Cookie:
@@ -55,7 +57,8 @@ cdef class Cookie:
 
 
 cdef class LoadBalancer(Balancer):
-    """`kind` is one of KINDS. `key` (a template) and `bounded` (a factor above 1, 0 for none) belong to consistent_hash,
+    """`kind` is one of KINDS. `key` (a template), `bounded` (a factor above 1, 0 for none) and `ring` (points on a ring
+    instead of the table of Maglev) belong to consistent_hash,
     `decay_ns` to ewma. `min_healthy` is the share of a group's weight that must be up for it to take all requests.
     `panic`: when all are down, ask one all the same. `subset`: endpoints of a priority at most, chosen by `seed`.
     `live`: endpoints go down and come back between two `arrange`, as they do with `health`: the table where the state
@@ -64,7 +67,7 @@ cdef class LoadBalancer(Balancer):
     def __init__(self, str kind="round_robin", Compiled key=None, double bounded=0, int64_t decay_ns=10_000_000_000,
                  int64_t slow_start_ns=0, double min_healthy=0.7, bint panic=True, str zone="", labels=None,
                  int subset=0, bytes seed=b"", Cookie cookie=None, Load load=None, bint live=False,
-                 str service="", HealthTable health=None, Outliers outliers=None):
+                 str service="", HealthTable health=None, Outliers outliers=None, bint ring=False):
         if kind not in KINDS:
             raise ValueError(f"there is no way to balance called {kind}")
         if kind == "consistent_hash" and key is None:
@@ -72,6 +75,7 @@ cdef class LoadBalancer(Balancer):
         self.kind = kind
         self.key = key if kind == "consistent_hash" else None
         self.bounded = bounded if self.key is not None else 0
+        self.ring = ring
         self.decay = decay_ns
         self.slow_start = slow_start_ns
         self.min_healthy = min_healthy
@@ -235,15 +239,16 @@ cdef class LoadBalancer(Balancer):
     cdef Group make(self, tuple tier, tuple members, list weights):
         """The group of these members: the one there is, where nothing changed."""
         cdef Group before = self.kept.get(tier), group
-        cdef Ring ring
+        cdef Hashing table
         if self.key is not None:
-            before = self.load.rings.get(tier)
-            if before is not None and before.members == members and before.given == weights:
+            before = self.load.tables.get(tier)
+            if before is not None and before.members == members and before.given == weights \
+                    and isinstance(before, Ring) == self.ring:
                 return before
-            ring = Ring(members, weights)
-            ring.begin(<Ring>before)
-            self.load.rings[tier] = ring
-            return ring
+            table = Ring(members, weights) if self.ring else Maglev(members, weights)
+            table.begin(<Hashing>before)
+            self.load.tables[tier] = table
+            return table
         if before is not None and before.members == members and before.given == weights:
             return before
         if self.kind == "round_robin":
@@ -262,9 +267,9 @@ cdef class LoadBalancer(Balancer):
         """Tables that are not full yet: some of their places. True: there is nothing left to do."""
         cdef Group group
         for group in self.groups:
-            if isinstance(group, Ring) and not (<Ring>group).ready:
-                if (<Ring>group).fill(FILL_LOOKS):
-                    (<Ring>group).finish()
+            if isinstance(group, Hashing) and not (<Hashing>group).ready:
+                if (<Hashing>group).fill(FILL_LOOKS):
+                    (<Hashing>group).finish()
                 return False
         return True
 
@@ -284,7 +289,7 @@ cdef class LoadBalancer(Balancer):
         if self.key is None:
             return self.which(random64() if self.count > 1 else 0).pick(ex)
         point = self.point(ex)
-        return (<Ring>self.which(mix(point ^ 0x5bd1e995u) if self.count > 1 else 0)).at(
+        return (<Hashing>self.which(mix(point ^ 0x5bd1e995u) if self.count > 1 else 0)).at(
             ex, point, self.panicking, self.bounded * (self.load.in_flight + 1) / self.up_weight)
 
     cdef Group which(self, uint64_t x):

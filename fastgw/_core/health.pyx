@@ -15,7 +15,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.clock cimport monotonic_ns
-from fastgw._core.maglev cimport hash_of
+from fastgw._core.hashing cimport hash_of
 
 cdef extern from *:
     """

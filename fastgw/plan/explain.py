@@ -182,7 +182,7 @@ def choice(service: Service) -> str:
     balance = service.balance
     words: list[str] = [balance.type]
     if balance.type == "consistent_hash":
-        words[0] += f" on {balance.hash_on}"
+        words[0] += f"{' (ring)' if balance.algorithm == 'ring' else ''} on {balance.hash_on}"
     if balance.sticky is not None:
         words.append(f"cookie {balance.sticky.cookie}")
     if balance.labels:

@@ -188,6 +188,7 @@ def balance_of(config: Config, service: Service) -> BalanceSpec:
     options: dict[str, Any] = {
         "kind": given.type,
         "bounded": given.bounded_load or 0.0,
+        "ring": given.algorithm == "ring",
         "decay_ns": ns(given.decay),
         "slow_start_ns": ns(given.slow_start),
         "min_healthy": given.min_healthy,

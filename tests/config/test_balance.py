@@ -34,6 +34,8 @@ def test_words(text, kind):
 def test_the_long_form_of_short_ones():
     assert str(balance("ip_hash").hash_on) == "${client.ip}"
     assert balance("{sticky: lb}").sticky.cookie == "lb"
+    assert balance("{type: consistent_hash}").algorithm == "maglev"
+    assert balance("{type: consistent_hash, algorithm: ring}").algorithm == "ring"
     assert balance("{type: consistent_hash, bounded_load: 125%}").bounded_load == 1.25
     assert balance("{type: consistent_hash, bounded_load: off}").bounded_load is None
 
@@ -47,6 +49,8 @@ def test_the_long_form_of_short_ones():
         ("{type: consistent_hash, hash_on: always}", "bad_value", "the same for every request"),
         ("{type: consistent_hash, hash_on: '${request.heeder.X}'}", "bad_template", "request.header"),
         ("{type: consistent_hash, bounded_load: 1}", "bad_value", "1.01"),
+        ("{type: consistent_hash, algorithm: ketama}", "bad_choice", "ring"),
+        ("{type: ewma, algorithm: ring}", "conflict", "type: consistent_hash"),
         ("{type: consistent_hash, slow_start: 3s}", "conflict", "slow_start"),
         ("{sticky: 'a b'}", "bad_value", "balance.sticky"),
         ("{sticky: {path: '/; Domain=x'}}", "bad_value", "sticky.path"),

@@ -58,13 +58,14 @@ def test_how_an_endpoint_is_chosen():
     ]
     config = load(
         "services:\n  a: {endpoints: ['http://127.0.0.1:1'], balance: {type: ip_hash, sticky: lb, panic: fail},"
-        " health_check: {type: tcp}}\n  b: 'http://127.0.0.1:2'\n"
+        " health_check: {type: tcp}}\n"
+        "  b: {endpoints: ['http://127.0.0.1:2'], balance: {type: ip_hash, algorithm: ring}}\n"
         "routes: [{path: /x, split: [{service: a, weight: 1}, {service: b, weight: 1}]}]\n",
         resolver=RESOLVER,
     )
     assert as_data(config, explain(config, ask(config, "GET", "/x", [], "127.0.0.1")))["endpoint"] == [
         "a: consistent_hash on ${client.ip}; cookie lb; checked by a TCP connection every 5s; 503 when none is healthy",
-        "b: round_robin",
+        "b: consistent_hash (ring) on ${client.ip}",
     ]
 
 

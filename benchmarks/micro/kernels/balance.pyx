@@ -1,4 +1,4 @@
-"""balance, choice, maglev: choosing one of 1,000 endpoints of different weights."""
+"""balance, choice, maglev, ring: choosing one of 1,000 endpoints of different weights."""
 import asyncio
 
 from fastgw._core.balance cimport LoadBalancer
@@ -29,17 +29,17 @@ cdef Service service(object loop, object balancer, bint weighted):
     return made
 
 
-cdef dict made = {}                        # making them takes longer than some thousand picks
+cdef dict made = {}
 
 
-cdef int pick(long n, bint weighted, str kind, parts=None, double bounded=0) except -1:
+cdef int pick(long n, bint weighted, str kind, parts=None, double bounded=0, bint ring=False) except -1:
     cdef Probe probe = Probe(HEAD)
     cdef Service one
     cdef long i
-    if (kind, weighted, bounded) not in made:
-        balancer = LoadBalancer(kind, None if parts is None else Compiled(parts), bounded)
-        made[kind, weighted, bounded] = service(asyncio.new_event_loop(), balancer, weighted)
-    one = made[kind, weighted, bounded]
+    if (kind, weighted, bounded, ring) not in made:
+        balancer = LoadBalancer(kind, None if parts is None else Compiled(parts), bounded, ring=ring)
+        made[kind, weighted, bounded, ring] = service(asyncio.new_event_loop(), balancer, weighted)
+    one = made[kind, weighted, bounded, ring]
     for i in range(n):
         assert one.pick(probe.exchange) is not None
     return 0
@@ -73,6 +73,14 @@ def by_header(long n):
     pick(n, True, "consistent_hash", [("request.header", b"x-user")], 1.25)
 
 
+def ring_by_address(long n):
+    pick(n, True, "consistent_hash", [("client.ip", b"")], 0, True)
+
+
+def ring_by_header(long n):
+    pick(n, True, "consistent_hash", [("request.header", b"x-user")], 1.25, True)
+
+
 CASES = [
     ("round robin", round_robin),
     ("round robin by weight", weighted),
@@ -81,4 +89,8 @@ CASES = [
     ("ewma", ewma),
     ("consistent hash of the address", by_address),
     ("consistent hash of a header, bounded", by_header),
+    ("the same on a ring, of the address", ring_by_address),
+    ("the same on a ring, of a header, bounded", ring_by_header),
 ]
+for _, operation in CASES:
+    operation(1)                           # making a ring takes longer than a run that is timed

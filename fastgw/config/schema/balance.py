@@ -91,6 +91,11 @@ class Balance(Room):
         "Of `consistent_hash`: what of a request chooses; without a value it is by chance.",
         example="${request.header.X-User}",
     )
+    algorithm: Literal["maglev", "ring"] = key(
+        "maglev",
+        "Of `consistent_hash`: `maglev` has the most even shares, `ring` moves the fewest keys when endpoints come and "
+        "go.",
+    )
     bounded_load: Bound = key(
         None,
         "Of `consistent_hash`: no endpoint has more than so many times its share of the requests under way; `off`.",
@@ -128,7 +133,7 @@ class Balance(Room):
     @model_validator(mode="after")
     def _fitting(self) -> Balance:
         """A key of one type is an error beside another: nothing is accepted and ignored."""
-        owners = {"hash_on": "consistent_hash", "bounded_load": "consistent_hash", "decay": "ewma"}
+        owners = dict.fromkeys(("hash_on", "algorithm", "bounded_load"), "consistent_hash") | {"decay": "ewma"}
         for name, owner in owners.items():
             if name in self.model_fields_set and self.type != owner and getattr(self, name) is not None:
                 raise wrong("conflict", f"`{name}` belongs to `type: {owner}`, and this is {self.type}", f"no `{name}`")
