@@ -23,6 +23,7 @@ cpdef enum Phase:
     PHASE_RECORD = 32
     PHASE_TAP = 64       # sees response bytes as they pass, may not change them (native hooks only)
     PHASE_SOCKET = 128   # of a route: it has WebSockets
+    PHASE_SEND = 256     # each attempt, just before its head leaves (native hooks only)
 
 # Where an exchange is; the table of moves is in exchange.pyx and drawn in docs/life-of-a-request.md.
 cpdef enum State:
@@ -63,6 +64,7 @@ cdef class Hook:
     cdef readonly int64_t buffer_response # bytes of response body wanted whole before `response`; -1 no
     cdef int request(self, Exchange ex) except -1
     cdef int around(self, Exchange ex) except -1
+    cdef int send(self, Exchange ex) except -1            # ex.up is the attempt's; the head may still be changed
     cdef int around_done(self, Exchange ex) except -1     # the response head (or failure) of the dispatch is here
     cdef int response(self, Exchange ex) except -1
     cdef int tap(self, Exchange ex, const char *p, size_t n, bint end) except -1
@@ -92,6 +94,7 @@ cdef class Route:
     cdef readonly bint buffers_response   # a hook wants the response body whole
     cdef readonly int64_t buffer_limit    # the least of their bounds
     cdef readonly object retry            # its own retry.Retry, or None
+    cdef readonly object hedge            # hedge.Hedge, or None
     cdef readonly object spec             # checked configuration, for admin and explain
 
 
@@ -224,6 +227,10 @@ cdef class Exchange(Timed):
     cdef object retry                     # retry.Retry that holds for it, or None
     cdef object replay                    # bytearray: the body so far, to be sent again; None: it cannot be
     cdef int64_t retry_at                 # ns: another attempt begins then; 0 = none is due
+    cdef object hedge                     # hedge.Hedge while another attempt may still be begun beside the first, or None
+    cdef object race                      # hedge.Race once one was, or None
+    cdef int64_t hedge_at                 # ns: the next one begins then; 0 = none is due
+    cdef int hedged                       # how many were; below 0: and one of them gave the answer
     cdef int64_t t_pool                   # ns: when the attempt under way asked for a connection
     cdef list tried                       # pool.Endpoint of attempts before this one, or None
     cdef object picked                    # pool.Endpoint of this attempt while a balancer counts it, else None

@@ -96,6 +96,9 @@ cdef class Hook:
     cdef int around(self, Exchange ex) except -1:
         return CONTINUE
 
+    cdef int send(self, Exchange ex) except -1:
+        return 0
+
     cdef int around_done(self, Exchange ex) except -1:
         return CONTINUE
 
@@ -120,7 +123,8 @@ cdef class Route:
 
     def __init__(self, str name, int index=0, int slot=0, tuple param_names=(), tuple chain=(), service=None,
                  split=None, rewrite=None, host_rewrite=None, int64_t total_ns=0, int64_t response_ns=0,
-                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, websocket=None, retry=None):
+                 int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, websocket=None, retry=None,
+                 hedge=None):
         cdef Hook hook
         self.name = name
         self.name_bytes = name.encode()
@@ -147,6 +151,7 @@ cdef class Route:
         self.total_ns = total_ns
         self.websocket = websocket
         self.retry = retry
+        self.hedge = hedge
         if websocket is not None:
             self.phases |= PHASE_SOCKET
         self.response_ns = response_ns
@@ -343,8 +348,9 @@ cdef class Exchange(Timed):
         self.close_after = self.has_body = self.detached = False
         self.attempts = 0
         self.tried = None
-        self.retry = self.replay = None
-        self.retry_at = self.t_pool = 0
+        self.retry = self.replay = self.hedge = self.race = None
+        self.retry_at = self.t_pool = self.hedge_at = 0
+        self.hedged = 0
         self.total_at = self.connect_at = 0
         self.allow = None
         self.whole = self.tainted = False
@@ -577,6 +583,11 @@ cdef class Exchange(Timed):
     @property
     def tries(self):
         return self.attempts
+
+    @property
+    def hedge_name(self):
+        """None when no other attempt was begun beside the first; else which of them answered: "won" or "lost"."""
+        return None if self.hedged == 0 else "won" if self.hedged < 0 else "lost"
 
     @property
     def total_ns(self):

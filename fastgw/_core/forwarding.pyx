@@ -32,6 +32,9 @@ cdef extern from *:
     int fgw_pton(const char *p, unsigned char *out)
 
 
+cdef enum:
+    RETOLD = 2        # Header.drop: its value goes on in a line of ours, and again with each further attempt
+
 # A small fast generator for ids: unique, not secret. Seeded per process; see Engine and reseed().
 cdef uint64_t _s0, _s1
 
@@ -250,13 +253,13 @@ cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept:
             if ex.trusted_peer:
                 for i in range(head.count):
                     h = &head.items[i]
-                    if h.drop:
+                    if h.drop and h.drop != RETOLD:
                         continue
                     if h.id == H_X_FORWARDED_FOR:
                         o = _put(o, head.buf + h.value, h.value_len)
                         o = _put(o, b", ", 2)
-                        h.drop = 1
-                        head.dropped += 1
+                        head.dropped += not h.drop
+                        h.drop = RETOLD
                     elif h.id == H_X_FORWARDED_PROTO:
                         proto = True
                     elif h.id == H_X_FORWARDED_HOST:
@@ -275,11 +278,11 @@ cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept:
             o = _put(o, b"Forwarded: ", 11)
             for i in range(head.count):
                 h = &head.items[i]
-                if h.id == H_FORWARDED and not h.drop:
+                if h.id == H_FORWARDED and (not h.drop or h.drop == RETOLD):
                     o = _put(o, head.buf + h.value, h.value_len)
                     o = _put(o, b", ", 2)
-                    h.drop = 1
-                    head.dropped += 1
+                    head.dropped += not h.drop
+                    h.drop = RETOLD
             o = _put_forwarded(o, ex)
     if ex.client_cert is not None:
         o = _put_certificate(o, ex)

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from fastgw._core.exchange cimport (
-    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, REPLIED, Exchange, Hook,
+    CONTINUE, PHASE_RECORD, PHASE_REQUEST, PHASE_SEND, REPLIED, Exchange, Hook,
 )
 from fastgw._core.headers cimport Head, Header, equals_lower
 from fastgw._core.policy cimport apply_problem
@@ -128,7 +128,7 @@ cdef class GrpcHook(Hook):
         self.name = "grpc"
         self.reactor = reactor
         self.stats = stats
-        self.phases = PHASE_REQUEST | PHASE_AROUND | PHASE_RECORD
+        self.phases = PHASE_REQUEST | PHASE_SEND | PHASE_RECORD
 
     cdef int request(self, Exchange ex) except -1:
         """The client's deadline is the gateway's too: what nobody waits for any more is not worked on."""
@@ -150,7 +150,7 @@ cdef class GrpcHook(Hook):
             self.reactor.wheel.arm(&ex.total, ex.total_at)
         return CONTINUE
 
-    cdef int around(self, Exchange ex) except -1:
+    cdef int send(self, Exchange ex) except -1:
         """The service is told what is left: of the client's deadline, or of the route's time if that is less."""
         cdef char text[16]
         cdef int n
@@ -158,7 +158,7 @@ cdef class GrpcHook(Hook):
             n = put_timeout(text, ex.total_at - self.reactor.now)
             ex.request.remove_name(b"grpc-timeout", 12)
             ex.request.append(b"grpc-timeout", 12, text, n)
-        return CONTINUE
+        return 0
 
     cdef int record(self, Exchange ex) except -1:
         if (ex.grpc or ex.translated) and ex.service is not None:

@@ -10,3 +10,5 @@ cdef class PythonHook(Hook):
     cdef int _failed(self, Exchange ex, object error) except -1
 
 cdef int apply_problem(Exchange ex, object problem) except -1
+cdef int cancel_tasks(Exchange ex) except -1      # the Tasks of its hooks that wait
+cdef int sending(Exchange ex) except -1           # hooks of PHASE_SEND

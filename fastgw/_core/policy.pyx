@@ -11,7 +11,7 @@ import logging
 
 from fastgw._core.exchange cimport (
     COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
-    PHASE_RESPONSE_BODY, REPLIED, S_POLICY, WAIT, Exchange, Hook,
+    PHASE_RESPONSE_BODY, PHASE_SEND, REPLIED, S_POLICY, WAIT, Exchange, Hook,
 )
 
 from fastgw._core.exchange import Problem, Reply, WholeBody
@@ -103,6 +103,34 @@ cdef int apply_problem(Exchange ex, object problem) except -1:
     for name, value in problem.headers:
         ex.response.add(name, value)
     return REPLIED
+
+
+cdef int cancel_tasks(Exchange ex) except -1:
+    """Of hooks that wait: the exchange goes no further. It is not used again, they may still hold it."""
+    task = ex.parked
+    if task is not None:
+        ex.parked = None
+        ex.tainted = True
+        task.cancel()
+    if ex.arounds:
+        parked = ex.arounds
+        ex.arounds = None
+        ex.tainted = True
+        for coroutine in parked.values():
+            if isinstance(coroutine, tuple):
+                coroutine[1].cancel()
+            else:
+                coroutine.close()
+    return 0
+
+
+cdef int sending(Exchange ex) except -1:
+    """An attempt is about to leave."""
+    cdef Hook hook
+    for hook in ex.route.chain:
+        if hook.phases & PHASE_SEND:
+            hook.send(ex)
+    return 0
 
 
 cdef class PythonHook(Hook):

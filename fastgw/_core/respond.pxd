@@ -38,7 +38,6 @@ cdef class Relay(Driver):
     cdef int _end(self, Exchange ex) except -1
     cdef int _finish(self, Exchange ex) except -1
     cdef int _record(self, Exchange ex) except -1
-    cdef int _cancel_tasks(self, Exchange ex) except -1
     cdef int _preflight(self, Exchange ex) except -1
     cdef int _slash(self, Exchange ex) except -1
     cdef int _collect_request(self, Exchange ex, int64_t limit) except -1

@@ -16,14 +16,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 from fastgw._core.exchange cimport (
     COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
-    PHASE_RESPONSE_BODY, PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_POLICY, S_POOL,
+    PHASE_RESPONSE_BODY, PHASE_SEND, PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_POLICY, S_POOL,
     S_RELAY, S_RESPONSE, S_SENT, WAIT, Downstream, Exchange, Hook, Route, UpstreamStream,
 )
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
 from fastgw._core.grpc cimport end_with
 from fastgw._core.headers cimport H_ORIGIN, Head
 from fastgw._core.plan cimport Plan
-from fastgw._core.policy cimport apply_problem
+from fastgw._core.policy cimport apply_problem, cancel_tasks, sending
 from fastgw._core.pool cimport Endpoint, Service
 from fastgw._core.reactor cimport Reactor
 from fastgw._core.record cimport Stats
@@ -425,6 +425,8 @@ cdef class Relay(Driver):
         ex.state = S_SENT
         ex.t_sent = self.reactor.now
         ex.body_filtered = ex.has_body and ex.route.phases & PHASE_REQUEST_BODY != 0
+        if ex.route.phases & PHASE_SEND:
+            sending(ex)
         if not ex.has_body or (ex.request_buffer is None and ex.request_done and ex.bytes_in == 0):
             return up.send_head(ex, True)
         if ex.request_buffer is not None:
@@ -756,7 +758,7 @@ cdef class Relay(Driver):
         return self._end_by(ex, Problem(known.status, code, detail, side=known.side))
 
     cdef int _end_by(self, Exchange ex, object problem) except -1:
-        self._cancel_tasks(ex)
+        cancel_tasks(ex)
         if ex.state == S_POOL and ex.endpoint is not None:
             (<Endpoint>ex.endpoint).forget(ex)
         if ex.up is not None:
@@ -803,29 +805,12 @@ cdef class Relay(Driver):
             ex.side = 1
         if not ex.head_sent:
             ex.response.status = 499
-        self._cancel_tasks(ex)
+        cancel_tasks(ex)
         if ex.state == S_POOL and ex.endpoint is not None:
             (<Endpoint>ex.endpoint).forget(ex)
         if ex.up is not None:
             ex.up.cancel(ex)
         return self._finish(ex)
-
-    cdef int _cancel_tasks(self, Exchange ex) except -1:
-        task = ex.parked
-        if task is not None:
-            ex.parked = None
-            ex.tainted = True
-            task.cancel()
-        if ex.arounds:
-            parked = ex.arounds
-            ex.arounds = None
-            ex.tainted = True
-            for coroutine in parked.values():
-                if isinstance(coroutine, tuple):
-                    coroutine[1].cancel()
-                else:
-                    coroutine.close()
-        return 0
 
     # ------------------------------------------------------------------ record
 
@@ -842,7 +827,7 @@ cdef class Relay(Driver):
             (<Watch>ex.watch).ended()
         self._record(ex)
         if ex.arounds or ex.parked is not None:
-            self._cancel_tasks(ex)
+            cancel_tasks(ex)
         if down is not None:
             down.finished(ex)
         if ex.tainted:

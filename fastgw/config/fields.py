@@ -351,6 +351,22 @@ def parse_header_name(value: object) -> str:
     return str(value)
 
 
+MADE_BY_GATEWAY = frozenset(
+    [
+        "connection",
+        "content-length",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ]
+)
+"""RFC 9110 §7.6.1 and RFC 9112 §6: they say what this hop is and how its message is framed."""
+
 Name = Annotated[
     str, BeforeValidator(parse_name), WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9_]|^\$\{"})
 ]

@@ -15,7 +15,7 @@ HTTP_KEYS = {
     "": ("host", "tls", "protocol", "http2", "response_trailers", "circuit_breaker", "retry"),
     "balance": ("sticky",),
     "pool": ("max_idle", "idle_timeout", "queue_size", "queue_timeout"),
-    "timeouts": ("response", "idle"),
+    "timeouts": ("response", "idle", "header", "honour_client"),
 }
 """Keys of a service that say something of requests, or of connections shared by many clients."""
 TLS_KEYS = ("alpn", "hsts", "redirect_http")

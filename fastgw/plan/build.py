@@ -27,10 +27,10 @@ from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
 from fastgw._core.prelude import ProxyGate
-from fastgw._core.retry import Budget, Retry
 from fastgw._core.settings import Settings
 from fastgw._core.template import Compiled
 from fastgw._core.ws import Rules
+from fastgw.plan.resilience import remaining_by, retry_by
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
 from fastgw.plan.tcp import TcpSpec
@@ -111,12 +111,6 @@ def http2_opener(engine: Engine, service: ServiceSpec, secure: bool) -> Opener |
 
     negotiate = service.protocol == "auto"
     return H2Opener(engine.opener, negotiate=negotiate, demand=secure and not negotiate, **service.http2)
-
-
-def retry_by(given: dict[str, Any] | None) -> Retry | None:
-    if given is None:
-        return None
-    return Retry(Budget(**given["budget"]), **{name: value for name, value in given.items() if name != "budget"})
 
 
 def discover(engine: Engine, host: Host, changed: Mapping[str, EndpointSet | None]) -> None:
@@ -311,6 +305,7 @@ class Builder:
         asked = {given.service, *(name for name, _ in given.split)}
         if not asked.isdisjoint(self.http2):
             chain.append(self.grpc_hook())
+        chain += remaining_by(self.engine, given.remaining)
         if not asked.isdisjoint(self.sticky):
             chain.append(StickyCookie())
         split = None

@@ -15,12 +15,13 @@ from typing import Any
 
 from fastgw.config import Config
 from fastgw.config.schema.address import Origin
-from fastgw.config.schema.retry import GRPC_STATUSES, Retry
+from fastgw.config.schema.retry import GRPC_STATUSES
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.websocket import WebSocket
 from fastgw.plan.addresses import Address, known
+from fastgw.plan.resilience import Told, ns, remaining_of, retry_of
 from fastgw.plan.routing import compile_router
 from fastgw.plan.tcp import TcpSpec, compile_tcp
 from fastgw.plan.tls import (
@@ -35,14 +36,8 @@ from fastgw.plan.tls import (
 from fastgw.policies._parts import parts_of
 
 CHUNK = 16
-SECOND = 1_000_000_000
 
 Slots = Callable[[str], int]
-
-
-def ns(seconds: float | None) -> int:
-    """Seconds → nanoseconds; None → 0, which is "no limit of its own"."""
-    return 0 if seconds is None else int(seconds * SECOND)
 
 
 @dataclass(slots=True)
@@ -121,6 +116,7 @@ class RouteSpec:
     retry: dict[str, Any] | None = None
     websocket: dict[str, Any] | None = None
     broadcast: dict[str, Any] | None = None
+    remaining: Told = ()
 
 
 @dataclass(slots=True)
@@ -359,29 +355,6 @@ def broadcast_of(route: Route) -> dict[str, Any] | None:
     }
 
 
-def retry_of(retry: Retry | None) -> dict[str, Any] | None:
-    """The keyword arguments of _core.retry.Retry, and `budget`: those of its Budget."""
-    if retry is None:
-        return None
-    asked = [reason for reason in retry.retry_on if reason[0].isdigit()]
-    numbers = [range(500, 600) if reason == "5xx" else (int(reason),) for reason in asked]
-    return {
-        "attempts": retry.attempts,
-        "methods": tuple(retry.methods),
-        "statuses": tuple(sorted({status for several in numbers for status in several})),
-        "grpc": tuple(GRPC_STATUSES.index(reason[5:]) for reason in retry.retry_on if reason.startswith("grpc:")),
-        "connect": "connect" in retry.retry_on,
-        "reset": "reset" in retry.retry_on,
-        "timeout": "timeout" in retry.retry_on,
-        "base_ns": ns(retry.backoff),
-        "max_ns": ns(retry.max_backoff),
-        "per_try_ns": ns(retry.per_try) if retry.per_try else 0,
-        "body": retry.body,
-        "trust_key": retry.trust_idempotency_key,
-        "budget": {"ratio": retry.budget.ratio, "floor": retry.budget.per_second},
-    }
-
-
 def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
     timeouts = route.timeouts
     limits = route.limits
@@ -406,6 +379,7 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         websocket=websockets_of(route),
         broadcast=broadcast_of(route),
         retry=retry_of(route.retry),
+        remaining=remaining_of(config, route),
     )
 
 

@@ -7,24 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from fastgw.config.fields import HeaderName, wrong
+from fastgw.config.fields import MADE_BY_GATEWAY, HeaderName, wrong
 from fastgw.config.templating import Template
-
-MADE_BY_GATEWAY = frozenset(
-    [
-        "connection",
-        "content-length",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ]
-)
-"""RFC 9110 §7.6.1 and RFC 9112 §6: they say what this hop is and how its message is framed."""
 
 
 def _editable(value: object) -> object:

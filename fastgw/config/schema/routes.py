@@ -30,6 +30,7 @@ from fastgw.config.schema.address import HOST_NAME
 from fastgw.config.schema.base import Room, key
 from fastgw.config.schema.retry import Retry
 from fastgw.config.schema.services import HostHeader
+from fastgw.config.schema.timeouts import RouteTimeouts
 from fastgw.config.schema.websocket import WebSocket, WebSocketBroadcast
 from fastgw.config.templating import Template
 
@@ -268,19 +269,6 @@ SplitBy = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^(header|cookie):.+|\$\{"}),
 ]
 PolicyList = Annotated[Any, WithJsonSchema({"type": "array"})]
-
-
-class RouteTimeouts(Room):
-    """A route's own timeouts; what is left out is the service's (or, for `total`, the server's)."""
-
-    total: Duration | None = key(None, "The whole request; then 504.", ge=0.01, le=86400, example="10s")
-    connect: Duration | None = key(None, "Until a connection is made.", ge=0.001, le=3600, example="1s")
-    response: Duration | None = key(
-        None, "To the first byte of the answer.", ge=0.001, le=86400, example="5s"
-    )
-    idle: Duration | None = key(
-        None, "Between two pieces of the answer's body.", ge=0.001, le=86400, example="15s"
-    )
 
 
 class RouteLimits(Room):

@@ -13,6 +13,7 @@ from fastgw.config.schema.base import Later, Room, key
 from fastgw.config.schema.discovery import Discovery
 from fastgw.config.schema.health import HealthCheck, Outliers
 from fastgw.config.schema.retry import Retry
+from fastgw.config.schema.timeouts import ServiceTimeouts
 from fastgw.config.schema.tls import UpstreamTls
 
 
@@ -49,18 +50,6 @@ class Pool(Room):
         1024, "Requests that may wait for a connection; more are refused with 503.", ge=0, le=1000000
     )
     queue_timeout: Duration = key(5.0, "How long one may wait; then 503.", ge=0.001, le=3600)
-
-
-class ServiceTimeouts(Room):
-    """How long the gateway waits for an upstream."""
-
-    connect: Duration = key(5.0, "Until a connection is made; then 504.", ge=0.001, le=3600)
-    response: Duration = key(
-        30.0, "From the request to the first byte of the answer; then 504.", ge=0.001, le=86400
-    )
-    idle: Duration = key(
-        60.0, "Between two pieces of the answer's body; then it is cut off.", ge=0.001, le=86400
-    )
 
 
 class UpstreamHttp2(Room):
