@@ -22,7 +22,7 @@ from fastgw._core.exchange cimport Downstream, Exchange
 from fastgw._core.grpc cimport messages_fit
 from fastgw._core.h1 cimport date_line
 from fastgw._core.h2_wire cimport (
-    begin_fields, end_with_trailers, fields, flow_add, flow_take, prepare,
+    begin_fields, end_with_trailers, fields, flow_add, flow_take, memory, prepare,
     put, put_head, put_length, put_status, send_frames,
 )
 from fastgw._core.headers cimport H_EXPECT, SCAN_TOO_MANY, SCAN_METHOD, SCAN_TE, Head, Header
@@ -237,7 +237,7 @@ cdef class H2Connection(Connection):
 
     cdef int begin(self) except -1:
         cdef nghttp2_settings_entry ours[4]
-        if nghttp2_session_server_new2(&self.session, _callbacks, <void*>self, _options) != 0:
+        if nghttp2_session_server_new3(&self.session, _callbacks, <void*>self, _options, memory) != 0:
             raise MemoryError()
         ours[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
         ours[0].value = self.codec.max_streams

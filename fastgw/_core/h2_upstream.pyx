@@ -18,7 +18,7 @@ from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.exchange cimport REFUSED, TOUCHED, UNTOUCHED, WAIT, Exchange
 from fastgw._core.forwarding cimport forwarding_size, put_forwarding
 from fastgw._core.h2_wire cimport (
-    begin_fields, end_with_trailers, fields, flow_add, flow_take, prepare,
+    begin_fields, end_with_trailers, fields, flow_add, flow_take, memory, prepare,
     put, put_head, put_length, put_lines, send_frames,
 )
 from fastgw._core.headers cimport H_HOST, H_TE, Head, Header
@@ -243,7 +243,7 @@ cdef class H2Upstream(SharedConnection):
             logger.warning("%s does not speak HTTP/2: it did not agree to h2 by ALPN", endpoint.name)
             self._close()
             return endpoint.open_failed(self, "upstream_protocol_error")
-        if nghttp2_session_client_new2(&self.session, _callbacks, <void*>self, _options) != 0:
+        if nghttp2_session_client_new3(&self.session, _callbacks, <void*>self, _options, memory) != 0:
             raise MemoryError()
         ours[0].settings_id = NGHTTP2_SETTINGS_ENABLE_PUSH
         ours[0].value = 0

@@ -27,6 +27,9 @@ ctypedef struct Flow:
     uint32_t at, n, cap
 
 
+cdef nghttp2_mem *memory          # for all sessions of this process
+
+
 cdef Fields *fields               # the one of this process: a block is begun and submitted in one go
 
 

@@ -6,11 +6,15 @@ from fastgw._core.headers cimport Head, Header
 from fastgw._core.nghttp2 cimport *
 from fastgw._core.reactor cimport Channel
 
+cdef extern from "h2memory.h":
+    nghttp2_mem fgw_h2_memory
+
 cdef enum:
     OUT = 65536                   # frames that are collected before they are written
     SPARE = 12                    # fields that the gateway adds after those of a head
 
 cdef char _out[OUT]
+memory = &fgw_h2_memory
 fields = <Fields*>calloc(1, sizeof(Fields))
 if fields == NULL:
     raise MemoryError()

@@ -8,6 +8,8 @@ cdef extern from "<nghttp2/nghttp2.h>":
         pass
     ctypedef struct nghttp2_option:
         pass
+    ctypedef struct nghttp2_mem:
+        pass
     ctypedef struct nghttp2_nv:
         uint8_t *name
         uint8_t *value
@@ -73,10 +75,10 @@ cdef extern from "<nghttp2/nghttp2.h>":
     void nghttp2_option_set_max_deflate_dynamic_table_size(nghttp2_option *, size_t)
     void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option *, uint32_t)
 
-    int nghttp2_session_server_new2(nghttp2_session **, const nghttp2_session_callbacks *, void *,
-                                    const nghttp2_option *)
-    int nghttp2_session_client_new2(nghttp2_session **, const nghttp2_session_callbacks *, void *,
-                                    const nghttp2_option *)
+    int nghttp2_session_server_new3(nghttp2_session **, const nghttp2_session_callbacks *, void *,
+                                    const nghttp2_option *, nghttp2_mem *)
+    int nghttp2_session_client_new3(nghttp2_session **, const nghttp2_session_callbacks *, void *,
+                                    const nghttp2_option *, nghttp2_mem *)
     void nghttp2_session_del(nghttp2_session *)
     ssize_t nghttp2_session_mem_recv(nghttp2_session *, const uint8_t *, size_t)
     ssize_t nghttp2_session_mem_send(nghttp2_session *, const uint8_t **)
