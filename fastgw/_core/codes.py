@@ -84,6 +84,18 @@ CODES: dict[str, Code] = {
     # protection
     "ip_denied": Code(403, DOWNSTREAM, "This address may not come in"),
     "country_denied": Code(403, DOWNSTREAM, "This country or network may not come in"),
+    # who calls, and what he may
+    "key_expired": Code(401, DOWNSTREAM, "The API key has expired"),
+    "invalid_credentials": Code(401, DOWNSTREAM, "The name or the password is wrong"),
+    "invalid_signature": Code(401, DOWNSTREAM, "The signature of the request is not valid"),
+    "request_replayed": Code(401, DOWNSTREAM, "The request was seen before"),
+    "invalid_certificate": Code(401, DOWNSTREAM, "The client's certificate is not known"),
+    "missing_role": Code(403, DOWNSTREAM, "The caller lacks a role"),
+    "acl_refused": Code(403, DOWNSTREAM, "The caller is not on the list"),
+    "rule_refused": Code(403, DOWNSTREAM, "A rule of this route is not met"),
+    "authorizer_refused": Code(403, DOWNSTREAM, "The authorizer refuses"),
+    "authorizer_unavailable": Code(503, GATEWAY, "The authorizer cannot be asked"),
+    "authenticator_busy": Code(503, GATEWAY, "Too many passwords wait to be looked at"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

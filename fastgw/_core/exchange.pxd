@@ -71,6 +71,7 @@ cdef class Hook:
     cdef object request_body(self, Exchange ex, bytes chunk, bint end)
     cdef object response_body(self, Exchange ex, bytes chunk, bint end)
     cdef int record(self, Exchange ex) except -1
+    cdef int resumed(self, Exchange ex, int verdict) except -1     # a member of this composition has waited
 
 
 cdef class Route:
@@ -105,6 +106,8 @@ cdef class Consumer:
     cdef readonly tuple groups
     cdef readonly object metadata
     cdef readonly object credential       # id of the key or token subject; never the secret
+    cdef readonly str plan                # name of its plan, or None
+    cdef readonly object scopes           # frozenset of what this credential may do; None: scopes were not spoken of
 
 
 cdef class Downstream(Wired):
@@ -236,6 +239,7 @@ cdef class Exchange(Timed):
     cdef object picked                    # pool.Endpoint of this attempt while a balancer counts it, else None
     cdef int64_t t_picked                 # ns; then the balancer's mark of what it counted
     cdef object parked                    # the Task of a suspended hook
+    cdef object composing                 # (Hook, …): the composition whose member waits, see compose.pyx; or None
     cdef dict arounds                     # coroutines parked in `await dispatch()`, by hook
     cdef public bint redispatch           # a parked coroutine asked for another attempt
     cdef readonly bint head_arrived       # the current attempt has an answer (or a failure)

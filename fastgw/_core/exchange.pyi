@@ -36,12 +36,16 @@ class Consumer:
     groups: tuple[str, ...]
     metadata: Mapping[str, Any]
     credential: str | None
+    plan: str | None
+    scopes: frozenset[str] | None
     def __init__(
         self,
         name: str,
         groups: Iterable[str] = ...,
         metadata: Mapping[str, Any] | None = ...,
         credential: str | None = ...,
+        plan: str | None = ...,
+        scopes: Iterable[str] | None = ...,
     ) -> None: ...
 
 class Route:

@@ -117,6 +117,9 @@ cdef class Hook:
     cdef int record(self, Exchange ex) except -1:
         return 0
 
+    cdef int resumed(self, Exchange ex, int verdict) except -1:
+        return verdict
+
 
 cdef class Route:
     """What the plan knows of one route. Durations are nanoseconds, 0 = none (or the service's own)."""
@@ -165,14 +168,17 @@ cdef class Route:
 
 
 cdef class Consumer:
-    """Who calls. `credential` is the id of a key or the subject of a token, never the secret itself."""
+    """Who calls. `credential` is the id of a key or the subject of a token, never the secret itself; `scopes` is what
+    it may do, None when it says nothing of that."""
 
-    def __init__(self, str name, groups=(), metadata=None, credential=None):
+    def __init__(self, str name, groups=(), metadata=None, credential=None, str plan=None, scopes=None):
         self.name = name
         self.name_bytes = name.encode()
         self.groups = tuple(groups)
         self.metadata = metadata or {}
         self.credential = credential
+        self.plan = plan
+        self.scopes = None if scopes is None else frozenset(scopes)
 
     def __repr__(self):
         return f"<Consumer {self.name}>"
@@ -354,7 +360,7 @@ cdef class Exchange(Timed):
         self.total_at = self.connect_at = 0
         self.allow = None
         self.whole = self.tainted = False
-        self.parked = None
+        self.parked = self.composing = None
         self.arounds = None
         self.redispatch = self.head_arrived = False
         self.generation += 1

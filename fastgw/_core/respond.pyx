@@ -303,6 +303,10 @@ cdef class Relay(Driver):
 
     cdef int resume(self, Exchange ex, int verdict) except -1:
         ex.parked = None
+        if ex.composing is not None:
+            verdict = (<Hook>(<tuple>ex.composing)[0]).resumed(ex, verdict)
+            if verdict == WAIT:
+                return 0
         if ex.state == S_POLICY:
             if verdict == REPLIED:
                 return self._reply(ex)

@@ -1,12 +1,12 @@
 """Request templates, compiled: literal pieces and variables, written for one exchange into a buffer."""
 from libc.stdint cimport uint8_t
 
-from fastgw._core.exchange cimport Exchange
+from fastgw._core.exchange cimport Consumer, Exchange
 
 cdef enum Variable:
     V_TEXT = 0
     V_ID, V_METHOD, V_PATH, V_HOST, V_HEADER, V_QUERY, V_COOKIE, V_CLIENT, V_ROUTE, V_PARAM
-    V_CONSUMER, V_GROUPS, V_CLAIM, V_SERVICE
+    V_CONSUMER, V_GROUPS, V_PLAN, V_SCOPES, V_CREDENTIAL, V_METADATA, V_CLAIM, V_SERVICE
 
 cdef enum Escape:
     ESCAPE_HEADER = 0        # captures and query values decoded; bytes no header may hold stay encoded
@@ -27,6 +27,7 @@ cdef class Compiled:
     cdef size_t len, cap
     cdef int write(self, Exchange ex, int escape) except -1       # fills out, len
     cdef int _part(self, Exchange ex, Part *part, int escape) except -1
+    cdef int _consumer(self, Consumer consumer, Part *part, int escape) except -1
     cdef int _capture(self, Exchange ex, object name, int escape) except -1
     cdef int _raw(self, const char *p, size_t n) except -1
     cdef int _value(self, const char *p, size_t n, bint encoded, bint plus, int escape, bint path) except -1

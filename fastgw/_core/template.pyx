@@ -8,13 +8,15 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from fastgw._core.exchange cimport Exchange
+from fastgw._core.exchange cimport Consumer, Exchange
 from fastgw._core.headers cimport H_COOKIE, Header
 
 cdef dict KINDS = {
     "request.id": V_ID, "request.method": V_METHOD, "request.path": V_PATH, "request.host": V_HOST,
     "request.header": V_HEADER, "request.query": V_QUERY, "request.cookie": V_COOKIE, "client.ip": V_CLIENT,
     "route.name": V_ROUTE, "route.params": V_PARAM, "consumer.name": V_CONSUMER, "consumer.groups": V_GROUPS,
+    "consumer.plan": V_PLAN, "consumer.scopes": V_SCOPES, "consumer.credential": V_CREDENTIAL,
+    "consumer.metadata": V_METADATA,
     "claims": V_CLAIM, "service.name": V_SERVICE,
 }
 cdef enum:
@@ -223,6 +225,16 @@ cdef class Compiled:
                                    False, escape, name == "*")
         return 0
 
+    cdef int _consumer(self, Consumer consumer, Part *part, int escape) except -1:
+        if part.kind == V_PLAN:
+            return self._object(consumer.plan, escape)
+        if part.kind == V_SCOPES:
+            # RFC 6749 3.3: scope = scope-token *( SP scope-token )
+            return 0 if not consumer.scopes else self._object(" ".join(sorted(consumer.scopes)), escape)
+        if part.kind == V_CREDENTIAL:
+            return self._object(consumer.credential, escape)
+        return self._object(consumer.metadata.get((<bytes>part.text[:part.n]).decode("latin-1")), escape)
+
     cdef int _part(self, Exchange ex, Part *part, int escape) except -1:
         cdef const char *p
         cdef size_t n
@@ -270,6 +282,8 @@ cdef class Compiled:
                 escape, False)
         if kind == V_GROUPS:
             return 0 if ex.consumer is None else self._object(ex.consumer.groups, escape)
+        if V_PLAN <= kind <= V_METADATA:
+            return 0 if ex.consumer is None else self._consumer(ex.consumer, part, escape)
         if kind == V_CLAIM:
             return self._object(claim_of(ex.claims, (<bytes>part.text[:part.n]).decode("latin-1")), escape)
         if kind == V_SERVICE:

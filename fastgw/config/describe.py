@@ -19,10 +19,11 @@ from fastgw.config.fields import format_duration, format_size
 from fastgw.config.findings import bounds_of, fields_of, in_unit, unit_of
 from fastgw.config.registry import Resolver
 from fastgw.config.schema.base import Later, is_later
+from fastgw.config.schema.consumers import Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import Match, Route
 from fastgw.config.schema.server import Admin, Server, parse_workers
-from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.services import Service
 from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.tests import ConfigTest
 
@@ -31,12 +32,14 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("admin", Admin, "admin"),
     ("services", Service, "services.NAME"),
     ("consumers", Consumer, "consumers[]"),
+    ("plans", Plan, "plans.NAME"),
     ("observability", Observability, "observability"),
     ("routes", Route, "routes[]"),
     ("tests", ConfigTest, "tests[]"),
 )
 SHORT_FORMS = frozenset(
-    {"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance", "HealthCheck"}
+    {"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance", "HealthCheck",
+     "ConsumerKey"}
 )
 """Rooms for which a bare value is enough."""
 ONE_OR_MANY = frozenset({
@@ -212,6 +215,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
     }
     rooms = {"server": part(Server), "admin": part(Admin), "stores": part(Stores), "observability": part(Observability)}
     consumer = part(Consumer)
+    plan = part(Plan)
     test = part(ConfigTest)
     service = part(Service)
     route = part(Route)
@@ -225,7 +229,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         for name in ONE_OR_MANY & definition.get("properties", {}).keys():
             many = definition["properties"][name]
             definition["properties"][name] = {"anyOf": [{"type": "string"}, many]}
-    for found in (*rooms.values(), consumer, test, service, route, *definitions.values()):
+    for found in (*rooms.values(), consumer, plan, test, service, route, *definitions.values()):
         let_references_in(found)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -236,6 +240,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
             **rooms,
             "services": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Service"}},
             "consumers": {"type": "array", "items": consumer},
+            "plans": {"type": "object", "additionalProperties": {"anyOf": [plan, {"type": "null"}]}},
             "policies": {"$ref": "#/$defs/PolicyList"},
             "routes": {"type": "array", "items": route},
             "tests": {"type": "array", "items": test},

@@ -35,6 +35,7 @@ CODES = {
     "conflict": "two keys say different things or exclude each other",
     "unknown_service": "the service is not declared",
     "unknown_policy": "no policy has this name",
+    "unknown_plan": "no plan has this name",
     "duplicate_name": "two things have the same name",
     "duplicate_route": "two routes match exactly the same requests",
     "duplicate_credential": "two consumers have the same key",

@@ -17,7 +17,8 @@ from fastgw.config.fields import Secret
 from fastgw.config.findings import fields_of, models_in
 from fastgw.config.registry import Resolver
 from fastgw.config.schema import SINGLE_ROOMS
-from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.consumers import Consumer
+from fastgw.config.schema.services import Service
 from fastgw.config.text import SENSITIVE, Span, find_spans
 
 MASK = "***"

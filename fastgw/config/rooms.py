@@ -17,8 +17,9 @@ from fastgw.config.reach import reachable_endpoint
 from fastgw.config.registry import PolicySpec, Resolver
 from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
 from fastgw.config.schema.base import is_later
+from fastgw.config.schema.consumers import Consumer, Plan
 from fastgw.config.schema.routes import LATER_POLICIES, PolicyUse
-from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.services import Service
 from fastgw.config.schema.tests import ConfigTest
 from fastgw.config.text import MAX_FINDINGS, Map, Seq
 
@@ -27,6 +28,7 @@ MAX_SERVICES = 100_000
 MAX_ROUTES = 1_000_000
 MAX_POLICIES = 100
 MAX_TESTS = 10_000
+MAX_PLANS = 1000
 
 
 def not_implemented(path: Path, what: str = "") -> Finding:
@@ -78,6 +80,7 @@ class Check:
                     setattr(self.config, name, room)
                     self.later(room, (name,))
         self.services(data.get("services"))
+        self.plans(data.get("plans"))
         self.consumers(data.get("consumers"))
         self.config.policies = self.policies(data.get("policies"), ("policies",))
         check_routes(self, data.get("routes"))
@@ -206,7 +209,11 @@ class Check:
                     )
                 )
             names.setdefault(consumer.name, number)
-            for place, digest in enumerate(consumer.keys):
+            if consumer.plan is not None and consumer.plan not in self.config.plans:
+                hint = did_you_mean(consumer.plan, self.config.plans)
+                what = f"there is no plan {consumer.plan!r}"
+                self.report(Finding("unknown_plan", ("consumers", number, "plan"), what, "one of `plans`", hint))
+            for place, digest in enumerate(one.hash for one in consumer.keys):
                 path: Path = ("consumers", number, "keys", place)
                 if digest in keys:
                     first = keys[digest]
@@ -221,6 +228,19 @@ class Check:
                 keys.setdefault(digest, path)
             consumers.append(consumer)
         self.config.consumers = tuple(consumers)
+
+    def plans(self, raw: Any) -> None:
+        if raw is None:
+            return
+        if not isinstance(raw, dict) or len(raw) > MAX_PLANS:
+            what = "is not a mapping" if not isinstance(raw, dict) else "has too many plans"
+            self.report(Finding("wrong_type", ("plans",), what, f"NAME: {{scopes: …}}, at most {MAX_PLANS}"))
+            return
+        for name, value in raw.items():
+            self.name(name, ("plans", name))
+            plan = self.validate(Plan, {} if value is None else value, ("plans", name))
+            if plan is not None:
+                self.config.plans[name] = plan
 
     def tests(self, raw: Any) -> None:
         found = []

@@ -28,6 +28,10 @@ VARIABLES = {
     "route.params.NAME": "a capture of the route's path",
     "consumer.name": "the consumer that was recognised",
     "consumer.groups": "its groups, with commas",
+    "consumer.plan": "its plan",
+    "consumer.scopes": "what its credential may do, with spaces",
+    "consumer.credential": "the id of its key, or the subject of its token; never the secret",
+    "consumer.metadata.NAME": "of its `metadata`",
     "claims.NAME": "a claim of the verified token; dots go into objects",
     "service.name": "the service that is asked",
 }

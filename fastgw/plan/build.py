@@ -23,6 +23,7 @@ from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
 from fastgw._core.health import HealthTable, Outliers
+from fastgw._core.key_auth import KeyTable
 from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
@@ -60,6 +61,7 @@ class Host:
     live          service → the native services of that name that plans hold, and what they were made from
     health        the state of endpoints, shared by all workers of the host; None: nobody is ever down
     loads         service → what the balancers of its plans share
+    keys          API keys that are managed while the gateway runs
     """
 
     shared: Shared = field(default_factory=Shared)
@@ -70,6 +72,7 @@ class Host:
     discovered: dict[str, EndpointSet] = field(default_factory=dict)
     live: dict[str, WeakKeyDictionary[Service, ServiceSpec]] = field(default_factory=dict)
     loads: WeakValueDictionary[str, Load] = field(default_factory=WeakValueDictionary)
+    keys: KeyTable | None = None
 
 
 def endpoints_of(
@@ -195,6 +198,7 @@ class Builder:
         self.routes: list[Route] = []
         self.http2 = {service.name for service in spec.services if service.protocol != "http/1.1"}
         self.grpc: Any = None
+        self.of_plan = Shared()
 
     def context(self, use: PolicySpecUse) -> BuildContext:
         extra: dict[str, Any] = {}
@@ -202,7 +206,10 @@ class Builder:
             extra["bucket_table"] = self.host.bucket_table
         return BuildContext(
             consumers=self.spec.consumers,
+            plans=self.spec.plans,
+            keys=self.host.keys,
             shared=self.host.shared,
+            of_plan=self.of_plan,
             route_name=use.route,
             config_dir=self.spec.config_dir,
             policy_key=use.key,

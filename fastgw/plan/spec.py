@@ -131,6 +131,7 @@ class PlanSpec:
     error_pages: dict[str, tuple[str, str]] = field(default_factory=dict)
     public: dict[str, str] = field(default_factory=dict)
     consumers: tuple[Any, ...] = ()
+    plans: dict[str, Any] = field(default_factory=dict)
     config_dir: str = "."
     tls: dict[str, TlsSpec] = field(default_factory=dict)
     redirects: dict[str, RedirectSpec] = field(default_factory=dict)
@@ -407,6 +408,7 @@ def compile_spec(
         error_pages={key: (page.content_type, page.body) for key, page in config.server.error_pages.items()},
         public={entry.path: entry.endpoint for entry in config.server.public_endpoints},
         consumers=config.consumers,
+        plans=config.plans,
         tls=compile_listeners(config, tls_before or {}),
         redirects=compile_redirects(config),
         http2=http2_of(config),

@@ -7,7 +7,7 @@ nothing. A hook answers with None (go on), a `Reply`, a `Problem`, or an awaitab
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
@@ -22,6 +22,7 @@ from fastgw.store import Store, open_store
 if TYPE_CHECKING:
     from fastgw._core.bucket import BucketTable
     from fastgw._core.exchange import Exchange, Hook, Problem, Reply, WholeBody
+    from fastgw._core.key_auth import KeyTable
 
     Answer = Reply | Problem | None
 
@@ -79,17 +80,23 @@ def _private_table() -> BucketTable:
 class BuildContext:
     """What a policy may use while it is built, and keep.
 
-    consumers     the checked `consumers:` of the file (name, groups, keys as hex digests, metadata)
+    consumers     the checked `consumers:` of the file (name, groups, plan, scopes, keys, metadata)
     shared        things shared by all policies of this worker, also over reloads
+    of_plan       things shared by the policies of this plan alone, and gone with it
     bucket_table  token buckets shared by all workers of the host (or a private table)
     route_name    the route it stands on; None for one that serves every route
+    plans         the checked `plans:` by name (scopes, metadata)
+    keys          API keys that are managed while the gateway runs, and counters of their use; see _core.key_auth
     config_dir    the folder of the configuration file, for relative paths; None when there is no file
     policy_key    the stable identity of this policy: the same after a reload that did not touch it
     stores        `stores:` of the file; see `store`
     """
 
     consumers: Sequence[Any] = ()
+    plans: Mapping[str, Any] = field(default_factory=dict)
+    keys: KeyTable | None = None
     shared: Shared = field(default_factory=Shared)
+    of_plan: Shared = field(default_factory=Shared)
     bucket_table: BucketTable = field(default_factory=_private_table)
     route_name: str | None = None
     config_dir: str | None = None

@@ -80,6 +80,8 @@ def nested(annotation: Any) -> type[BaseModel] | None:
 def plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, float) and value == int(value):
         return int(value)
     return value

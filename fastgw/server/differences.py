@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from fastgw.config import Config
 from fastgw.config.fields import Secret
 from fastgw.config.findings import fields_of, in_unit, unit_of
+from fastgw.config.schema.consumers import Consumer
 from fastgw.config.schema.routes import MATCH_KEYS, ROUTE_KEYS, PolicyUse, Route, ValueMatch
-from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.services import Service
 from fastgw.server.views import MASK
 
 SENSITIVE = re.compile(r"secret|token|passw|credential|private|api[-_]?key|(^|\.)keys?$|authorization|cookie$", re.I)
@@ -185,9 +186,14 @@ def consumer(name: str, old: Consumer | None, new: Consumer | None) -> Change:
     if old is None or new is None:
         return Change("added" if old is None else "removed", "consumer", name)
     lines = compare(old, new, but=("keys",))
-    gone, come = set(old.keys) - set(new.keys), set(new.keys) - set(old.keys)
-    if gone or come:
-        lines.append(f"keys: {len(come)} new, {len(gone)} gone")
+    before, after = {key.hash: key for key in old.keys}, {key.hash: key for key in new.keys}
+    counts = {
+        "new": len(after.keys() - before.keys()),
+        "gone": len(before.keys() - after.keys()),
+        "changed": sum(before[name] != after[name] for name in before.keys() & after.keys()),
+    }
+    if any(counts.values()):
+        lines.append("keys: " + ", ".join(f"{count} {word}" for word, count in counts.items() if count))
     return Change("changed", "consumer", name, lines)
 
 

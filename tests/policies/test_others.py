@@ -1,14 +1,12 @@
-"""`request_id`, `headers`, `key_auth`, `respond`, `redirect`."""
+"""`request_id`, `headers`, `respond`, `redirect`."""
 
-import hashlib
-from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from fastgw._core.exchange import Consumer
 from fastgw._core.settings import Settings
-from fastgw.policies import BuildContext, resolve
+from fastgw.policies import resolve
 from fastgw.testing.policy import Trial
 
 MADE = "0123456789abcdeffedcba9876543210"
@@ -116,63 +114,6 @@ def test_headers_the_gateway_makes_cannot_be_edited(name):
 def test_a_value_cannot_hold_a_line_break():
     with pytest.raises(ValidationError):
         resolve("headers").Options.model_validate({"request": {"set": {"X": "a\r\nY: b"}}})
-
-
-# ------------------------------------------------------------------ key_auth
-
-
-def keyed(**options):
-    def digest(key):
-        return hashlib.sha256(key.encode()).hexdigest()
-
-    consumers = [
-        SimpleNamespace(name="ada", groups=("staff",), keys=(digest("key-1"), digest("key-2")), metadata={"plan": "x"}),
-        SimpleNamespace(name="bob", groups=(), keys=(digest("kéy/3 "),), metadata={}),
-    ]
-    return Trial("key_auth", options, BuildContext(consumers=consumers))
-
-
-def test_a_key_finds_its_consumer_and_is_hidden():
-    outcome = keyed().ask(headers={"x-api-key": "key-2"})
-    assert outcome.passed and outcome.exchange.consumer.name == "ada"
-    assert outcome.exchange.consumer.groups == ("staff",)
-    assert outcome.exchange.consumer.credential == "ada/1"
-    assert outcome.upstream_header("X-API-Key") is None
-    assert keyed(forward_key=True).ask(headers={"x-api-key": "key-2"}).upstream_header("X-API-Key") == "key-2"
-
-
-def test_keys_in_the_query():
-    trial = keyed(query="api_key", header=None)
-    outcome = trial.ask("GET /?a=1&api_key=k%C3%A9y/3+&b=2")
-    assert outcome.passed and outcome.exchange.consumer.name == "bob"
-    assert outcome.exchange.query == "a=1&b=2"
-    outcome = trial.ask("GET /?api_key=key-1")
-    assert outcome.passed and outcome.exchange.query == ""
-    assert trial.ask("GET /", {"X-API-Key": "key-1"}).status == 401
-
-
-@pytest.mark.parametrize(
-    "headers, code",
-    [
-        ({}, "unauthorized"),
-        ({"X-API-Key": "nope"}, "invalid_key"),
-        ({"X-API-Key": ""}, "invalid_key"),
-        ({"X-API-Key": "x" * 2000}, "invalid_key"),
-        ([("X-API-Key", "key-1"), ("X-API-Key", "key-2")], "invalid_key"),
-        ({"X-API-Key": hashlib.sha256(b"key-1").hexdigest()}, "invalid_key"),
-    ],
-)
-def test_without_a_good_key(headers, code):
-    outcome = keyed().ask(headers=headers)
-    assert (outcome.status, outcome.code) == (401, code)
-    assert outcome.header("WWW-Authenticate") == 'ApiKey header="X-API-Key"'
-    assert outcome.exchange.consumer is None
-    assert b"nope" not in outcome.body
-
-
-def test_a_place_to_look_is_needed():
-    with pytest.raises(ValidationError):
-        resolve("key_auth").Options.model_validate({"header": None})
 
 
 # ------------------------------------------------------------------ respond

@@ -6,7 +6,7 @@ import jwt
 
 from fastgw._core.probe import measure
 from fastgw._core.policy import PythonHook
-from fastgw.config.schema.services import Consumer
+from fastgw.config.schema.consumers import Consumer
 from fastgw.policies import BuildContext, resolve
 from fastgw.policies.base import Policy
 
@@ -35,6 +35,9 @@ OPTIONS = {
     "request_id": {},
     "ip": {"deny": [f"10.{i >> 8}.{i & 255}.0/24" for i in range(1000)]},
     "key_auth": {},
+    "identity": {},
+    "any_of": [{"jwt": {"secret": "another one, of 32 bytes at the least"}}, "key_auth"],
+    "all_of": [{"jwt": {"secret": SECRET}}, "key_auth"],
     "cors": {"origins": ["https://app.example.com"]},
     "jwt": {"secret": SECRET, "required_scopes": ["read:orders"]},
     "rate_limit": {"requests": 100_000_000, "per": "1s", "by": "header:X-Api-Key"},
@@ -48,7 +51,7 @@ OPTIONS = {
 def hook(name, **changes):
     policy = resolve(name)
     context = BuildContext(policy_key=name, consumers=(Consumer(name="client-0001", keys=(KEY,)),))
-    return policy(policy.Options.model_validate({**OPTIONS[name], **changes}), context).hook()
+    return policy(policy.Options.model_validate({**OPTIONS[name], **changes} if changes else OPTIONS[name]), context).hook()
 
 
 class InPython(Policy):

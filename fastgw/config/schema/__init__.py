@@ -6,7 +6,8 @@
       .admin       Admin                   the operators' listener
       .stores      Stores                  what policies share (stores.py)
       .services    dict[str, Service]      by name (services.py)
-      .consumers   tuple[Consumer, ...]
+      .consumers   tuple[Consumer, ...]     who asks (consumers.py)
+      .plans       dict[str, Plan]         by name
       .observability Observability         access_log, metrics, tracing, logging (observe.py)
       .policies    tuple[PolicyUse, ...]   for every route, in order (routes.py)
       .routes      tuple[Route, ...]       in file order; match keys are flat on the route
@@ -25,10 +26,11 @@ from typing import Any
 
 from fastgw.config.errors import Path
 from fastgw.config.material import Material
+from fastgw.config.schema.consumers import Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.server import Admin, Server
-from fastgw.config.schema.services import Consumer, Service
+from fastgw.config.schema.services import Service
 from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.tests import ConfigTest
 
@@ -38,7 +40,10 @@ SINGLE_ROOMS: dict[str, Any] = {
     "stores": Stores,
     "observability": Observability,
 }
-ROOMS = ("server", "admin", "stores", "services", "consumers", "observability", "policies", "routes", "tests")
+ROOMS = (
+    "server", "admin", "stores", "services", "consumers", "plans", "observability", "policies", "routes",
+    "tests",
+)  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +56,7 @@ class Config:
     stores: Stores = field(default_factory=Stores)
     services: dict[str, Service] = field(default_factory=dict)
     consumers: tuple[Consumer, ...] = ()
+    plans: dict[str, Plan] = field(default_factory=dict)
     observability: Observability = field(default_factory=Observability)
     policies: tuple[PolicyUse, ...] = ()
     routes: tuple[Route, ...] = ()

@@ -1,4 +1,4 @@
-"""The rooms `services` and `consumers`: who is asked, and who asks."""
+"""The room `services`: who is asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Duration, Name, Ratio, Size, shown, wrong
+from fastgw.config.fields import Duration, Ratio, Size, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, OriginUrl
 from fastgw.config.schema.balance import Balance
 from fastgw.config.schema.base import Later, Room, key
@@ -167,38 +167,3 @@ class Service(Room):
         if isinstance(value, dict) and isinstance(value.get("endpoints"), str):
             return {**value, "endpoints": [value["endpoints"]]}
         return value
-
-
-def parse_key_hash(value: object) -> str:
-    """`sha256:` and 64 hex digits → the digits, lower case. The value is never shown."""
-    text = str(value).strip() if isinstance(value, str) else ""
-    digest = text[7:].lower()
-    if not text.startswith("sha256:"):
-        raise wrong(
-            "bad_value",
-            "the key is not hashed",
-            "sha256: and 64 hex digits; printf %s KEY | sha256sum makes them",
-        )
-    if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
-        raise wrong("bad_value", "the hash does not have 64 hex digits", "sha256: and 64 hex digits")
-    return digest
-
-
-KeyHash = Annotated[
-    str,
-    BeforeValidator(parse_key_hash),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*sha256:[0-9a-fA-F]{64}\s*$|\$\{"}),
-]
-
-
-class Consumer(Room):
-    """Someone who asks: a name for access logs, limits and groups."""
-
-    name: Name = key(doc="Its name.", example="mobile-app")
-    groups: tuple[Name, ...] = key((), "Groups it is in.", max_length=1000, example=["partners"])
-    keys: tuple[KeyHash, ...] = key(
-        (),
-        "SHA-256 of its API keys, `sha256:` and 64 hex digits. Given to the program as the digits alone.",
-        max_length=1000,
-    )
-    metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)

@@ -1,0 +1,110 @@
+"""The rooms `consumers` and `plans`: who asks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
+
+from fastgw.config.fields import Name, shown, wrong
+from fastgw.config.schema.base import Room, key
+
+
+def parse_key_hash(value: object) -> str:
+    """`sha256:` and 64 hex digits → the digits, lower case. The value is never shown."""
+    text = str(value).strip() if isinstance(value, str) else ""
+    digest = text[7:].lower()
+    if not text.startswith("sha256:"):
+        raise wrong(
+            "bad_value",
+            "the key is not hashed",
+            "sha256: and 64 hex digits; printf %s KEY | sha256sum makes them",
+        )
+    if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
+        raise wrong("bad_value", "the hash does not have 64 hex digits", "sha256: and 64 hex digits")
+    return digest
+
+
+KeyHash = Annotated[
+    str,
+    BeforeValidator(parse_key_hash),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*sha256:[0-9a-fA-F]{64}\s*$|\$\{"}),
+]
+
+
+def parse_moment(value: object) -> datetime:
+    """RFC 3339; without a zone it is UTC. YAML reads an unquoted one by itself."""
+    found = value
+    if isinstance(value, str):
+        try:
+            found = datetime.fromisoformat(str(value).strip())
+        except ValueError:
+            found = None
+    if not isinstance(found, datetime):
+        raise wrong("bad_value", f"{shown(value)} is not a moment", "a date and time such as 2027-01-31T00:00:00Z")
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+Moment = Annotated[
+    datetime, BeforeValidator(parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+"""A moment with a zone; written as RFC 3339."""
+
+SCOPE = frozenset(chr(c) for c in range(0x21, 0x7F)) - {'"', "\\"}
+
+
+def parse_scope(value: object) -> str:
+    """RFC 6749 §3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )."""
+    if not isinstance(value, str) or not 1 <= len(value) <= 200 or not SCOPE.issuperset(value):
+        raise wrong("bad_value", f"{shown(value)} is not a scope", "printable text without spaces, quotes and \\")
+    return str(value)
+
+
+Scope = Annotated[str, BeforeValidator(parse_scope), WithJsonSchema({"type": "string"})]
+"""One scope of RFC 6749."""
+
+
+class ConsumerKey(Room):
+    """One API key. The hash alone is the short form of `{hash: HASH}`."""
+
+    hash: KeyHash = key(
+        doc="SHA-256 of the key, `sha256:` and 64 hex digits (`printf %s KEY | sha256sum`). Given to the program as "
+        "the digits alone.",
+        example="sha256:" + "0" * 64,
+    )
+    id: Name | None = key(
+        None, "What it is called in logs; by default the consumer's name and its number.",
+        example="mobile-2027",
+    )  # fmt: skip
+    expires: Moment | None = key(None, "From then on it is refused (`key_expired`).", example="2027-01-31T00:00:00Z")
+    scopes: tuple[Scope, ...] | None = key(
+        None, "What it may do, in the place of what its consumer may.", max_length=1000, example=["orders:read"]
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"hash": value} if isinstance(value, str) else value
+
+
+class Plan(Room):
+    """What many consumers have in common."""
+
+    scopes: tuple[Scope, ...] = key(
+        (), "What its consumers may do, beside what they may by themselves.", max_length=1000, example=["orders:read"]
+    )
+    metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)
+
+
+class Consumer(Room):
+    """Someone who asks: a name for access logs, limits and groups."""
+
+    name: Name = key(doc="Its name.", example="mobile-app")
+    groups: tuple[Name, ...] = key((), "Groups it is in.", max_length=1000, example=["partners"])
+    plan: Name | None = key(None, "Its plan, one of `plans`.", example="gold")
+    scopes: tuple[Scope, ...] | None = key(
+        None, "What it may do.", max_length=1000, example=["orders:read"]
+    )
+    keys: tuple[ConsumerKey, ...] = key((), "Its API keys, hashed.", max_length=1000)
+    metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)
