@@ -10,6 +10,7 @@ from libc.math cimport exp
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from fastgw._core.admission cimport blames
 from fastgw._core.choice cimport Chance, Fastest, Fewest, Group, Turns
 from fastgw._core.clock cimport monotonic_ns
 from fastgw._core.exchange cimport CONTINUE, PHASE_RESPONSE, Exchange, Hook
@@ -342,7 +343,8 @@ cdef class LoadBalancer(Balancer):
         ex.t_picked = monotonic_ns() if endpoint.reactor is None else endpoint.reactor.now
         endpoint.in_flight += 1
         self.load.in_flight += 1
-        return 0
+        ex.watched = True
+        return CONTINUE
 
     cdef int answered(self, Exchange ex) except -1:
         cdef int status = ex.response.status
@@ -355,11 +357,8 @@ cdef class LoadBalancer(Balancer):
         return 0
 
     cdef int failed(self, Exchange ex, str code) except -1:
-        if code == "route_timeout":
-            if ex.head_arrived:
-                return 0                         # it answers, and the client may be the slow one
-        elif not code.startswith("upstream_") or code == "upstream_body_too_large":
-            return 0                             # a queue, a policy, the client: nothing is known of the endpoint
+        if not blames(ex, code):
+            return 0
         if self.kind == "ewma":
             self._observe(<Endpoint>ex.picked, ex, True)
         if self.outliers is not None and ex.t_picked != COUNTED:

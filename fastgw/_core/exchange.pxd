@@ -96,6 +96,7 @@ cdef class Route:
     cdef readonly int64_t buffer_limit    # the least of their bounds
     cdef readonly object retry            # its own retry.Retry, or None
     cdef readonly object hedge            # hedge.Hedge, or None
+    cdef readonly object admissions       # tuple of admission.Admission: asked before each attempt; None
     cdef readonly object spec             # checked configuration, for admin and explain
 
 
@@ -229,6 +230,7 @@ cdef class Exchange(Timed):
     cdef int attempts
     cdef object retry                     # retry.Retry that holds for it, or None
     cdef object replay                    # bytearray: the body so far, to be sent again; None: it cannot be
+    cdef int64_t replay_limit             # bytes of it at most; 0: none is kept
     cdef int64_t retry_at                 # ns: another attempt begins then; 0 = none is due
     cdef object hedge                     # hedge.Hedge while another attempt may still be begun beside the first, or None
     cdef object race                      # hedge.Race once one was, or None
@@ -238,6 +240,12 @@ cdef class Exchange(Timed):
     cdef list tried                       # pool.Endpoint of attempts before this one, or None
     cdef object picked                    # pool.Endpoint of this attempt while a balancer counts it, else None
     cdef int64_t t_picked                 # ns; then the balancer's mark of what it counted
+    cdef bint watched                     # somebody hears of this attempt: a balancer, or who was asked before it
+    cdef object ticket                    # admission.Ticket of who was asked last, or None
+    cdef int asked                        # how many were, of those of the route and the service
+    cdef bint fresh                       # the attempt wants a connection that was not used before
+    cdef object instead                   # pool.Service in the place of the route's: a fallback
+    cdef readonly object fallback         # what answered in the service's place, or None
     cdef object parked                    # the Task of a suspended hook
     cdef object composing                 # (Hook, …): the composition whose member waits, see compose.pyx; or None
     cdef dict arounds                     # coroutines parked in `await dispatch()`, by hook

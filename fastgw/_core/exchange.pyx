@@ -127,7 +127,7 @@ cdef class Route:
     def __init__(self, str name, int index=0, int slot=0, tuple param_names=(), tuple chain=(), service=None,
                  split=None, rewrite=None, host_rewrite=None, int64_t total_ns=0, int64_t response_ns=0,
                  int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, websocket=None, retry=None,
-                 hedge=None):
+                 hedge=None, tuple admissions=()):
         cdef Hook hook
         self.name = name
         self.name_bytes = name.encode()
@@ -155,6 +155,7 @@ cdef class Route:
         self.websocket = websocket
         self.retry = retry
         self.hedge = hedge
+        self.admissions = admissions or None
         if websocket is not None:
             self.phases |= PHASE_SOCKET
         self.response_ns = response_ns
@@ -355,8 +356,10 @@ cdef class Exchange(Timed):
         self.attempts = 0
         self.tried = None
         self.retry = self.replay = self.hedge = self.race = None
-        self.retry_at = self.t_pool = self.hedge_at = 0
-        self.hedged = 0
+        self.ticket = self.instead = self.fallback = None
+        self.watched = False
+        self.retry_at = self.t_pool = self.hedge_at = self.replay_limit = 0
+        self.hedged = self.asked = 0
         self.total_at = self.connect_at = 0
         self.allow = None
         self.whole = self.tainted = False

@@ -53,6 +53,8 @@ cdef class Endpoint(Timed):
     cdef public str zone                  # where it stands, "" when nobody said
     cdef public int priority              # of its group: the lowest is asked first
     cdef public bint down                 # not to be picked while there are others
+    cdef public bint open                 # not to be picked at all: its circuit breaker is open
+    cdef public Py_ssize_t breaker        # its slot in the table of circuit breakers, -1: none
     cdef public int64_t since             # ns: when it was made, or came back
     cdef public Py_ssize_t health         # its slot in the table of health, -1: none
     cdef public int64_t in_flight         # exchanges it was picked for that go on, where a balancer counts them
@@ -84,7 +86,8 @@ cdef class Balancer(Picker):
     cdef readonly bint watched
     cdef Picker arrange(self, tuple endpoints, list weights)        # who picks from now on
     cdef Endpoint spare(self, list tried)                           # any other one that is up, or None
-    cdef int begun(self, Exchange ex, Endpoint endpoint) except -1
+    cdef int begun(self, Exchange ex, Endpoint endpoint) except -1  # CONTINUE; REPLIED: not this one, after all
+    cdef object refusal(self)                                       # where it picked none: a Problem, or None
     cdef int answered(self, Exchange ex) except -1                  # ex.response has the head of the answer
     cdef int failed(self, Exchange ex, str code) except -1          # a code of codes.py instead of an answer
     cdef int left(self, Exchange ex) except -1
@@ -97,8 +100,10 @@ cdef class Service:
     cdef readonly bytes host_header       # sent as Host instead of the client's; None = the client's
     cdef readonly int64_t response_ns, idle_ns
     cdef readonly object retry            # retry.Retry, or None
+    cdef readonly object admissions       # tuple of admission.Admission: asked before each attempt; None
     cdef readonly Balancer balancer
     cdef Picker picker
     cdef object __weakref__
     cdef Endpoint pick(self, Exchange ex)
+    cdef Endpoint begin(self, Exchange ex)                          # picks, for an attempt that begins now
     cdef Endpoint _another(self, Exchange ex)

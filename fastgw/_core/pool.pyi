@@ -42,6 +42,8 @@ class Endpoint:
     zone: str
     priority: int
     down: bool
+    open: bool
+    breaker: int
     health: int
     since: int
     in_flight: int
@@ -73,5 +75,6 @@ class Service:
         idle_ns: int = ...,
         balancer: Balancer | None = ...,
         retry: Any = ...,
+        admissions: tuple[Any, ...] = ...,
     ) -> None: ...
     def set_endpoints(self, endpoints: tuple[Endpoint, ...], weights: Sequence[int] | None = ...) -> None: ...

@@ -13,6 +13,9 @@ from fastgw._core.clock cimport Timer, monotonic_ns, timer_detach
 from fastgw._core.reactor cimport ChannelMaker, Reactor
 from fastgw._core.exchange cimport CONTINUE, REPLIED, WAIT, Exchange, UpstreamStream
 
+cdef enum:
+    BEGINS = 16              # picks for an attempt: other workers may take what was left to an endpoint
+
 
 cdef class PooledStream(UpstreamStream):
     cdef bint usable(self) noexcept:
@@ -68,7 +71,7 @@ cdef class Endpoint(Timed):
         self.labels = {}
         self.per_connection = 1
         self.since = monotonic_ns()
-        self.health = -1
+        self.health = self.breaker = -1
         memset(&self.timer, 0, sizeof(Timer))
         self.timer.owner = <void*>self
 
@@ -242,7 +245,10 @@ cdef class Balancer(Picker):
         return None
 
     cdef int begun(self, Exchange ex, Endpoint endpoint) except -1:
-        return 0
+        return CONTINUE
+
+    cdef object refusal(self):
+        return None
 
     cdef int answered(self, Exchange ex) except -1:
         return 0
@@ -259,7 +265,7 @@ cdef class Service:
 
     def __init__(self, str name, tuple endpoints, weights=None, int slot=0, bytes host_header=None,
                  int64_t response_ns=30_000_000_000, int64_t idle_ns=60_000_000_000, Balancer balancer=None,
-                 retry=None):
+                 retry=None, tuple admissions=()):
         if balancer is None:
             from fastgw._core.balance import LoadBalancer    # it is made of what stands here
 
@@ -271,6 +277,7 @@ cdef class Service:
         self.idle_ns = idle_ns
         self.balancer = balancer
         self.retry = retry
+        self.admissions = admissions or None
         self.set_endpoints(endpoints, weights)
 
     def set_endpoints(self, tuple endpoints, weights=None):
@@ -284,6 +291,16 @@ cdef class Service:
         if ex.attempts:
             return self._another(ex)
         return self.picker.pick(ex)
+
+    cdef Endpoint begin(self, Exchange ex):
+        """The same, and its balancer hears of the attempt where it wants to."""
+        cdef Endpoint endpoint
+        cdef int i
+        for i in range(BEGINS):
+            endpoint = self.pick(ex)
+            if endpoint is None or not self.balancer.watched or self.balancer.begun(ex, endpoint) == CONTINUE:
+                return endpoint
+        return None
 
     cdef Endpoint _another(self, Exchange ex):
         """For a further attempt: one that was not tried yet, as long as there is one."""

@@ -3,12 +3,15 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memchr, memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
+from fastgw._core.admission cimport Admission, Ticket
 from fastgw._core.clock cimport monotonic_ns
-from fastgw._core.exchange cimport Exchange, Hook, Route
+from fastgw._core.exchange cimport CONTINUE, Exchange, Hook, Route
 from fastgw._core.headers cimport H_HOST, Head, Header
 from fastgw._core.pool cimport Balancer, Endpoint, Service
 
 import ipaddress
+
+from fastgw._core.exchange import Problem
 
 
 cdef class Probe:
@@ -110,6 +113,40 @@ cdef class Probe:
             service.balancer.failed(self.exchange, code)
             self.exchange.code = code
         service.balancer.left(self.exchange)
+
+
+cdef class ScriptedAdmission(Admission):
+    """Does what `ask(exchange)` says (None: CONTINUE), and calls `hear(what, exchange, detail)` for all that it hears."""
+
+    cdef object ask, hear
+
+    def __init__(self, ask, hear):
+        self.ask = ask
+        self.hear = hear
+
+    cdef int admit(self, Exchange ex, Ticket ticket, int64_t now) except -1:
+        self.hear("asked", ex, None)
+        return self.ask(ex) or CONTINUE
+
+    cdef object refusal(self, Exchange ex, Ticket ticket):
+        self.hear("refused", ex, None)
+        return Problem(503, "overloaded", "Not now.", {"Retry-After": "7"}, side=2)
+
+    cdef int answered(self, Exchange ex, Ticket ticket, int64_t now) except -1:
+        self.hear("answered", ex, ex.response.status)
+        return 0
+
+    cdef int failed(self, Exchange ex, Ticket ticket, str code) except -1:
+        self.hear("failed", ex, code)
+        return 0
+
+    cdef int left(self, Exchange ex, Ticket ticket) except -1:
+        self.hear("gave up" if ticket.waiting else "left", ex, None)
+        return 0
+
+    def resume(self, Exchange ex, int verdict):
+        """An exchange that it made wait goes on, or is refused (CONTINUE, REPLIED)."""
+        ex.driver.resume(ex, verdict)
 
 
 def count_picks(Service service, Probe probe, long n):

@@ -28,6 +28,8 @@ cdef class Relay(Driver):
     cdef int _dispatch(self, Exchange ex) except -1
     cdef int dispatch(self, Exchange ex) except -1
     cdef int _checkout(self, Exchange ex, bint fresh) except -1
+    cdef int _admit(self, Exchange ex, int verdict) except -1
+    cdef int _pick(self, Exchange ex) except -1
     cdef int _send(self, Exchange ex) except -1
     cdef int _answer(self, Exchange ex) except -1
     cdef int _reply(self, Exchange ex) except -1

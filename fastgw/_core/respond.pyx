@@ -14,9 +14,10 @@ from libc.stdint cimport int64_t
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from fastgw._core.admission cimport admit, answered, failed, left, refusal, waits
 from fastgw._core.exchange cimport (
     COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
-    PHASE_RESPONSE_BODY, PHASE_SEND, PHASE_SOCKET, PHASE_TAP, REFUSED, REPLIED, S_AROUND, S_DONE, S_POLICY, S_POOL,
+    PHASE_RESPONSE_BODY, PHASE_SEND, PHASE_SOCKET, PHASE_TAP, REPLIED, S_AROUND, S_DONE, S_POLICY, S_POOL,
     S_RELAY, S_RESPONSE, S_SENT, WAIT, Downstream, Exchange, Hook, Route, UpstreamStream,
 )
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
@@ -27,7 +28,7 @@ from fastgw._core.policy cimport apply_problem, cancel_tasks, sending
 from fastgw._core.pool cimport Endpoint, Service
 from fastgw._core.reactor cimport Reactor
 from fastgw._core.record cimport Stats
-from fastgw._core.retry cimport Retry, repeat
+from fastgw._core.retry cimport begin_try, kept, repeat, rewind, silent
 from fastgw._core.rewrite cimport Rewrite
 from fastgw._core.route cimport Match
 from fastgw._core.settings cimport Settings
@@ -45,8 +46,6 @@ logger = logging.getLogger("fastgw.respond")
 cdef enum:
     GET = 0
     HEAD = 1
-    PUT = 3
-    DELETE = 4
     OPTIONS = 6
     SPARE = 1024
 
@@ -322,6 +321,8 @@ cdef class Relay(Driver):
             if verdict == REPLIED:
                 self._discard(ex)
             return self._answer_on(ex)
+        if ex.state == S_POOL and waits(ex):
+            return self._admit(ex, verdict)
         return 0
 
     cdef int _answer_on(self, Exchange ex) except -1:
@@ -361,12 +362,11 @@ cdef class Relay(Driver):
     cdef int _checkout(self, Exchange ex, bint fresh) except -1:
         cdef Route route = ex.route
         cdef Service service
-        cdef Endpoint endpoint
-        cdef Retry retry
-        cdef int verdict
-        if ex.picked is not None:
-            (<Service>ex.service).balancer.left(ex)
-        if route.split is not None:
+        if ex.watched:
+            left(ex)
+        if ex.instead is not None:
+            service = <Service>ex.instead
+        elif route.split is not None:
             service = <Service>(<Split>route.split).services[(<Split>route.split).pick(ex)]
         elif route.service is None:
             return self.fail(ex, "internal_error", "The route has neither a service nor a policy that answered.")
@@ -378,17 +378,30 @@ cdef class Relay(Driver):
         ex.host_out = route.host_rewrite if route.host_rewrite is not None else service.host_header
         ex.head_arrived = False
         ex.retry = route.retry if route.retry is not None else service.retry
+        ex.fresh = fresh
         if ex.retry is not None:
-            retry = <Retry>ex.retry
-            if ex.attempts == 0:
-                retry.budget.deposit(self.reactor.now)
-            if 0 < retry.per_try_ns < ex.response_ns:
-                ex.response_ns = retry.per_try_ns
-        endpoint = service.pick(ex)
+            begin_try(ex, self.reactor.now)
+        if service.admissions is None and route.admissions is None:
+            return self._pick(ex)
+        ex.state = S_POOL
+        return self._admit(ex, CONTINUE)
+
+    cdef int _admit(self, Exchange ex, int verdict) except -1:
+        """Asks who may refuse the attempt or make it wait; `verdict`: of who made it wait until now."""
+        if verdict == CONTINUE:
+            verdict = admit(ex, self.reactor.now)
+        if verdict == REPLIED:
+            return self._end_by(ex, refusal(ex))
+        return 0 if verdict == WAIT else self._pick(ex)
+
+    cdef int _pick(self, Exchange ex) except -1:
+        cdef Route route = ex.route
+        cdef Service service = <Service>ex.service
+        cdef Endpoint endpoint = service.begin(ex)
+        cdef int verdict
         if endpoint is None:
-            return self.fail(ex, "no_endpoint", None)
-        if service.balancer.watched:
-            service.balancer.begun(ex, endpoint)
+            problem = service.balancer.refusal()
+            return self.fail(ex, "no_endpoint", None) if problem is None else self._end_by(ex, problem)
         if ex.t_dispatch == 0:
             ex.t_dispatch = self.reactor.now
             if route.rewrite is not None and ex.out_target_len == 0:
@@ -396,7 +409,7 @@ cdef class Relay(Driver):
         ex.attempts += 1
         ex.state = S_POOL
         ex.t_pool = self.reactor.now
-        verdict = endpoint.checkout(ex, fresh)
+        verdict = endpoint.checkout(ex, ex.fresh)
         if verdict == CONTINUE:
             return self._send(ex)
         if verdict == WAIT and route.connect_ns:
@@ -446,7 +459,7 @@ cdef class Relay(Driver):
         if ex.translated and ex.request.expect_continue:
             self._continue_100(ex)                # gRPC has no such thing: nobody behind us would say it
         up.send_head(ex, False)
-        if ex.replay is None and ex.retry is not None and ex.attempts == 1 and not ex.body_filtered and not ex.upgrading:
+        if ex.replay is None and ex.replay_limit and ex.attempts == 1 and not ex.body_filtered and not ex.upgrading:
             ex.replay = bytearray()
         elif ex.replay:
             up.send_data(ex, PyByteArray_AS_STRING(ex.replay), PyByteArray_GET_SIZE(ex.replay))
@@ -485,7 +498,7 @@ cdef class Relay(Driver):
                 return watch.data(CLIENT, p, n)
             return self._filter_request(ex, PyBytes_FromStringAndSize(p, n), False)
         if ex.replay is not None:
-            if <int64_t>(len(ex.replay) + n) > (<Retry>ex.retry).body:
+            if <int64_t>(len(ex.replay) + n) > ex.replay_limit:
                 ex.replay = None
             else:
                 ex.replay += PyBytes_FromStringAndSize(p, n)
@@ -524,12 +537,10 @@ cdef class Relay(Driver):
         """The upstream's answer stands in ex.response. A Verdict for the upstream codec."""
         cdef Hook hook
         ex.state = S_RESPONSE
-        if ex.picked is not None:
-            (<Service>ex.service).balancer.answered(ex)
-        if ex.retry is not None:
-            if repeat(ex, None, self.reactor, self.stats):
-                return REPLIED
-            ex.replay = None
+        if ex.watched:
+            answered(ex, self.reactor.now)
+        if ex.retry is not None and repeat(ex, None, self.reactor, self.stats):
+            return REPLIED
         if (ex.route.buffers_response or ex.hold >= 0) and not ex.is_head and not ex.upgraded \
                 and ex.response.status != 204 and ex.response.status != 304:
             ex.collecting = True
@@ -557,10 +568,9 @@ cdef class Relay(Driver):
 
     cdef int _again(self, Exchange ex) except -1:
         """An around hook wants another attempt: from the hook after it inwards."""
-        if ex.has_body and ex.request_buffer is None:
+        if not kept(ex):
             return self.fail(ex, "policy_failed", "The request body cannot be sent a second time.")
-        if ex.up is not None:
-            ex.up.cancel(ex)
+        rewind(ex)
         ex.local = False
         ex.local_body = None
         ex.collecting = False
@@ -606,6 +616,7 @@ cdef class Relay(Driver):
         if ex.state != S_RESPONSE or ex.down is None:
             return REPLIED
         ex.state = S_RELAY
+        ex.replay = None
         if ex.local or ex.response_buffer is not None:
             self._send_whole(ex)
             return CONTINUE if was_local else REPLIED
@@ -735,18 +746,11 @@ cdef class Relay(Driver):
 
     cdef int upstream_failed(self, Exchange ex, str code, int untouched) except -1:
         """`untouched`: what the attempt can have done at the service."""
-        cdef int method = ex.request.method
         if ex.state == S_DONE:
             return 0
-        # RFC 9110 9.2.2: only idempotent methods may be sent again without the client knowing, unless the service
-        # said that it did nothing (RFC 9113 8.7)
-        if untouched and not ex.head_sent and ex.attempts < 2 \
-                and (untouched == REFUSED or method == GET or method == HEAD or method == OPTIONS or method == PUT
-                     or method == DELETE) \
-                and (not ex.has_body or ex.request_buffer is not None or ex.bytes_in == 0):
+        if untouched and silent(ex, untouched):
             self.stats.add_retry(ex.service.slot)
-            if ex.has_body and ex.request_buffer is None and not ex.request_done:
-                ex.down.hold_body(ex)             # what comes while there is no upstream would be lost
+            rewind(ex)
             return self._checkout(ex, True)
         return 0 if repeat(ex, code, self.reactor, self.stats) else self.fail(ex, code, None)
 
@@ -755,8 +759,8 @@ cdef class Relay(Driver):
         if ex.state == S_DONE:
             return 0
         known = CODES[code]
-        if ex.picked is not None:
-            (<Service>ex.service).balancer.failed(ex, code)
+        if ex.watched:
+            failed(ex, code)
         if code in CLOSING and not ex.head_sent:
             ex.close_after = True
         return self._end_by(ex, Problem(known.status, code, detail, side=known.side))
@@ -780,6 +784,8 @@ cdef class Relay(Driver):
                 ex.down.abort(ex)
             return self._finish(ex)
         apply_problem(ex, problem)
+        if ex.watched:
+            left(ex)
         if ex.allow is not None:
             ex.response.add("Allow", ex.allow)
         self._answer(ex)
@@ -821,8 +827,8 @@ cdef class Relay(Driver):
     cdef int _finish(self, Exchange ex) except -1:
         cdef Downstream down = ex.down
         ex.state = S_DONE
-        if ex.picked is not None:
-            (<Service>ex.service).balancer.left(ex)
+        if ex.watched:
+            left(ex)
         self.active -= 1
         (<Plan>ex.plan).alive -= 1
         ex.t_end = self.reactor.now

@@ -28,5 +28,10 @@ cdef class Retry:
     cdef int64_t delay(self, Exchange ex, bint answered) noexcept      # ns; -1: longer than it may be
 
 
+cdef int begin_try(Exchange ex, int64_t now) except -1     # an attempt begins, where ex.retry holds
+cdef bint kept(Exchange ex) noexcept                       # what came of its body is here to be sent again
+cdef bint silent(Exchange ex, int untouched) noexcept      # once more without `retry`: nobody can see that it is
+cdef int rewind(Exchange ex) except -1                     # lets go of the upstream, before another attempt
+
 # Whether another attempt will be made, in a while. `code`: how this one failed; None: by its answer.
 cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1

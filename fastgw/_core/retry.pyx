@@ -8,17 +8,24 @@ budget bounds what repeats add to the load of a service that is down already.
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
-from fastgw._core.exchange cimport S_POOL, Exchange
+from fastgw._core.admission cimport failed, left
+from fastgw._core.exchange cimport REFUSED, S_POOL, Exchange
 from fastgw._core.forwarding cimport random64
 from fastgw._core.grpc cimport final_status
 from fastgw._core.headers cimport Header
-from fastgw._core.pool cimport Service
 from fastgw._core.reactor cimport Reactor
 from fastgw._core.record cimport W_RETRIES, W_RETRIES_BODY, W_RETRIES_BUDGET, Stats
 
 from fastgw._core.headers import METHODS
 
 cdef frozenset CONNECT = frozenset(("upstream_connect_failed", "upstream_connect_timeout", "upstream_tls_failed"))
+cdef enum:
+    GET = 0
+    HEAD = 1
+    PUT = 3
+    DELETE = 4
+    OPTIONS = 6
+
 cdef double CAP = 100.0           # tokens at most: what was saved in quiet times does not make a storm
 
 
@@ -126,6 +133,38 @@ cdef class Retry:
         return <int64_t>(random64() % <unsigned long long>(most + 1))
 
 
+cdef int begin_try(Exchange ex, int64_t now) except -1:
+    cdef Retry retry = <Retry>ex.retry
+    if ex.attempts == 0:
+        retry.budget.deposit(now)
+    if 0 < retry.per_try_ns < ex.response_ns:
+        ex.response_ns = retry.per_try_ns
+    if ex.replay_limit < retry.body:
+        ex.replay_limit = retry.body
+    return 0
+
+
+cdef bint kept(Exchange ex) noexcept:
+    return not ex.has_body or ex.request_buffer is not None or ex.bytes_in == 0 or ex.replay is not None
+
+
+cdef bint silent(Exchange ex, int untouched) noexcept:
+    cdef int method = ex.request.method
+    if ex.head_sent or ex.attempts >= 2 or (ex.has_body and ex.request_buffer is None and ex.bytes_in):
+        return False
+    # RFC 9110 9.2.2: only idempotent methods may be sent again without the client knowing, unless the service
+    # said that it did nothing (RFC 9113 8.7)
+    return untouched == REFUSED or method in (GET, HEAD, OPTIONS, PUT, DELETE)
+
+
+cdef int rewind(Exchange ex) except -1:
+    if ex.up is not None:
+        ex.up.cancel(ex)
+    if ex.has_body and ex.request_buffer is None and not ex.request_done:
+        ex.down.hold_body(ex)                 # what comes while there is no upstream would be lost
+    return 0
+
+
 cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1:
     """Another attempt, in a while, where `retry` wants that. `code`: how this one failed; None: by its answer."""
     cdef Retry retry = <Retry>ex.retry
@@ -133,19 +172,18 @@ cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1:
     cdef int64_t wait = -1 if retry is None or ex.head_sent else retry.wait(ex, code, reactor.now)
     if wait < 0:
         return False
-    if ex.has_body and ex.request_buffer is None and ex.bytes_in and ex.replay is None:
+    if not kept(ex):
         stats.add_service(ex.service.slot, W_RETRIES_BODY)
         return False
     allowed = retry.budget.withdraw(reactor.now)
     stats.add_service(ex.service.slot, W_RETRIES if allowed else W_RETRIES_BUDGET)
     if not allowed:
         return False
-    if ex.picked is not None and code is not None:
-        (<Service>ex.service).balancer.failed(ex, code)
-    if ex.up is not None:
-        ex.up.cancel(ex)
-    if ex.has_body and ex.request_buffer is None and not ex.request_done:
-        ex.down.hold_body(ex)                 # what comes while there is no upstream would be lost
+    if ex.watched and code is not None:
+        failed(ex, code)
+    rewind(ex)
+    if ex.watched:
+        left(ex)
     ex.state = S_POOL
     ex.empty = False
     ex.connect_at = 0
