@@ -12,10 +12,11 @@ from fastgw.admin.api import AdminServer, Api
 from fastgw.config import ConfigError
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
-from fastgw.server.compiled import Compiled, compile_config, restart_needed
+from fastgw.server.compiled import Compiled, compile_config, key_sources, restart_needed
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
+from fastgw.server.keysets import KeySets
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_single, remove_file
@@ -50,6 +51,7 @@ class Gateway:
         self._lock = asyncio.Lock()
         self._reloads = {"ok": 0, "failed": 0}
         self._health: Health | None = None
+        self._keys: KeySets | None = None
         self._certificates = CertificateWatch()
         self._watching: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
@@ -77,7 +79,9 @@ class Gateway:
             plane.adopt_log()
             self._names = Resolver(self._publish)
             self._discovery = Discovery(self._discovered, self._names)
-            await asyncio.gather(self._names.follow(compiled.config), self._discovery.follow(compiled.config))
+            self._keys = KeySets(plane.keys.take)
+            plane.keys.ask = self._keys.want
+            await self._follow(compiled)
             self._health = Health(memory.health, self._names, self._discovery)
             self._health.follow(compiled.config)
             for name, sock in self._sockets.items():
@@ -120,6 +124,8 @@ class Gateway:
             self._discovery.stop()
         if self._names is not None:
             self._names.stop()
+        if self._keys is not None:
+            self._keys.stop()
         if self._admin is not None:
             await self._admin.close()
         for name, sock in self._sockets.items():
@@ -172,6 +178,7 @@ class Gateway:
             certificate_failures=self._certificates.failures,
             discovery=self._discovery.states() if self._discovery is not None else (),
             health=self._health.states() if self._health is not None else (),
+            keys=self._keys.states() if self._keys is not None else (),
         )
         return CONTENT_TYPE, render(view)
 
@@ -246,8 +253,9 @@ class Gateway:
         return True, {"generation": generation, "restart_needed": keys}
 
     async def _follow(self, compiled: Compiled) -> None:
-        if self._names is not None and self._discovery is not None:
-            await asyncio.gather(self._names.follow(compiled.config), self._discovery.follow(compiled.config))
+        if self._names is not None and self._discovery is not None and self._keys is not None:
+            following = self._names.follow(compiled.config), self._discovery.follow(compiled.config)
+            await asyncio.gather(*following, self._keys.follow(key_sources(compiled.config)))
 
     async def _watch_certificates(self) -> None:
         while True:

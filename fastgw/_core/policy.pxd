@@ -2,6 +2,10 @@
 from fastgw._core.exchange cimport Exchange, Hook
 
 
+cdef enum:
+    DRIVE_REQUEST, DRIVE_AROUND, DRIVE_RESPONSE
+
+
 cdef class PythonHook(Hook):
     cdef readonly object policy
     cdef object _request, _around, _response, _request_body, _response_body, _record

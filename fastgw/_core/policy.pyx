@@ -21,8 +21,6 @@ from fastgw._core.problem import reason, render
 logger = logging.getLogger("fastgw.policy")
 
 cdef object PARKED = object()
-cdef enum:
-    DRIVE_REQUEST, DRIVE_AROUND, DRIVE_RESPONSE
 
 
 class _Attempt:

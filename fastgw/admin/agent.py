@@ -29,6 +29,7 @@ from fastgw.server.compiled import Release, restart_needed
 from fastgw.server.compiler import compile_aside
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
+from fastgw.server.keysets import KeySets, Told
 from fastgw.server.names import Resolver
 from fastgw.server.sockets import share_of
 from fastgw.server.stale import LOOK_SECONDS, StaleWatch, empty_services
@@ -62,6 +63,7 @@ class Agent:
         self.names = Resolver(self.publish_addresses, start.addresses)
         self.discovery = Discovery(self.publish_endpoints, self.names, start.endpoints)
         self.health = Health(self.memory.health, self.names, self.discovery)
+        self.keys = KeySets(self.publish_keys, start.keys)
         self.certificates = CertificateWatch()
         self.stale = StaleWatch(self.loop.time())
         self.stopped = asyncio.Event()
@@ -77,7 +79,7 @@ class Agent:
         server = AdminServer(api)
         if self.admin_socket is not None:
             await server.start(self.admin_socket)
-        await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
+        await self.follow(self.current)
         self.tell_serving()
         self.health.follow(self.current.head)
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
@@ -116,6 +118,8 @@ class Agent:
                 self.answered(link, message)
             elif message["op"] == "hello":
                 self.spawn(self.greet(link, message))
+            elif message["op"] == "keys_wanted":
+                self.keys.want(message["source"])
             elif message["op"] == "public":
                 self.spawn(self.public(link, message))
 
@@ -131,6 +135,7 @@ class Agent:
         """A worker is there."""
         control.send(link.sock, {"op": "endpoints", "endpoints": self.discovery.known})
         control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
+        control.send(link.sock, {"op": "keys", "keys": self.keys.known, "checked": ()})
         async with self.lock:
             if message["generation"] != self.current.generation:
                 # born while a configuration was adopted, with the plan and the listeners of the one before
@@ -150,7 +155,7 @@ class Agent:
     @property
     def complete(self) -> bool:
         """All workers serve, and every name and registry was asked once."""
-        return all(link.serves for link in self.links.values()) and self.names.tried and self.discovery.tried
+        return all(link.serves for link in self.links.values()) and self.names.tried and self.discovery.tried and self.keys.tried
 
     async def public(self, link: Link, message: control.Message) -> None:
         if message["kind"] == "metrics":
@@ -162,20 +167,27 @@ class Agent:
             value = (200 if ready else 503, "application/json", body)
         control.send(link.sock, {"op": "answer", "question": message["question"], "value": value})
 
+    def tell_all(self, message: control.Message) -> None:
+        for sock in (*(link.sock for link in self.links.values()), self.supervisor):
+            control.send(sock, message)
+
     def publish_addresses(self, addresses: Mapping[str, Any]) -> None:
-        for link in self.links.values():
-            control.send(link.sock, {"op": "addresses", "addresses": dict(addresses)})
-        control.send(self.supervisor, {"op": "addresses", "addresses": dict(addresses)})
+        self.tell_all({"op": "addresses", "addresses": dict(addresses)})
+
+    def publish_keys(self, told: Told, checked: tuple[Any, ...]) -> None:
+        self.tell_all({"op": "keys", "keys": dict(told), "checked": checked})
+
+    async def follow(self, release: Release) -> None:
+        following = self.names.follow(release.head), self.discovery.follow(release.head)
+        await asyncio.gather(*following, self.keys.follow(release.keys))
 
     def publish_endpoints(self, changed: Changed) -> None:
         """What discovery found. Endpoints that are new get the addresses of their names, where these are known."""
         origins = {str(one.origin) for found in changed.values() if found is not None for one in found.endpoints}
         addresses = {url: found for url, found in self.names.known.items() if url in origins}
-        for link in self.links.values():
-            control.send(link.sock, {"op": "endpoints", "endpoints": dict(changed)})
-            if addresses:
-                control.send(link.sock, {"op": "addresses", "addresses": addresses})
-        control.send(self.supervisor, {"op": "endpoints", "endpoints": dict(changed)})
+        self.tell_all({"op": "endpoints", "endpoints": dict(changed)})
+        if addresses:
+            self.publish_addresses(addresses)
         self.health.refresh()
 
     async def snapshots(self) -> list[dict[str, Any]]:
@@ -300,7 +312,7 @@ class Agent:
         keys = restart_needed(self.current.head, new.head)
         opened: dict[str, list[int]] = {}
         try:
-            await asyncio.gather(self.names.follow(new.head), self.discovery.follow(new.head))
+            await self.follow(new)
             opened = await self.open(added) if added else {}
             prepare = {"op": "prepare", "access_log": new.head.observability.access_log}
             await self.all(links, lambda link: link.ask(prepare, [new.plan], PREPARE_SECONDS))
@@ -312,7 +324,7 @@ class Agent:
                 control.send(link.sock, {"op": "forget"})
             control.send(self.supervisor, {"op": "rollback"})
             close_all(opened)
-            await asyncio.gather(self.names.follow(self.current.head), self.discovery.follow(self.current.head))
+            await self.follow(self.current)
             new.close()
             raise
         committed = self.commit(new, removed)
@@ -414,6 +426,7 @@ class Agent:
             certificate_failures=self.certificates.failures,
             discovery=self.discovery.states(),
             health=self.health.states(),
+            keys=self.keys.states(),
         )
         return CONTENT_TYPE, render(view)
 

@@ -64,6 +64,16 @@ class Discovered(Protocol):
     failures: int
 
 
+class IssuerKeys(Protocol):
+    """What metrics want to know of the keys of an issuer; `age` in seconds, None before the first answer."""
+
+    issuer: str
+    keys: int
+    age: float | None
+    fetches: int
+    failures: int
+
+
 class WatchedEndpoint(Protocol):
     """What metrics want to know of an endpoint whose health is watched."""
 
@@ -103,6 +113,7 @@ class View:
     certificate_failures: int = 0
     discovery: Sequence[Discovered] = ()
     health: Sequence[WatchedEndpoint] = ()
+    keys: Sequence[IssuerKeys] = ()
 
 
 class Collector:
@@ -118,6 +129,7 @@ class Collector:
         yield from self.http2()
         yield from self.websockets()
         yield from self.proxy_protocol()
+        yield from self.keys()
         yield from self.tunnels()
         yield from self.pools()
         yield from self.process()
@@ -160,6 +172,23 @@ class Collector:
             updates.add_metric((one.service,), one.updates)
             failures.add_metric((one.service,), one.failures)
         yield from (age, count, updates, failures)
+
+    def keys(self) -> Iterator[Metric]:
+        labels = ("issuer",)
+        age = GaugeMetricFamily("fastgw_jwks_age_seconds", "Since the keys of an issuer were fetched.", labels=labels)
+        count = GaugeMetricFamily("fastgw_jwks_keys", "Keys of an issuer that are in force.", labels=labels)
+        fetches = CounterMetricFamily("fastgw_jwks_fetches", "Questions for the keys of an issuer.", labels=labels)
+        failures = CounterMetricFamily("fastgw_jwks_failures", "Those that brought no keys.", labels=labels)
+        for issuer in sorted({one.issuer for one in self.view.keys}):
+            same = [one for one in self.view.keys if one.issuer == issuer]
+            ages = [one.age for one in same if one.age is not None]
+            if ages:
+                age.add_metric((issuer,), max(ages))
+            count.add_metric((issuer,), max(one.keys for one in same))
+            fetches.add_metric((issuer,), sum(one.fetches for one in same))
+            failures.add_metric((issuer,), sum(one.failures for one in same))
+        if self.view.keys:
+            yield from (age, count, fetches, failures)
 
     def certificates(self) -> Iterator[Metric]:
         ends: dict[tuple[str, str, str], int] = {}

@@ -6,65 +6,28 @@ never to the token (3.1); `none` does not exist; a `kid` only chooses among the 
 
 from __future__ import annotations
 
+import json
+import re
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jwt as pyjwt
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from fastgw._core.exchange import Consumer, Problem
 from fastgw._core.verified import Verified
-from fastgw.config.fields import Secret
-from fastgw.policies.base import PolicyError
+from fastgw.policies._jwk import SigningKey
+from fastgw.policies._keysets import Keys
 
-CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1", "ES256K": "secp256k1"}
-BY_CURVE = {curve: algorithm for algorithm, curve in CURVES.items()}
-HASH_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+BASE64URL = rb"(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-][AQgw]|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048])?"
+COMPACT = re.compile(rb"(?=[^.])" + rb"\.".join([BASE64URL] * 3) + rb"\Z")
+"""RFC 7515 §2, §3.1: three times base64url, which has no padding, no white space and no other characters; and the bits
+after the last byte are zero (RFC 4648 §3.5), so that there is one spelling of each token."""
+ABSENT = object()
 MAX_IDENTITY = 1024
 LAST = 9e9
 """Seconds since 1970: the year 2255. Later ones do not fit into 64 bits of nanoseconds."""
-
-
-def load_key(algorithm: str | None, secret: Secret | None, public_key: Secret | None) -> tuple[str, Any]:
-    """(algorithm, key). PolicyError, which never quotes the key, when they do not fit."""
-    if secret is not None:
-        raw = secret.reveal().encode()
-        if not raw:
-            raise PolicyError("the secret is empty")
-        if raw.lstrip().startswith((b"-----BEGIN", b"ssh-")):
-            raise PolicyError("a public key stands in the place of the secret; use `public_key`")
-        return algorithm or "HS256", raw
-    assert public_key is not None
-    try:
-        key: Any = load_pem_public_key(public_key.reveal().encode())
-    except Exception:
-        raise PolicyError("the public key is not a PEM public key") from None
-    fitting: Sequence[str]
-    if isinstance(key, rsa.RSAPublicKey):
-        if key.key_size < 2048:
-            raise PolicyError(f"the RSA key has {key.key_size} bits; at least 2048 are needed")
-        fitting = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-    elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in BY_CURVE:
-        fitting = (BY_CURVE[key.curve.name],)
-    elif isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
-        fitting = ("EdDSA",)
-    else:
-        raise PolicyError("the public key is of a kind no algorithm here uses")
-    if algorithm is not None and algorithm not in fitting:
-        raise PolicyError(f"the public key does not fit {algorithm}")
-    return algorithm or fitting[0], key
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class SigningKey:
-    kid: str | None
-    algorithm: str
-    key: Any
-
-    def __repr__(self) -> str:
-        return f"<SigningKey {self.kid or ''} {self.algorithm}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +37,29 @@ class Rules:
     issuers: Sequence[str] = ()
     audiences: Sequence[str] = ()
     leeway: float = 0.0
+    types: Sequence[str] = ()
     required_claims: Mapping[str, Any]
     required_scopes: Sequence[str] = ()
     scope_claims: Sequence[str] = ("scope", "scopes", "scp")
     user_claim: str = "sub"
     user_header: str = "X-User-Id"
     scopes_header: str = "X-User-Scopes"
+    user_prefix: str = ""
+
+
+class Issuer(NamedTuple):
+    """Somebody whose keys are fetched; `audiences` in the place of those of the rules, when there are any;
+    `user_prefix` stands before the names of his users."""
+
+    keys: Keys
+    audiences: Sequence[str] = ()
+    user_prefix: str = ""
+
+
+class UnknownKey(NamedTuple):
+    """The token names a key that its issuer does not have, as far as is known here."""
+
+    keys: Keys
 
 
 def unauthorized(code: str, detail: str) -> Problem:
@@ -96,32 +76,80 @@ def forbidden(code: str, detail: str, scope: str = "") -> Problem:
 
 
 class Verifier:
-    """Tokens → `Verified` (good, perhaps with a refusal for a missing scope) or `Problem` (no good token)."""
+    """Tokens → `Verified` (good, perhaps with a refusal for a missing scope) or `Problem` (no good token).
 
-    def __init__(self, keys: Sequence[SigningKey], rules: Rules) -> None:
+    `keys` are those of the file. With `issuers` a token's `iss` says whose keys it may be signed with: by name, before
+    anything of it is believed; the signature then covers that name.
+    """
+
+    def __init__(
+        self, keys: Sequence[SigningKey], rules: Rules, issuers: Mapping[str, Issuer] | None = None
+    ) -> None:
         self.rules = rules
         self.by_kid = {key.kid: key for key in keys}
         self.only = keys[0] if len(keys) == 1 else None
-        self.decoders = {key.algorithm: pyjwt.PyJWT() for key in keys}
+        self.issuers = dict(issuers or {})
+        self.decoder = pyjwt.PyJWT()
 
     def __repr__(self) -> str:
-        return f"<Verifier {list(self.by_kid.values())}>"
+        return f"<Verifier {list(self.by_kid.values()) or sorted(self.issuers)}>"
 
-    def verify(self, token: bytes) -> Verified | Problem:
-        try:
-            header = pyjwt.get_unverified_header(token)
-        except pyjwt.PyJWTError:
+    def verify(self, token: bytes) -> Verified | Problem | UnknownKey:
+        if token.count(b".") == 4:
+            return unauthorized("invalid_token", "The token is encrypted (JWE).")
+        if not COMPACT.match(token):
+            return unauthorized("invalid_token", "The token is malformed.")
+        header = part_of(token, 0)
+        if header is None:
             return unauthorized("invalid_token", "The token is malformed.")
         # RFC 7515 §4.1.11: we know no extension, so a token that has critical ones must be refused
         if "crit" in header:
             return unauthorized("invalid_token", "The token has critical extensions.")
-        key = self.key_for(header)
+        # RFC 8725 §3.11: a token that is meant for something else is refused by its type
+        if self.rules.types and not self.is_of_type(header.get("typ")):
+            return unauthorized("invalid_token", "The token is of another type.")
+        kid = header.get("kid")
+        if kid is not None and not isinstance(kid, str):
+            return unauthorized("invalid_token", "The token is malformed.")
+        rules = self.rules
+        key: SigningKey | None
+        if self.issuers:
+            issuer = self.issuers.get(issuer_of(token))
+            if issuer is None:
+                return unauthorized("invalid_token", "The token is of another issuer.")
+            if not issuer.keys.by_kid:
+                detail = "The keys of the token's issuer could not be fetched."
+                return Problem(503, "keys_unavailable", detail, headers={"Retry-After": "5"}, side=2)
+            key = issuer.keys.find(kid, header.get("alg"))
+            if key is None and kid is not None:
+                return UnknownKey(issuer.keys)
+            audiences = issuer.audiences or rules.audiences
+            names = (issuer.keys.source.issuer,)
+            rules = replace(rules, issuers=names, audiences=audiences, user_prefix=issuer.user_prefix)
+        else:
+            key = self.key_for(kid)
         if key is None:
             return unauthorized("invalid_token", "The token is signed by an unknown key.")
         if header.get("alg") != key.algorithm:
             return unauthorized("invalid_token", "The token's algorithm is not the key's.")
+        return self.claims_of(token, key, rules)
+
+    def is_of_type(self, typ: object) -> bool:
+        """RFC 7515 §4.1.9: in any case, and `application/` may be left out."""
+        return isinstance(typ, str) and typ.lower().removeprefix("application/") in self.rules.types
+
+    def key_for(self, kid: str | None) -> SigningKey | None:
+        found = self.by_kid.get(kid)
+        # one key without a kid takes tokens with any: an issuer may name its only key
+        if found is None and self.only is not None and self.only.kid is None:
+            return self.only
+        return found
+
+    def claims_of(self, token: bytes, key: SigningKey, rules: Rules) -> Verified | Problem:
         try:
-            claims = self.decode(token, key)
+            claims = self.decode(token, key, rules)
+        except pyjwt.InvalidSignatureError:
+            return unauthorized("invalid_token", "The token's signature is not valid.")
         except pyjwt.ExpiredSignatureError:
             return unauthorized("token_expired", "The token has expired.")
         except pyjwt.ImmatureSignatureError:
@@ -132,23 +160,12 @@ class Verifier:
             return unauthorized("invalid_token", "The token is of another issuer.")
         except pyjwt.MissingRequiredClaimError:
             return unauthorized("invalid_token", "The token lacks a claim.")
-        except (pyjwt.PyJWTError, ValueError, TypeError, OverflowError):
+        except (pyjwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return unauthorized("invalid_token", "The token is not valid.")
-        return self.identity(claims)
+        return identity(claims, rules, key)
 
-    def key_for(self, header: Mapping[str, Any]) -> SigningKey | None:
-        kid = header.get("kid")
-        if kid is not None and not isinstance(kid, str):
-            return None
-        found = self.by_kid.get(kid)
-        # one key without a kid takes tokens with any: an issuer may name its only key
-        if found is None and self.only is not None and self.only.kid is None:
-            return self.only
-        return found
-
-    def decode(self, token: bytes, key: SigningKey) -> dict[str, Any]:
-        rules = self.rules
-        claims: dict[str, Any] = self.decoders[key.algorithm].decode(
+    def decode(self, token: bytes, key: SigningKey, rules: Rules) -> dict[str, Any]:
+        claims: dict[str, Any] = self.decoder.decode(
             token.decode("ascii"),
             key.key,
             algorithms=[key.algorithm],
@@ -165,57 +182,90 @@ class Verifier:
         )
         return claims
 
-    def identity(self, claims: dict[str, Any]) -> Verified | Problem:
-        rules = self.rules
-        user = claims.get(rules.user_claim)
-        if isinstance(user, int) and not isinstance(user, bool):
-            user = str(user)
-        if user is not None and (not isinstance(user, str) or not header_safe(user)):
-            return unauthorized("invalid_token", "The token's subject cannot be used.")
-        scopes = self.scopes(claims)
-        if not all(header_safe(scope) for scope in scopes):
-            return unauthorized("invalid_token", "The token's scopes cannot be used.")
-        lines = []
-        if user:
-            lines.append(f"{rules.user_header}: {user}\r\n")
-        if scopes:
-            lines.append(f"{rules.scopes_header}: {' '.join(scopes)}\r\n")
-        expiry = claims.get("exp")
-        deadline = 0 if expiry is None else int(min(float(expiry) + rules.leeway, LAST) * 1e9)
-        not_before = claims.get("nbf")
-        return Verified(
-            Consumer(user, credential=user) if user else None,
-            claims,
-            "".join(lines).encode("latin-1"),
-            deadline,
-            0 if not_before is None else int(max(0.0, min(float(not_before) - rules.leeway, LAST)) * 1e9),
-            self.refusal(claims, scopes),
+
+def identity(claims: dict[str, Any], rules: Rules, key: Any = None) -> Verified | Problem:
+    """What claims that are believed come to: who calls, and whether that is enough here."""
+    user = claim(claims, rules.user_claim)
+    if isinstance(user, int) and not isinstance(user, bool):
+        user = str(user)
+    if user is not None and (not isinstance(user, str) or not header_safe(user)):
+        return unauthorized("invalid_token", "The token's subject cannot be used.")
+    if user:
+        user = rules.user_prefix + user
+    scopes = scopes_of(claims, rules)
+    if not all(header_safe(scope) for scope in scopes):
+        return unauthorized("invalid_token", "The token's scopes cannot be used.")
+    lines = []
+    if user:
+        lines.append(f"{rules.user_header}: {user}\r\n")
+    if scopes:
+        lines.append(f"{rules.scopes_header}: {' '.join(scopes)}\r\n")
+    expiry = claims.get("exp")
+    deadline = 0 if expiry is None else int(min(float(expiry) + rules.leeway, LAST) * 1e9)
+    not_before = claims.get("nbf")
+    return Verified(
+        Consumer(user, credential=user) if user else None,
+        claims,
+        "".join(lines).encode("latin-1"),
+        deadline,
+        0 if not_before is None else int(max(0.0, min(float(not_before) - rules.leeway, LAST)) * 1e9),
+        refusal(claims, scopes, rules),
+        key,
+    )
+
+
+def scopes_of(claims: Mapping[str, Any], rules: Rules) -> list[str]:
+    for name in rules.scope_claims:
+        value = claim(claims, name)
+        if isinstance(value, str):
+            return value.split()
+        if isinstance(value, list):
+            return [scope for scope in value if isinstance(scope, str)]
+    return []
+
+
+def refusal(claims: Mapping[str, Any], scopes: Sequence[str], rules: Rules) -> Problem | None:
+    for name, wanted in rules.required_claims.items():
+        found = claim(claims, name, ABSENT)
+        if found is ABSENT:
+            return forbidden("forbidden", f"The token lacks the claim {name}.")
+        accepted = wanted if isinstance(wanted, (tuple, list)) else (wanted,)
+        if wanted is not None and not any(same(found, value) for value in accepted):
+            return forbidden("forbidden", f"The token's claim {name} has another value.")
+    missing = [scope for scope in rules.required_scopes if scope not in scopes]
+    if missing:
+        return forbidden(
+            "insufficient_scope",
+            f"The token lacks the scope {' '.join(missing)}.",
+            " ".join(rules.required_scopes),
         )
+    return None
 
-    def scopes(self, claims: Mapping[str, Any]) -> list[str]:
-        for name in self.rules.scope_claims:
-            value = claims.get(name)
-            if isinstance(value, str):
-                return value.split()
-            if isinstance(value, list):
-                return [scope for scope in value if isinstance(scope, str)]
-        return []
 
-    def refusal(self, claims: Mapping[str, Any], scopes: Sequence[str]) -> Problem | None:
-        for name, wanted in self.rules.required_claims.items():
-            if name not in claims:
-                return forbidden("forbidden", f"The token lacks the claim {name}.")
-            accepted = wanted if isinstance(wanted, (tuple, list)) else (wanted,)
-            if wanted is not None and not any(same(claims[name], value) for value in accepted):
-                return forbidden("forbidden", f"The token's claim {name} has another value.")
-        missing = [scope for scope in self.rules.required_scopes if scope not in scopes]
-        if missing:
-            return forbidden(
-                "insufficient_scope",
-                f"The token lacks the scope {' '.join(missing)}.",
-                " ".join(self.rules.required_scopes),
-            )
+def claim(claims: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """A claim by name; dots go into objects, unless a claim has the dotted name itself."""
+    found: Any = claims.get(name, ABSENT)
+    if found is ABSENT and "." in name:
+        found = claims
+        for part in name.split("."):
+            found = found.get(part, ABSENT) if isinstance(found, dict) else ABSENT
+    return default if found is ABSENT else found
+
+
+def part_of(token: bytes, number: int) -> dict[str, Any] | None:
+    """The header (0) or the claims (1) of a token, unverified; None when they are not a JSON object."""
+    part = token.split(b".")[number]
+    try:
+        found = json.loads(urlsafe_b64decode(part + b"=" * (-len(part) % 4)))
+    except (ValueError, RecursionError):             # what base64 and Unicode object to are ValueErrors
         return None
+    return found if isinstance(found, dict) else None
+
+
+def issuer_of(token: bytes) -> str:
+    """What a token says of its issuer, unverified; empty when it says nothing that can be read."""
+    issuer = (part_of(token, 1) or {}).get("iss")
+    return issuer if isinstance(issuer, str) else ""
 
 
 def same(found: Any, wanted: Any) -> bool:

@@ -146,6 +146,11 @@ class Policy:
         return ()
 
     @classmethod
+    def sources(cls, options: Any) -> Iterable[Any]:
+        """Told the options: whose keys (`_keysets.Source`) are to be fetched, once per host, and kept fresh."""
+        return ()
+
+    @classmethod
     def prepare(cls, options: Any) -> Any:
         """The options as the workers get them: what is to be fetched once for all of them is fetched here.
 

@@ -14,6 +14,7 @@ from fastgw.config.material import Material
 from fastgw.config.schema.routes import Route
 from fastgw.plan import PlanSpec, TlsSpec, compile_spec, with_tls
 from fastgw.policies import RESOLVER, Policy, PolicyError
+from fastgw.policies._keysets import Source as KeySource
 from fastgw.server import control, plan_file
 from fastgw.server.shared import SERVICES, Slots
 
@@ -46,6 +47,7 @@ class Release:
     routes  a memory file: control.dumps of the routes; the routes themselves in the processes forked from the one
             that checked them
     tls     the plan's, by listener
+    keys    the issuers whose keys are to be fetched
     """
 
     generation: int
@@ -56,6 +58,7 @@ class Release:
     plan: int
     routes: int | tuple[Route, ...]
     tls: Mapping[str, TlsSpec] = field(default_factory=dict)
+    keys: frozenset[KeySource] = frozenset()
 
     @classmethod
     def of(cls, compiled: Compiled) -> Release:
@@ -69,6 +72,7 @@ class Release:
             plan_file.write(compiled.spec),
             compiled.config.routes,
             compiled.spec.tls,
+            key_sources(compiled.config),
         )
 
     def refreshed(self, material: Material, rotate: Container[str]) -> Release:
@@ -79,7 +83,7 @@ class Release:
         routes = self.routes
         routes = os.dup(routes) if isinstance(routes, int) else control.memory_file(control.dumps(routes))
         slots = self.route_slots.again(spec.generation), self.service_slots.again(spec.generation)
-        return Release(spec.generation, head, [], *slots, plan, routes, spec.tls)
+        return Release(spec.generation, head, [], *slots, plan, routes, spec.tls, self.keys)
 
     def summary(self) -> Release:
         """What travels in a message; the files go with it as descriptors."""
@@ -139,6 +143,17 @@ def compile_config(
     if config.file and os.path.exists(config.file):
         spec.config_dir = os.path.dirname(os.path.abspath(config.file))
     return Compiled(config, spec, problems, route_slots, service_slots)
+
+
+def key_sources(config: Config) -> frozenset[KeySource]:
+    """The issuers that policies of the configuration want the keys of."""
+    uses = chain(config.policies, *(route.policies for route in config.routes))
+    return frozenset(
+        source
+        for use in uses
+        if isinstance(use.spec.handler, type) and issubclass(use.spec.handler, Policy)
+        for source in use.spec.handler.sources(use.options)
+    )
 
 
 def prepare_policies(config: Config) -> list[Problem]:

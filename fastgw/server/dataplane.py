@@ -17,6 +17,7 @@ from fastgw._core.record import Stats
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
 from fastgw.plan import Host, PlanSpec, build, build_now, discover
+from fastgw.policies._keysets import ring_of
 from fastgw.upstreams.discovery import EndpointSet
 
 logger = logging.getLogger("fastgw.server")
@@ -49,6 +50,7 @@ class DataPlane:
         self.engine = Engine(loop, stats)
         self.public = public
         self.host = Host(bucket_table=buckets, public=self.answer_public, health=health)
+        self.keys = ring_of(self.host.shared)
         self.log: AccessLog | None = None
         self.log_settings: AccessLogConfig | None = None
         self.flusher: asyncio.TimerHandle | None = None

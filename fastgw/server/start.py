@@ -10,6 +10,7 @@ from typing import Any
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
+from fastgw.policies._keysets import KeySet, Source
 from fastgw.server.compiled import Release
 from fastgw.server.shared import SharedMemory
 from fastgw.upstreams.discovery import EndpointSet
@@ -30,6 +31,7 @@ class WorkerStart:
     drain: float
     addresses: Mapping[str, Any] = field(default_factory=dict)
     endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
+    keys: Mapping[Source, KeySet] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -46,3 +48,4 @@ class AgentStart:
     restarts: int = 0
     addresses: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, EndpointSet] = field(default_factory=dict)
+    keys: Mapping[Source, KeySet] = field(default_factory=dict)

@@ -87,6 +87,7 @@ class Supervisor:
         self.channel: tuple[socket.socket, socket.socket] | None = None
         self.addresses: dict[str, Any] = {}
         self.endpoints: dict[str, EndpointSet] = {}
+        self.keys: dict[Any, Any] = {}               # Source → KeySet
         self.restarts = 0
         self.reloads_wanted = 0
         self.reloads_done = 0
@@ -208,6 +209,7 @@ class Supervisor:
                 drain=config.server.timeouts.drain,
                 addresses=self.addresses,
                 endpoints=self.endpoints,
+                keys=self.keys,
             )
             code = worker_main(start)
         except BaseException:
@@ -244,6 +246,7 @@ class Supervisor:
                 restarts=self.restarts,
                 addresses=self.addresses,
                 endpoints=self.endpoints,
+                keys=self.keys,
             )
             os.nice(MODEST)
             code = self.agent_main(start)
@@ -332,6 +335,9 @@ class Supervisor:
         elif operation == "endpoints":
             self.endpoints.update(message["endpoints"])
             self.endpoints = {name: found for name, found in self.endpoints.items() if found is not None}
+        elif operation == "keys":
+            self.keys.update(message["keys"])
+            self.keys = {source: found for source, found in self.keys.items() if found is not None}
         elif operation == "reloaded":
             self.reloads_done = message["number"]
             self.tell_reloaded(message["done"])

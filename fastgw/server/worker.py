@@ -39,6 +39,8 @@ class Worker:
         spec = plan_file.read(self.start.plan)
         os.close(self.start.plan)
         self.plane.discover(self.start.endpoints)
+        self.plane.keys.ask = lambda source: self.tell({"op": "keys_wanted", "source": source})
+        self.plane.keys.take(self.start.keys)
         self.plane.adopt_now(spec)
         for url, addresses in self.start.addresses.items():
             self.plane.engine.set_addresses(url, addresses)
@@ -116,6 +118,9 @@ class Worker:
 
     async def on_endpoints(self, message: control.Message, fds: list[int]) -> None:
         self.plane.discover(message["endpoints"])
+
+    async def on_keys(self, message: control.Message, fds: list[int]) -> None:
+        self.plane.keys.take(message["keys"], message["checked"])
 
     async def on_answer(self, message: control.Message, fds: list[int]) -> None:
         future = self.questions.pop(message["question"], None)

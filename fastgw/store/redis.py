@@ -91,24 +91,21 @@ class RedisStore(Store):
         task.add_done_callback(self.done)
         told = False
         try:
-            async with asyncio.timeout(self.options.deadline):
-                result = await asyncio.shield(task)
+            # not asyncio.timeout: a hook takes its first step outside any Task
+            done, _ = await asyncio.wait([task], timeout=self.options.deadline)
             told = True
+            if not done:
+                raise StoreError("deadline", f"no answer in {self.options.deadline * 1000:g} ms")
+            result = task.result()
             self.breaker.good()
             return result
         except StoreError as error:
-            told = True
             if error.reason == "refused":            # an answer that says no is an answer
                 self.failures += 1
                 self.breaker.good()
             else:
                 self.bad(error)
             raise
-        except TimeoutError:
-            told = True
-            late = StoreError("deadline", f"no answer in {self.options.deadline * 1000:g} ms")
-            self.bad(late)
-            raise late from None
         finally:
             if not told:                             # who asked has gone, which says nothing of the store
                 self.breaker.trying = False

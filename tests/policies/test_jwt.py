@@ -260,3 +260,60 @@ def test_a_secret_is_never_shown(caplog):
     seen = [repr(options), str(options), options.model_dump_json(), repr(trial.policy.verifier),
             repr(trial.hook), outcome.body.decode(), caplog.text, repr(outcome.got)]  # fmt: skip
     assert not any(SECRET in text for text in seen)
+
+
+def test_places_of_the_token():
+    trial = Trial("jwt", {**HS, "token": {"cookie": "at", "query": "access_token"}})
+    good, bad = token(), token(key=OTHER)
+    outcome = trial.ask("GET /", {"Cookie": f"a=1; at={good}; b=2"})
+    assert outcome.passed and outcome.upstream_header("Cookie") == "a=1; b=2"
+    outcome = trial.ask("GET /", {"Cookie": f"at={good}"})
+    assert outcome.passed and outcome.upstream_header("Cookie") is None
+    outcome = trial.ask(f"GET /x?a=1&access_token={good}&b=2")
+    assert outcome.passed and outcome.exchange.query == "a=1&b=2"
+    assert trial.ask("GET /", {"Cookie": f"at={bad}"}).code == "invalid_token"
+    assert trial.ask("GET /", {"Cookie": f"bat={good}"}).code == "unauthorized"
+    # the header comes first, and the others are hidden with it
+    outcome = trial.ask(f"GET /?access_token={bad}", {**bearer(good), "Cookie": f"at={bad}"})
+    assert outcome.passed and outcome.upstream_header("Cookie") is None and outcome.exchange.query == ""
+    assert trial.ask(f"GET /?access_token={good}", bearer(bad)).code == "invalid_token"
+    # another scheme is no token, and goes on
+    outcome = trial.ask("GET /", {"Authorization": "Basic eDp5", "Cookie": f"at={good}"})
+    assert outcome.passed and outcome.upstream_header("Authorization") == "Basic eDp5"
+    assert trial.ask("GET /", {"Cookie": "at=" + "a" * 9000}).code == "invalid_token"
+
+
+def test_only_a_cookie():
+    trial = Trial("jwt", {**HS, "token": {"header": False, "cookie": "at"}})
+    assert trial.ask("GET /", bearer(token())).code == "unauthorized"
+    outcome = trial.ask("GET /", {"Cookie": f"at={token()}", "Authorization": "Bearer other"})
+    assert outcome.passed and outcome.upstream_header("Authorization") == "Bearer other"
+
+
+def test_a_key_that_goes_takes_its_tokens_along():
+    from fastgw._core.verified import TokenCache, Verified
+
+    cache = TokenCache(4)
+    for number, key in enumerate(("a", "b", "a", "b")):
+        cache.put(b"%d" % number, Verified(None, {}, b"", 0, 0, None, key))
+    cache.drop({"a"})
+    assert [cache.get(b"%d" % number, 1) is not None for number in range(4)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"issuers": [{"issuer": "https://a"}], "secret": SECRET}, "more than one"),
+        ({"issuers": [{"issuer": "http://id.example.com"}]}, "https"),
+        ({"issuers": [{"issuer": "a", "jwks_url": "http://id.example.com/k"}]}, "https"),
+        ({"issuers": [{"issuer": "https://a"}, {"issuer": "https://a"}]}, "same name"),
+        ({"issuers": [{"issuer": "https://a", "algorithms": ["HS256"]}]}, "RS256"),
+        ({"issuers": [{"issuer": "https://a"}], "issuer": "https://a"}, "stands beside"),
+        ({"secret": SECRET, "token": {"header": False}}, "no place"),
+        ({"secret": SECRET, "revocation": {}}, "on_failure"),
+    ],
+)
+def test_options_of_issuers_that_are_refused(options, words):
+    with pytest.raises(ValidationError) as caught:
+        JwtOptions.model_validate(options)
+    assert words in str(caught.value) and SECRET not in str(caught.value)
