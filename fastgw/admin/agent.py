@@ -154,8 +154,9 @@ class Agent:
 
     @property
     def complete(self) -> bool:
-        """All workers serve, and every name and registry was asked once."""
-        return all(link.serves for link in self.links.values()) and self.names.tried and self.discovery.tried and self.keys.tried
+        """All workers serve, and every name, registry and issuer was asked once."""
+        tried = self.names.tried and self.discovery.tried and self.keys.tried
+        return tried and all(link.serves for link in self.links.values())
 
     async def public(self, link: Link, message: control.Message) -> None:
         if message["kind"] == "metrics":
