@@ -5,8 +5,8 @@ from fastgw._core.exchange cimport Consumer, Exchange, Hook
 cdef class Composition(Hook):
     cdef tuple members
     cdef tuple excluded
-    cdef int _go(self, Exchange ex, int i, list refusals, int verdict) except -1
-    cdef int _wait(self, Exchange ex, int i, list refusals) except -1
+    cdef int _go(self, Exchange ex, int i, list refusals, int verdict, Consumer consumer, object claims) except -1
+    cdef int _wait(self, Exchange ex, int i, list refusals, Consumer consumer, object claims) except -1
 
 
 cdef class AllOf(Composition):

@@ -3,7 +3,8 @@
 Members are asked in their order. A member may answer WAIT, and later resume the exchange: the relay hands what it
 resumes with to `resumed`, by `ex.composing`, a tuple of
 
-    (this composition, which member waits, what was in ex.composing before: a composition within, refusals so far)
+    (this composition, which member waits, what was in ex.composing before: a composition within, refusals so far,
+     who called and his claims before the first member was asked)
 
 so that compositions may stand within each other. Nothing is kept while nobody waits or refuses.
 """
@@ -80,21 +81,21 @@ cdef class Composition(Hook):
     cdef int request(self, Exchange ex) except -1:
         if self.excluded and is_excluded(self.excluded, ex):
             return CONTINUE
-        return self._go(ex, 0, None, ASK)
+        return self._go(ex, 0, None, ASK, ex.consumer, ex.claims)
 
     cdef int resumed(self, Exchange ex, int verdict) except -1:
-        _, i, within, refusals = ex.composing
+        _, i, within, refusals, consumer, claims = ex.composing
         ex.composing = within
         if within is not None:
             verdict = (<Hook>(<tuple>within)[0]).resumed(ex, verdict)
-        return self._go(ex, i, refusals, verdict)
+        return self._go(ex, i, refusals, verdict, consumer, claims)
 
-    cdef int _go(self, Exchange ex, int i, list refusals, int verdict) except -1:
+    cdef int _go(self, Exchange ex, int i, list refusals, int verdict, Consumer consumer, object claims) except -1:
         raise NotImplementedError
 
-    cdef int _wait(self, Exchange ex, int i, list refusals) except -1:
+    cdef int _wait(self, Exchange ex, int i, list refusals, Consumer consumer, object claims) except -1:
         if ex.state == S_POLICY:                      # else it has ended the exchange
-            ex.composing = (self, i, ex.composing, refusals)
+            ex.composing = (self, i, ex.composing, refusals, consumer, claims)
         return WAIT
 
     cdef int response(self, Exchange ex) except -1:
@@ -123,12 +124,12 @@ cdef class AllOf(Composition):
     def __init__(self, str name, members, excluded):
         self._compose(name, members, excluded)
 
-    cdef int _go(self, Exchange ex, int i, list refusals, int verdict) except -1:
+    cdef int _go(self, Exchange ex, int i, list refusals, int verdict, Consumer consumer, object claims) except -1:
         while True:
             if verdict == ASK:
                 verdict = (<Hook>self.members[i]).request(ex)
             if verdict == WAIT:
-                return self._wait(ex, i, None)
+                return self._wait(ex, i, None, consumer, claims)
             if verdict != CONTINUE:
                 return verdict                        # COLLECT: asked again, from the first, when the body is there
             i += 1
@@ -152,12 +153,12 @@ cdef class AnyOf(Composition):
         if len(self.apart) != len(self.members):
             raise ValueError("`apart` is for each member")
 
-    cdef int _go(self, Exchange ex, int i, list refusals, int verdict) except -1:
+    cdef int _go(self, Exchange ex, int i, list refusals, int verdict, Consumer consumer, object claims) except -1:
         while True:
             if verdict == ASK:
                 verdict = (<Hook>self.members[i]).request(ex)
             if verdict == WAIT:
-                return self._wait(ex, i, refusals)
+                return self._wait(ex, i, refusals, consumer, claims)
             if verdict == CONTINUE:
                 return self._passed(ex, i, refusals)
             if verdict == COLLECT:
@@ -165,6 +166,9 @@ cdef class AnyOf(Composition):
             if refusals is None:
                 refusals = []
             refusals.append(_take(ex))
+            # what it had found out before it refused: half of an identity is none
+            ex.consumer = consumer
+            ex.claims = claims
             i += 1
             if i == PyTuple_GET_SIZE(self.members):
                 return self._refused(ex, refusals)

@@ -82,6 +82,15 @@ def test_none_at_all_may_pass():
     assert either.ask("GET /health", token(OTHER)).passed
 
 
+def test_nothing_is_left_of_a_way_in_that_was_refused_half_way():
+    scoped = trial("any_of", [{"jwt": {"secret": SECRET, "required_scopes": ["x"]}}, "key_auth"])
+    exchange = scoped.ask(headers={**token(tenant="t"), "X-API-Key": KEY}).exchange
+    assert exchange.consumer.name == "ada" and exchange.claims is None
+    both = {"policies": [{"all_of": ["key_auth", JWT]}], "optional": True}
+    outcome = trial("any_of", both).ask(headers={"X-API-Key": KEY})      # no token: nobody in particular
+    assert outcome.passed and outcome.exchange.consumer is None
+
+
 def test_all_of_them():
     both = trial("all_of", [JWT, "key_auth"])
     outcome = both.ask(headers={"X-API-Key": KEY, **token(tenant="t")})
