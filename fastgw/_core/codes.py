@@ -100,6 +100,8 @@ CODES: dict[str, Code] = {
     "authorizer_refused": Code(403, DOWNSTREAM, "The authorizer refuses"),
     "authorizer_unavailable": Code(503, GATEWAY, "The authorizer cannot be asked"),
     "authenticator_busy": Code(503, GATEWAY, "Too many passwords wait to be looked at"),
+    "cross_site": Code(403, DOWNSTREAM, "The request comes from another site"),
+    "bot_refused": Code(403, DOWNSTREAM, "This client is not served"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

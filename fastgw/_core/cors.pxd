@@ -13,7 +13,7 @@ cdef class Cors(Hook):
     cdef frozenset exact
     cdef bytes first                   # the only exact origin, when there is one
     cdef tuple patterns
-    cdef bint any_origin, credentials, reflect_headers
+    cdef bint any_origin, credentials, reflect_headers, private_network
     cdef bytes extra                   # ready lines after Allow-Origin
     cdef int extra_count
     cdef bytes preflight_lines

@@ -11,4 +11,5 @@ class Cors(Hook):
         expose: Sequence[bytes],
         credentials: bool,
         max_age: int,
+        private_network: bool = ...,
     ) -> None: ...

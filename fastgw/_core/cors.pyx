@@ -14,6 +14,10 @@ cdef enum:
     MAX_ASKED = 4096
 
 
+cdef bytes VARY = (b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers, "
+                   b"Access-Control-Request-Private-Network")
+
+
 cdef class OriginPattern:
     """`scheme://host`, `scheme://*.host`, either with `:port` or `:*`. All in lower case."""
 
@@ -57,9 +61,10 @@ cdef class OriginPattern:
 
 
 cdef class Cors(Hook):
-    """`Cors(origins, methods, headers, expose, credentials, max_age)`, lists of bytes; `*` in them means all."""
+    """`Cors(origins, methods, headers, expose, credentials, max_age, private_network)`, lists of bytes; `*` in them
+    means all."""
 
-    def __init__(self, origins, methods, headers, expose, bint credentials, int max_age):
+    def __init__(self, origins, methods, headers, expose, bint credentials, int max_age, bint private_network=False):
         self.name = "cors"
         self.preflight = True
         self.phases = PHASE_REQUEST | PHASE_RESPONSE
@@ -70,6 +75,7 @@ cdef class Cors(Hook):
         self.first = next(iter(self.exact)) if len(self.exact) == 1 else None
         self.patterns = tuple([OriginPattern(o) for o in origins if b"*" in o and o != b"*"])
         self.credentials = credentials
+        self.private_network = private_network
         self.extra = b"Access-Control-Allow-Credentials: true\r\n" if credentials else b""
         ready = self.extra
         if expose:
@@ -126,8 +132,13 @@ cdef class Cors(Hook):
             asked = head.find(b"access-control-request-headers", 30)
             if asked != NULL and 0 < asked.value_len <= MAX_ASKED:
                 ex.response.append(b"Access-Control-Allow-Headers", 28, head.buf + asked.value, asked.value_len)
+        if self.private_network:
+            # Private Network Access 3.1: only who asks for it is told
+            asked = head.find(b"access-control-request-private-network", 38)
+            if asked != NULL and asked.value_len == 4 and memcmp(head.buf + asked.value, b"true", 4) == 0:
+                ex.response.append(b"Access-Control-Allow-Private-Network", 36, b"true", 4)
         ex.response.append_lines(PyBytes_AS_STRING(self.preflight_lines), PyBytes_GET_SIZE(self.preflight_lines), 0)
-        ex.response.append(b"Vary", 4, b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers", 69)
+        ex.response.append(b"Vary", 4, PyBytes_AS_STRING(VARY), PyBytes_GET_SIZE(VARY))
         return REPLIED
 
     cdef int _origin(self, Head head, const char *p, size_t n) except -1:

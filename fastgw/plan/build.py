@@ -195,6 +195,7 @@ class Builder:
         self.services: dict[str, Service] = {}
         self.sticky: set[str] = set()
         self.shared_chain: list[Any] = []
+        self.outermost: set[Any] = set()
         self.routes: list[Route] = []
         self.http2 = {service.name for service in spec.services if service.protocol != "http/1.1"}
         self.grpc: Any = None
@@ -228,7 +229,10 @@ class Builder:
             # the message may quote an option, and an option may be a secret
             logger.error("the policy %s (%s) cannot be built: %s", use.name, use.place, type(error).__name__)
             policy, native = Refusal(use.name), None
-        return native if native is not None else PythonHook(policy, Policy)
+        made = native if native is not None else PythonHook(policy, Policy)
+        if getattr(use.handler, "outermost", False):
+            self.outermost.add(made)
+        return made
 
     def balancer(self, given: ServiceSpec) -> LoadBalancer:
         """What it knows of requests under way, and its tables, are the worker's: they outlive a plan."""
@@ -309,6 +313,8 @@ class Builder:
     def route(self, given: RouteSpec) -> Route:
         chain = [self.shared_chain[i] for i in given.chain]
         chain += [self.hook(use) for use in given.own]
+        if not self.outermost.isdisjoint(chain):
+            chain.sort(key=lambda hook: hook not in self.outermost)
         asked = {given.service, *(name for name, _ in given.split)}
         if not asked.isdisjoint(self.http2):
             chain.append(self.grpc_hook())

@@ -3,11 +3,12 @@ _core."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from fastgw.config.fields import MADE_BY_GATEWAY, HeaderName, wrong
+from fastgw.config.fields import MADE_BY_GATEWAY, HeaderName, shown, wrong
 from fastgw.config.templating import Template
 
 
@@ -46,3 +47,31 @@ checked_value = AfterValidator(_check)
 def listed(value: object) -> object:
     """One value stands for a list of one."""
     return value if isinstance(value, (list, tuple)) else (value,)
+
+
+ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_*.-]+)(:[0-9]{1,5}|:\*)?\Z")
+
+
+def _origin(value: object) -> str:
+    """RFC 6454: scheme "://" host [":" port], in lower case; `*.` may stand for any subdomain, `:*` for any
+    port."""
+    if not isinstance(value, str):
+        raise wrong("wrong_type", f"{shown(value)} is not an origin", "https://example.com")
+    text = value.lower()
+    match = ORIGIN.match(text)
+    if text in ("*", "null"):
+        return text
+    if match is None:
+        raise wrong("bad_value", f"{shown(value)} is not an origin", "https://example.com, without a path")
+    host = match[2]
+    if "*" in (host.removeprefix("*.") if host.startswith("*.") else host):
+        raise wrong("bad_value", f"{shown(value)} has a `*` in the wrong place", "https://*.example.com")
+    if host.startswith("*.") and "." not in host[2:]:
+        raise wrong(
+            "bad_value", f"{shown(value)} would allow a whole top-level domain", "https://*.example.com"
+        )
+    return text
+
+
+Origin = Annotated[str, BeforeValidator(_origin)]
+"""An origin, in lower case; `*.` may stand for any subdomain, `:*` for any port."""

@@ -130,6 +130,8 @@ class Policy:
     """It speaks HTTP/2 to the service, whatever the client speaks: `check` says so where the service does not."""
     preflight: ClassVar[bool] = False
     """On CORS pre-flights its `request` runs before every other policy, wherever it stands."""
+    outermost: ClassVar[bool] = False
+    """Wherever it stands, its place is before the others: it sees the answers of those that refuse."""
     buffer_request: int | None = None
     """Bytes: `request` runs when the whole body is there (413 beyond). None: the body streams."""
     buffer_response: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, model_validator
@@ -11,30 +10,8 @@ from fastgw._core.cors import Cors as NativeCors
 from fastgw._core.exchange import Hook
 from fastgw.config.fields import TOKEN, Duration, HeaderName, shown, wrong
 from fastgw.config.schema.base import Room, key
+from fastgw.policies._parts import Origin
 from fastgw.policies.base import Policy
-
-ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_*.-]+)(:[0-9]{1,5}|:\*)?\Z")
-
-
-def _origin(value: object) -> str:
-    """RFC 6454: scheme "://" host [":" port], in lower case; `*.` may stand for any subdomain, `:*` for any
-    port."""
-    if not isinstance(value, str):
-        raise wrong("wrong_type", f"{shown(value)} is not an origin", "https://example.com")
-    text = value.lower()
-    match = ORIGIN.match(text)
-    if text in ("*", "null"):
-        return text
-    if match is None:
-        raise wrong("bad_value", f"{shown(value)} is not an origin", "https://example.com, without a path")
-    host = match[2]
-    if "*" in (host.removeprefix("*.") if host.startswith("*.") else host):
-        raise wrong("bad_value", f"{shown(value)} has a `*` in the wrong place", "https://*.example.com")
-    if host.startswith("*.") and "." not in host[2:]:
-        raise wrong(
-            "bad_value", f"{shown(value)} would allow a whole top-level domain", "https://*.example.com"
-        )
-    return text
 
 
 def _method(value: object) -> str:
@@ -43,7 +20,6 @@ def _method(value: object) -> str:
     return value.upper()
 
 
-Origin = Annotated[str, BeforeValidator(_origin)]
 Method = Annotated[str, BeforeValidator(_method)]
 
 
@@ -73,6 +49,10 @@ class CorsOptions(Room):
         600.0, "How long a browser may remember a pre-flight.", ge=0, le=86400, example="10m"
     )
 
+    private_network: bool = key(
+        False, "Pages of public addresses may call a gateway that has a private one (Private Network Access)."
+    )
+
     @model_validator(mode="after")
     def _safe(self) -> CorsOptions:
         # Fetch standard 3.2.5: with credentials `*` means the literal "*"; reflecting every origin instead
@@ -82,21 +62,24 @@ class CorsOptions(Room):
         if self.credentials and "null" in self.origins:
             raise wrong("conflict", "`credentials: true` with the origin `null`, which any page can take on",
                         "the origins by name")  # fmt: skip
+        if self.credentials and "*" in self.expose:
+            raise wrong("conflict", "`credentials: true` with `expose: [\"*\"]`, which browsers then take for a name",
+                        "the headers by name")  # fmt: skip
         return self
 
 
 class Cors(Policy):
     """Answers pre-flights, and says on every answer which origin may read it.
 
-    Order: anywhere; pre-flights are answered before every other policy, as they carry no credentials. CORS
-    headers of the upstream are replaced. Failure: an origin that is not allowed gets no CORS headers (its
-    pre-flight
-    403); a browser then refuses.
+    Order: anywhere; its place is before the others, so that pages can read what those refuse, and pre-flights, which
+    carry no credentials, are answered first. CORS headers of the upstream are replaced. Failure: an origin that is not
+    allowed gets no CORS headers (its pre-flight 403); a browser then refuses.
     """
 
     name = "cors"
     Options = CorsOptions
     preflight = True
+    outermost = True
     options: CorsOptions
 
     def hook(self) -> Hook:
@@ -108,4 +91,5 @@ class Cors(Policy):
             [header.encode() for header in options.expose],
             options.credentials,
             int(options.max_age),
+            options.private_network,
         )

@@ -15,8 +15,9 @@ TOKEN = jwt.encode(
     {"sub": "user-0001", "scope": "read:orders write:orders", "exp": int(time.time()) + 3600}, SECRET, "HS256"
 )
 REQUEST = (
-    b"GET /api/svc0042/item-7?page=2 HTTP/1.1\r\n"
+    b"POST /api/svc0042/item-7?page=2 HTTP/1.1\r\n"
     b"Host: api.example.com\r\n"
+    b"Sec-Fetch-Site: same-origin\r\n"
     b"Accept: application/json, text/plain, */*\r\n"
     b"Accept-Language: en-GB,en;q=0.9,de;q=0.7\r\n"
     b"Accept-Encoding: gzip, deflate, br\r\n"
@@ -34,6 +35,9 @@ KEY = "sha256:" + hashlib.sha256(b"client-0001").hexdigest()
 OPTIONS = {
     "request_id": {},
     "ip": {"deny": [f"10.{i >> 8}.{i & 255}.0/24" for i in range(1000)]},
+    "csrf": {},
+    "bot": {},
+    "security_headers": {"csp": "default-src 'self'", "hsts": {"max_age": "365d"}},
     "key_auth": {},
     "identity": {},
     "any_of": [{"jwt": {"secret": "another one, of 32 bytes at the least"}}, "key_auth"],
@@ -51,7 +55,8 @@ OPTIONS = {
 def hook(name, **changes):
     policy = resolve(name)
     context = BuildContext(policy_key=name, consumers=(Consumer(name="client-0001", keys=(KEY,)),))
-    return policy(policy.Options.model_validate({**OPTIONS[name], **changes} if changes else OPTIONS[name]), context).hook()
+    made = policy(policy.Options.model_validate({**OPTIONS[name], **changes} if changes else OPTIONS[name]), context)
+    return made.hook() or PythonHook(made, Policy)
 
 
 class InPython(Policy):
