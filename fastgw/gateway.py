@@ -9,7 +9,8 @@ from typing import Any
 
 from fastgw import __version__
 from fastgw.admin.api import AdminServer, Api
-from fastgw.config import ConfigError
+from fastgw.admin.rollout import AtOnce
+from fastgw.config import Config, ConfigError
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Compiled, compile_config, key_sources, restart_needed
@@ -55,6 +56,7 @@ class Gateway:
         self._certificates = CertificateWatch()
         self._watching: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
+        self.rollout = AtOnce(source, self._config, self.reload)
 
     async def __aenter__(self) -> Gateway:
         await self.start()
@@ -198,9 +200,12 @@ class Gateway:
         rows = self._stale.report(self.compiled.config, slots, now)
         return {"observed": round(now - self._stale.begun, 1), "routes": rows}
 
-    async def config(self) -> dict[str, Any]:
+    def _config(self) -> Config:
         assert self.compiled is not None
-        return config_view(self.compiled.config)
+        return self.compiled.config
+
+    async def config(self) -> dict[str, Any]:
+        return config_view(self._config())
 
     async def reload(self, source: Any = None) -> tuple[bool, dict[str, Any]]:
         """Takes the source as it is now (or another one) into use, or nothing: (done, facts). One at a time."""

@@ -14,6 +14,7 @@ cdef class Engine:
     cdef readonly H1Opener opener
     cdef readonly H1Codec h1
     cdef readonly dict ports              # listener's name → its TCP port, also when 0 was asked for
+    cdef object plans                     # those that still live: the one in force, and others with exchanges
     cdef readonly dict kept               # what outlives a plan, by whoever needs it
     cdef dict listeners                   # id → (Listener, socket)
     cdef int next_listener

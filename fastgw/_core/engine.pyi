@@ -7,6 +7,7 @@ from fastgw._core.exchange import Exchange
 from fastgw._core.plan import Plan
 from fastgw._core.pool import Endpoint, Limits, Opener
 from fastgw._core.record import Stats
+from fastgw._core.trial import Trial
 
 class Engine:
     loop: asyncio.AbstractEventLoop
@@ -26,6 +27,9 @@ class Engine:
     @property
     def active(self) -> int: ...
     def adopt(self, plan: Plan) -> None: ...
+    def begin_trial(self, trial: Trial) -> None: ...
+    def end_trial(self) -> None: ...
+    def known_endpoints(self) -> list[Endpoint]: ...
     def endpoint(
         self,
         service: str,

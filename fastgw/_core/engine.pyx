@@ -5,6 +5,7 @@ method is called in the loop's thread.
 """
 import logging
 import socket as _socket
+from weakref import WeakSet
 
 from fastgw._core.accept cimport Connection, Listener
 from fastgw._core.clock cimport Timer
@@ -14,6 +15,7 @@ from fastgw._core.pool cimport Endpoint, Limits, Opener
 from fastgw._core.reactor cimport Handler, Reactor
 from fastgw._core.record cimport Stats
 from fastgw._core.respond cimport Relay
+from fastgw._core.trial cimport Trial
 from fastgw._core.upstream cimport H1Opener
 
 logger = logging.getLogger("fastgw.engine")
@@ -39,6 +41,7 @@ cdef class Engine:
         self.per_address = {}
         self.endpoints = {}
         self.kept = {}
+        self.plans = WeakSet()
         self.ports = {}
         if hasattr(loop, "drive_with"):
             loop.drive_with(self.reactor)
@@ -55,12 +58,32 @@ cdef class Engine:
         """Exchanges that begin from now on use this plan; those under way keep theirs."""
         cdef Endpoint endpoint
         used = set()
+        self.end_trial()
+        self.plans.add(plan)
         for service in plan.services.values():
             for endpoint in service.endpoints:
                 used.add(endpoint)
         self.relay.plan = plan
         self.relay.services = plan.services
         self._settle(used, None)
+
+    def begin_trial(self, Trial trial):
+        """From now on the plan in force gives a share of its exchanges to another one."""
+        if trial.old is not self.relay.plan or trial.old.trial is not None:
+            raise RuntimeError("a trial is of the plan in force, and there is one at a time")
+        self.plans.add(trial.new)
+        trial.sink = self.relay.access_log
+        self.relay.access_log = trial
+        trial.old.trial = trial
+
+    def end_trial(self):
+        """The plan in force serves alone again. What began on the other one ends there; adopt either of them to
+        let endpoints go that are not used any more."""
+        cdef Trial trial
+        if self.relay.plan is not None and self.relay.plan.trial is not None:
+            trial = self.relay.plan.trial
+            self.relay.plan.trial = None
+            self.relay.access_log = trial.sink
 
     def settle(self, str service, used):
         """The endpoints of a service that are in use from now on, after discovery told others: the rest retires."""
@@ -98,6 +121,10 @@ cdef class Engine:
             if addresses:
                 found.set_addresses(addresses)
         return found
+
+    def known_endpoints(self):
+        """All endpoints, also those that a plan brought which is not adopted yet."""
+        return list(self.endpoints.values())
 
     def set_addresses(self, str url, tuple addresses):
         """New addresses from name resolution for every endpoint of that url."""
@@ -190,7 +217,10 @@ cdef class Engine:
 
     def set_access_log(self, sink):
         """`sink(exchange)` after each exchange, in the loop's thread; None for none."""
-        self.relay.access_log = sink
+        if self.relay.plan is not None and self.relay.plan.trial is not None:
+            self.relay.plan.trial.sink = sink
+        else:
+            self.relay.access_log = sink
 
     def snapshot(self):
         """Gauges: connections, active exchanges, and each endpoint's pool."""
@@ -205,4 +235,5 @@ cdef class Engine:
                 "connect_errors": endpoint.connect_errors, "reuses": endpoint.reuses, "retired": endpoint.retired,
             })
         return {"connections": len(self.clients), "active": self.relay.active,
-                "generation": self.relay.plan.generation if self.relay.plan is not None else 0, "pools": pools}
+                "generation": self.relay.plan.generation if self.relay.plan is not None else 0, "pools": pools,
+                "plans": len(self.plans)}

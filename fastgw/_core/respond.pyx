@@ -34,6 +34,7 @@ from fastgw._core.route cimport Match
 from fastgw._core.settings cimport Settings
 from fastgw._core.split cimport Split
 from fastgw._core.target cimport normalize
+from fastgw._core.trial cimport Trial
 from fastgw._core.upgrade cimport ASKED, MALFORMED, OTHER_VERSION, Handshake, handshake
 from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch
 
@@ -134,6 +135,8 @@ cdef class Relay(Driver):
         cdef Route route
         cdef int i
         cdef bytes allowed
+        if plan.trial is not None:
+            plan = (<Trial>plan.trial).choose(ex)
         if plan.public is not None and (head.method == GET or head.method == HEAD):
             route = plan.public.get(PyBytes_FromStringAndSize(head.buf + ex.path, ex.path_len))
             if route is not None:

@@ -12,15 +12,15 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from fastgw import __version__
-from fastgw.admin.api import AdminServer, Api
+from fastgw.admin.api import AdminServer, Api, problem_view
 from fastgw.admin.link import ANSWER_SECONDS, Link, close_all
+from fastgw.admin.rollout import Refused, Rollout
 from fastgw.config import ConfigError
-from fastgw.config.errors import Problem
 from fastgw.observe import logging as process_log
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server import control
@@ -45,6 +45,7 @@ class Agent:
     def __init__(self, start: AgentStart) -> None:
         self.current = start.release
         self.source = start.source
+        self.started_from = start.started_from
         self.supervisor = start.supervisor
         self.memory = start.memory
         self.restarts = start.restarts
@@ -66,11 +67,13 @@ class Agent:
         self.keys = KeySets(self.publish_keys, start.keys)
         self.certificates = CertificateWatch()
         self.stale = StaleWatch(self.loop.time())
+        self.rollout = Rollout(self)
         self.stopped = asyncio.Event()
 
     async def run(self) -> None:
         for link in self.links.values():
             self.watch(link)
+            control.send(link.sock, {"op": "return"})    # of what the agent before tried, nobody knows the end
         self.loop.add_reader(self.supervisor, self.on_supervisor)
         self.loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
         config = self.current.head
@@ -145,6 +148,7 @@ class Agent:
                 return
             link.generation = self.current.generation
             link.pid = message["pid"]
+            await self.rollout.join(link)
         self.tell_serving()
 
     def tell_serving(self) -> None:
@@ -265,23 +269,37 @@ class Agent:
     async def reload_in_turn(self) -> tuple[bool, dict[str, Any]]:
         async with self.lock:
             self.next_reload = None                  # from here on the file is read
-            try:
-                slots = self.memory.route_slots, self.memory.service_slots
-                new = await compile_aside(self.source, self.current.generation + 1, *slots, self.current.tls)
-                facts = await self.take_over(new)
-                self.certificates.follow(new.head, new.tls, self.loop.time())
-            except ConfigError as error:
-                self.reloads["failed"] += 1
-                for problem in error.problems:
-                    logger.error("%s", problem)
-                return False, {"problems": [problem_view(problem) for problem in error.problems]}
-            except Exception as failure:
-                self.reloads["failed"] += 1
-                logger.error("the new configuration was not adopted: %s", failure)
-                return False, {"problems": [{"severity": "error", "code": "not_adopted", "message": str(failure)}]}
-            self.reloads["ok"] += 1
-            logger.info("configuration %d is in force", new.generation)
-            return True, facts
+            return await self.attempt(self.renew)
+
+    async def attempt(self, work: Callable[[], Awaitable[dict[str, Any]]]) -> tuple[bool, dict[str, Any]]:
+        """Something with a new configuration, the lock held: (done, facts)."""
+        try:
+            return True, await work()
+        except ConfigError as error:
+            self.reloads["failed"] += 1
+            for problem in error.problems:
+                logger.error("%s", problem)
+            return False, {"problems": [problem_view(problem) for problem in error.problems]}
+        except Exception as failure:
+            self.reloads["failed"] += 1
+            logger.error("the new configuration was not adopted: %s", failure)
+            code = failure.code if isinstance(failure, Refused) else "not_adopted"
+            return False, {"problems": [{"severity": "error", "code": code, "message": str(failure)}]}
+
+    async def renew(self) -> dict[str, Any]:
+        self.rollout.nothing_is_tried()
+        return await self.put_in_force(await self.compiled(self.source))
+
+    async def compiled(self, source: Any) -> Release:
+        slots = self.memory.route_slots, self.memory.service_slots
+        return await compile_aside(source, self.current.generation + 1, *slots, self.current.tls)
+
+    async def put_in_force(self, new: Release) -> dict[str, Any]:
+        facts = await self.take_over(new)
+        self.certificates.follow(new.head, new.tls, self.loop.time())
+        self.reloads["ok"] += 1
+        logger.info("configuration %d is in force", new.generation)
+        return facts
 
     async def watch_certificates(self) -> None:
         while True:
@@ -294,7 +312,7 @@ class Agent:
     async def refresh_certificates(self) -> bool:
         """Brings changed certificates and new ticket keys to all workers, or to none; the configuration stays."""
         async with self.lock:
-            if self.certificates.empty:
+            if self.certificates.empty or self.rollout.running:
                 return False
             change = await self.loop.run_in_executor(None, self.certificates.poll, self.loop.time())
             if change is None:
@@ -347,7 +365,7 @@ class Agent:
         self.current = new
         self.memory.adopt(new.route_slots, new.service_slots)
         assert isinstance(new.routes, int)           # it was compiled in another process
-        commit = {"op": "commit", "removed": removed, "release": new.summary()}
+        commit = {"op": "commit", "removed": removed, "release": new.summary(), "source": self.source}
         control.send(self.supervisor, commit, [new.plan, new.routes])
         return committed
 
@@ -428,6 +446,8 @@ class Agent:
             discovery=self.discovery.states(),
             health=self.health.states(),
             keys=self.keys.states(),
+            rollouts=self.rollout.ends,
+            trial=self.rollout.seen(),
         )
         return CONTENT_TYPE, render(view)
 
@@ -461,10 +481,6 @@ class Agent:
     async def drain(self) -> None:
         self.draining = True
         control.send(self.supervisor, {"op": "stop"})
-
-
-def problem_view(problem: Problem) -> dict[str, Any]:
-    return {name: getattr(problem, name) for name in problem.__slots__}
 
 
 def agent_main(start: AgentStart) -> int:

@@ -10,6 +10,9 @@
     GET  /routes/stale                  routes by how long nobody asked for them, or their service had no endpoint
     GET  /config                        the configuration in force, secrets masked
     POST /config/reload                 200 with the new generation, 400 with every problem
+    POST /config/apply                  another file, at once or to a share of the clients first; see server.canary.Wish
+    GET  /config/apply                  how it goes with the one that is tried, or how it went with the last one
+    POST /config/apply/promote, /abort  ends what is tried now
     POST /drain                         stops the gateway gracefully
 """
 
@@ -20,16 +23,20 @@ import hmac
 import ipaddress
 import logging
 import re
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
 import orjson
+from pydantic import ValidationError
+
+from fastgw.config.errors import Problem, dotted
+from fastgw.server.canary import Wish
 
 logger = logging.getLogger("fastgw.admin")
 
 MAX_HEAD = 16 * 1024
-MAX_BODY = 1024 * 1024
+MAX_BODY = 64 * 1024
 MAX_CONNECTIONS = 100
 TIMEOUT = 30.0
 """Seconds in which a request must be there."""
@@ -48,18 +55,29 @@ class Backend(Protocol):
     async def config(self) -> dict[str, Any]: ...
     async def reload(self) -> tuple[bool, dict[str, Any]]: ...
     async def drain(self) -> None: ...
+    @property
+    def rollout(self) -> Rollouts: ...
+
+
+class Rollouts(Protocol):
+    """`apply` (done, facts): at once, or begun when facts has `state`. The others give a report; None: nothing is
+    tried."""
+
+    async def apply(self, wish: Wish) -> tuple[bool, dict[str, Any]]: ...
+    def report(self) -> dict[str, Any]: ...
+    async def end(self, result: Literal["promoted", "aborted"]) -> dict[str, Any] | None: ...
 
 
 Answer = tuple[int, str, bytes]
 
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
-            "/config"],
-    "POST": ["/config/reload", "/drain"],
+            "/config", "/config/apply"],
+    "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/drain"],
 }
 REASONS = {
     200: "OK", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
-    404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large", 421: "Misdirected Request",
+    404: "Not Found", 405: "Method Not Allowed", 409: "Conflict", 413: "Content Too Large", 421: "Misdirected Request",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
@@ -74,6 +92,11 @@ def problem(status: int, code: str, detail: str = "", **members: Any) -> Answer:
     if detail:
         value["detail"] = detail
     return status, "application/problem+json", orjson.dumps({**value, **members}) + b"\n"
+
+
+def problem_view(found: Problem) -> dict[str, Any]:
+    """A problem of a configuration, as answers list it."""
+    return {name: getattr(found, name) for name in found.__slots__}
 
 
 AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?")
@@ -93,6 +116,15 @@ def is_loopback(host: bytes) -> bool:
         return False
 
 
+def taken(done: bool, facts: dict[str, Any]) -> Answer:
+    """What became of a new configuration."""
+    if done:
+        return json(202 if facts.get("state") == "watching" else 200, facts)
+    busy = any(one["code"] == "canary_running" for one in facts["problems"])
+    code = "canary_running" if busy else "bad_config"
+    return problem(409 if busy else 400, code, "Nothing was changed.", **facts)
+
+
 class Api:
     """The answers, apart from the transport. `token` None or empty: none is asked for."""
 
@@ -108,7 +140,7 @@ class Api:
         scheme, _, given = authorization.partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token)
 
-    async def answer(self, method: str, path: str, authorization: bytes = b"") -> Answer:
+    async def answer(self, method: str, path: str, authorization: bytes = b"", body: bytes = b"") -> Answer:
         if not self.allowed(path, authorization):
             return problem(401, "unauthorized", "Send the admin token as `Authorization: Bearer …`.")
         handlers: dict[str, tuple[str, Any]] = {
@@ -120,6 +152,9 @@ class Api:
             "/routes/stale": ("GET", self.stale_routes),
             "/config": ("GET", self.config),
             "/config/reload": ("POST", self.reload),
+            "/config/apply": ("GET", self.applied),
+            "/config/apply/promote": ("POST", lambda: self.end("promoted")),
+            "/config/apply/abort": ("POST", lambda: self.end("aborted")),
             "/drain": ("POST", self.drain),
         }
         if self.metrics_path is not None:
@@ -127,6 +162,8 @@ class Api:
         if path.startswith("/services/") and path.endswith("/endpoints"):
             name = unquote(path[len("/services/") : -len("/endpoints")])
             handlers[path] = ("GET", lambda: self.endpoints(name))
+        if path == "/config/apply" and method == "POST":
+            handlers[path] = ("POST", lambda: self.apply(body))
         if path not in handlers:
             return problem(404, "not_found", "GET / lists what there is.")
         wanted, handler = handlers[path]
@@ -168,8 +205,27 @@ class Api:
         return json(200, await self.backend.config())
 
     async def reload(self) -> Answer:
-        done, facts = await self.backend.reload()
-        return json(200, facts) if done else problem(400, "bad_config", "Nothing was changed.", **facts)
+        return taken(*await self.backend.reload())
+
+    async def apply(self, body: bytes) -> Answer:
+        try:
+            wish = Wish.model_validate(orjson.loads(body))
+        except orjson.JSONDecodeError:
+            return problem(400, "bad_request", 'The body is JSON: {"file": "…", "canary": {"share": "10%"}}.')
+        except ValidationError as error:
+            found = [
+                {"severity": "error", "code": one["type"], "path": dotted(one["loc"]), "message": one["msg"]}
+                for one in error.errors(include_url=False, include_input=False)
+            ]
+            return problem(400, "bad_request", "Nothing was changed.", problems=found)
+        return taken(*await self.backend.rollout.apply(wish))
+
+    async def applied(self) -> Answer:
+        return json(200, self.backend.rollout.report())
+
+    async def end(self, result: Literal["promoted", "aborted"]) -> Answer:
+        report = await self.backend.rollout.end(result)
+        return problem(409, "nothing_tried", "No configuration is tried now.") if report is None else json(200, report)
 
     async def drain(self) -> Answer:
         await self.backend.drain()
@@ -216,7 +272,7 @@ class Connection(asyncio.Protocol):
         self.hosts: list[bytes] = []
         self.from_page = False
         self.head = 0
-        self.body = 0
+        self.body = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
@@ -267,8 +323,8 @@ class Connection(asyncio.Protocol):
             self.send(problem(431, "headers_too_large"))
 
     def on_body(self, body: bytes) -> None:
-        self.body += len(body)
-        if self.body > MAX_BODY:
+        self.body += body
+        if len(self.body) > MAX_BODY:
             self.send(problem(413, "body_too_large"))
 
     def on_message_complete(self) -> None:
@@ -292,7 +348,7 @@ class Connection(asyncio.Protocol):
 
     async def answer(self, method: str, path: str) -> None:
         try:
-            found = await self.server.api.answer(method, path, self.authorization)
+            found = await self.server.api.answer(method, path, self.authorization, bytes(self.body))
         except asyncio.CancelledError:
             raise
         except Exception:

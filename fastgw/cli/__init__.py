@@ -1,7 +1,7 @@
 """The command line: one file per verb.
 
 Exit codes: 0 ok, 1 the configuration has problems, 2 wrong usage, 3 it could not be done here, 4 there is a difference
-(diff, replay) or a test failed (test), 130 interrupted.
+(diff, replay), a test failed (test) or a configuration was not promoted (apply), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import sys
 
 VERBS = (
-    "run", "check", "explain", "routes", "diff", "test", "replay", "schema", "reload", "status", "drain",
+    "run", "check", "explain", "routes", "diff", "test", "replay", "schema", "apply", "reload", "status", "drain",
     "cert", "demo",
 )  # fmt: skip
 

@@ -20,19 +20,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def ask(args: argparse.Namespace, method: str, path: str, seconds: float = 60) -> tuple[int, Any] | None:
-    """Status and body; None, with a word on stderr, when nobody answers."""
+def ask(
+    args: argparse.Namespace, method: str, path: str, seconds: float = 60, body: Any = None
+) -> tuple[int, Any] | None:
+    """Status and body; `body` is sent as JSON. None, with a word on stderr, when nobody answers."""
     host, _, port = args.admin.rpartition(":")
     headers = {"Authorization": f"Bearer {args.token}"} if args.token else {}
     try:
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=seconds)
-        connection.request(method, path, headers=headers)
+        connection.request(method, path, None if body is None else orjson.dumps(body), headers)
         response = connection.getresponse()
-        body = response.read()
+        answer = response.read()
     except (OSError, ValueError, http.client.HTTPException) as error:
         print(f"fastgw: the admin listener at {args.admin} does not answer: {error}", file=sys.stderr)
         return None
-    return response.status, orjson.loads(body) if body else None
+    return response.status, orjson.loads(answer) if answer else None
+
+
+def show_problems(facts: dict[str, Any]) -> None:
+    """What an answer says is wrong with a configuration."""
+    for problem in facts.get("problems") or [facts]:
+        place = f"{problem['file']}:{problem['line']}:{problem['col']}: " if problem.get("line") else ""
+        where = f" {problem['path']}" if problem.get("path") else ""
+        text = problem.get("message") or problem.get("detail", "")
+        print(f"{place}{problem.get('severity', 'error')}[{problem['code']}]{where}: {text}")
 
 
 def show(value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastgw.cli.admin_client import add_arguments, ask, show
+from fastgw.cli.admin_client import add_arguments, ask, show, show_problems
 
 RELOAD_SECONDS = 900.0
 """As long as the admin listener lets it take."""
@@ -28,8 +28,5 @@ def run(args: argparse.Namespace) -> int:
     if status == 200:
         show(facts)
         return 0
-    for problem in facts.get("problems", [facts]):
-        place = f"{problem['file']}:{problem['line']}:{problem['col']}: " if problem.get("line") else ""
-        where = problem.get("path") or ""
-        print(f"{place}{problem.get('severity', 'error')}[{problem['code']}] {where}: {problem.get('message')}")
+    show_problems(facts)
     return 1

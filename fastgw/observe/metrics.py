@@ -88,6 +88,15 @@ class WatchedEndpoint(Protocol):
     def up(self) -> bool: ...
 
 
+class TriedPlan(Protocol):
+    """What metrics want to know of one of two plans that are compared."""
+
+    requests: int
+    errors: int
+
+    def quantile(self, q: float) -> float | None: ...
+
+
 @dataclass(slots=True)
 class View:
     """What is known at one moment, over all workers.
@@ -97,6 +106,8 @@ class View:
     services     slot → service name
     snapshots    Engine.snapshot() of each worker that answered
     certificates those that are served; none without TLS
+    rollouts     ends of configurations that were tried, by how
+    trial        the plan in force and the one that is tried, while one is
     """
 
     stats: Sequence[Stats] = ()
@@ -114,6 +125,8 @@ class View:
     discovery: Sequence[Discovered] = ()
     health: Sequence[WatchedEndpoint] = ()
     keys: Sequence[IssuerKeys] = ()
+    rollouts: Mapping[str, int] = field(default_factory=dict)
+    trial: tuple[TriedPlan, TriedPlan] | None = None
 
 
 class Collector:
@@ -133,6 +146,8 @@ class Collector:
         yield from self.tunnels()
         yield from self.pools()
         yield from self.process()
+        if self.view.rollouts:
+            yield from self.rollouts()
         if self.view.certificates:
             yield from self.certificates()
             yield from self.handshakes()
@@ -189,6 +204,24 @@ class Collector:
             failures.add_metric((issuer,), sum(one.failures for one in same))
         if self.view.keys:
             yield from (age, count, fetches, failures)
+
+    def rollouts(self) -> Iterator[Metric]:
+        ends = CounterMetricFamily("fastgw_canaries", "Configurations that were tried.", labels=("result",))
+        for result, count in self.view.rollouts.items():
+            ends.add_metric((result,), count)
+        yield ends
+        if self.view.trial is None:
+            return
+        requests = CounterMetricFamily("fastgw_canary_requests", "Requests of both plans.", labels=("plan",))
+        errors = CounterMetricFamily("fastgw_canary_errors", "Those that failed.", labels=("plan",))
+        seconds = GaugeMetricFamily("fastgw_canary_seconds", "How long they took.", labels=("plan", "quantile"))
+        for plan, side in zip(("old", "new"), self.view.trial, strict=True):
+            requests.add_metric((plan,), side.requests)
+            errors.add_metric((plan,), side.errors)
+            for q in (0.5, 0.99):
+                if (value := side.quantile(q)) is not None:
+                    seconds.add_metric((plan, str(q)), value)
+        yield from (requests, errors, seconds)
 
     def certificates(self) -> Iterator[Metric]:
         ends: dict[tuple[str, str, str], int] = {}
@@ -392,6 +425,8 @@ class Collector:
     def process(self) -> Iterator[Metric]:
         view = self.view
         yield GaugeMetricFamily("fastgw_plan_generation", "The configuration in force.", value=view.generation)
+        plans = max((snapshot.get("plans", 0) for snapshot in view.snapshots), default=0)
+        yield GaugeMetricFamily("fastgw_plans_alive", "Configurations that a worker holds, at most.", value=plans)
         yield GaugeMetricFamily("fastgw_workers", "Worker processes that serve.", value=view.workers)
         yield CounterMetricFamily("fastgw_worker_restarts", "Workers that were replaced.", value=view.restarts)
         yield CounterMetricFamily(

@@ -14,6 +14,7 @@ from fastgw._core.exchange import Exchange, Reply, Route
 from fastgw._core.health import HealthTable
 from fastgw._core.plan import Plan
 from fastgw._core.record import Stats
+from fastgw._core.trial import Trial, TrialCounts
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
 from fastgw.plan import Host, PlanSpec, build, build_now, discover
@@ -57,6 +58,8 @@ class DataPlane:
         self.prepared: Plan | None = None
         self.prepared_log: tuple[AccessLogConfig, AccessLog | None] | None = None
         self.listeners: dict[str, list[int]] = {}
+        self.tried: Plan | None = None
+        self.trial_ends: asyncio.TimerHandle | None = None
 
     async def answer_public(self, kind: str, exchange: Exchange) -> Reply:
         status, content_type, body = await self.public(kind)
@@ -73,18 +76,22 @@ class DataPlane:
         `adopt` then takes both into use. OSError when the log cannot be opened.
         """
         self.prepare_log(log)
+        self.prepared = await self.build(spec)
+
+    async def build(self, spec: PlanSpec) -> Plan:
         steps: Generator[None, None, Plan] = build(spec, self.engine, self.host)
         while True:
             try:
                 next(steps)
             except StopIteration as stop:
-                self.prepared = stop.value
-                return
+                plan: Plan = stop.value
+                return plan
             await asyncio.sleep(PAUSE)
 
     def adopt(self) -> None:
         if self.prepared is None:
             raise RuntimeError("no plan was prepared")
+        self.forget_trial()
         old: Plan | None = self.engine.plan
         routes = list(old.routes) if old is not None else []
         old = None
@@ -92,6 +99,45 @@ class DataPlane:
         self.prepared = None
         self.let_go(routes)
         self.adopt_log()
+
+    # ------------------------------------------------------------------ a plan that is tried
+
+    async def prepare_trial(self, spec: PlanSpec) -> None:
+        """Builds another plan, which nobody is served by yet. Endpoints that are in both stay as they are in force."""
+        self.end_trial()
+        before = [(one, one.limits, one.zone, one.labels, one.priority) for one in self.engine.known_endpoints()]
+        try:
+            self.tried = await self.build(spec)
+        finally:
+            for endpoint, limits, zone, labels, priority in before:
+                endpoint.limits, endpoint.zone, endpoint.labels, endpoint.priority = limits, zone, labels, priority
+
+    def begin_trial(self, counts: TrialCounts, share: float, by: str | None, seed: int, seconds: float) -> None:
+        """The plan that was prepared serves `share` of the clients; see trial.Trial. It ends by itself in so many
+        seconds, whoever was to end it."""
+        if self.tried is None or self.engine.plan is None:
+            raise RuntimeError("no plan was prepared to be tried")
+        self.engine.begin_trial(Trial(self.engine.plan, self.tried, counts, share, by, seed))
+        self.trial_ends = self.loop.call_later(seconds, self.trial_overdue)
+
+    def trial_overdue(self) -> None:
+        logger.error("nobody ended the trial of a configuration: the one in force serves alone again")
+        self.end_trial()
+
+    def end_trial(self) -> None:
+        """The plan in force serves alone; what is under way on the other one comes to its end there."""
+        if self.tried is not None and self.engine.plan is not None:
+            self.forget_trial()
+            self.engine.adopt(self.engine.plan)      # endpoints that only the other one had retire
+
+    def forget_trial(self) -> None:
+        if self.tried is not None:
+            self.engine.end_trial()
+            self.let_go(list(self.tried.routes))
+            self.tried = None
+        if self.trial_ends is not None:
+            self.trial_ends.cancel()
+            self.trial_ends = None
 
     def let_go(self, routes: list[Route]) -> None:
         """Frees the routes of a plan that was replaced, some at a time: all of them at once are a stall too."""
@@ -174,6 +220,8 @@ class DataPlane:
     def close(self) -> None:
         self.engine.close()
         self.forget()
+        if self.trial_ends is not None:
+            self.trial_ends.cancel()
         if self.flusher is not None:
             self.flusher.cancel()
         if self.log is not None:

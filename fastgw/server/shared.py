@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fastgw._core.bucket import BucketTable
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
+from fastgw._core.trial import TrialCounts
 
 BUCKETS = 262_144
 """Keys of rate limits a host keeps at a time; the memory is taken when it is used."""
@@ -69,6 +70,10 @@ class Slots:
             self.reused.append(slot)
         self.names[name] = slot
 
+    def others(self, before: Slots) -> list[int]:
+        """The slots that have another name than before."""
+        return [slot for name, slot in self.names.items() if before.names.get(name) != slot]
+
     def __call__(self, name: str) -> int:
         return self.names.get(name, 0)
 
@@ -123,6 +128,7 @@ class SharedMemory:
         routes, services = max_label_values + 1, SERVICES + 1
         size = Stats.size(routes, services)
         self.stats = [Stats(mmap.mmap(-1, size), routes, services) for _ in range(max(workers, 1))]
+        self.trials = [TrialCounts(mmap.mmap(-1, TrialCounts.size())) for _ in self.stats]
         left = dict(handed or {})
         buckets = Segment.take("buckets", BUCKETS_LAYOUT, BucketTable.size(BUCKETS), left)
         health = Segment.take("health", HEALTH_LAYOUT, HealthTable.size(ENDPOINTS), left)
@@ -141,10 +147,11 @@ class SharedMemory:
         return {segment.layout: segment.fd for segment in self.segments}
 
     def adopt(self, route_slots: Slots, service_slots: Slots) -> None:
-        """Of the generation that is about to serve, before it does."""
+        """Of the generation that is about to serve, before it does. What is new in it begins at zero, also where a
+        generation that was only tried has counted."""
         for stats in self.stats:
-            for slot in route_slots.reused:
+            for slot in route_slots.others(self.route_slots):
                 stats.reset_route(slot)
-            for slot in service_slots.reused:
+            for slot in service_slots.others(self.service_slots):
                 stats.reset_service(slot)
         self.route_slots, self.service_slots = route_slots, service_slots

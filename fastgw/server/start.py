@@ -9,6 +9,7 @@ from typing import Any
 
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
+from fastgw._core.trial import TrialCounts
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.policies._keysets import KeySet, Source
 from fastgw.server.compiled import Release
@@ -29,6 +30,7 @@ class WorkerStart:
     health: HealthTable
     access_log: AccessLogConfig
     drain: float
+    trial: TrialCounts
     addresses: Mapping[str, Any] = field(default_factory=dict)
     endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
     keys: Mapping[Source, KeySet] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class AgentStart:
     admin: socket.socket | None
     memory: SharedMemory
     restarts: int = 0
+    started_from: Any = None
     addresses: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, EndpointSet] = field(default_factory=dict)
     keys: Mapping[Source, KeySet] = field(default_factory=dict)

@@ -73,7 +73,7 @@ class Supervisor:
         self.activated = dict(activated or {})
         """Sockets of a service manager: they stay open, used or not, and their files are not ours."""
         self.release = Release.of(compiled)
-        self.source = source
+        self.source = self.started_from = source
         self.count = workers
         self.memory = memory
         self.sockets: Sockets = {}
@@ -207,6 +207,7 @@ class Supervisor:
                 health=self.memory.health,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
+                trial=self.memory.trials[slot],
                 addresses=self.addresses,
                 endpoints=self.endpoints,
                 keys=self.keys,
@@ -244,6 +245,7 @@ class Supervisor:
                 admin=self.admin,
                 memory=self.memory,
                 restarts=self.restarts,
+                started_from=self.started_from,
                 addresses=self.addresses,
                 endpoints=self.endpoints,
                 keys=self.keys,
@@ -395,6 +397,7 @@ class Supervisor:
         self.release = message["release"].with_files(*map(os.dup, fds))
         # the next agent must know whose counters these are
         self.memory.route_slots, self.memory.service_slots = self.release.route_slots, self.release.service_slots
+        self.source = message["source"]
         self.sockets.update(self.pending)
         self.pending = {}
         for name in message["removed"]:

@@ -106,6 +106,16 @@ class Worker:
         for name in message["unlisten"]:
             self.plane.unlisten(name)
 
+    async def on_try(self, message: control.Message, fds: list[int]) -> None:
+        """Another plan is made beside the one in force; from `on_share` on it serves a part of the clients."""
+        await self.plane.prepare_trial(plan_file.read(fds[0]))
+
+    async def on_share(self, message: control.Message, fds: list[int]) -> None:
+        self.plane.begin_trial(self.start.trial, message["share"], message["by"], message["seed"], message["seconds"])
+
+    async def on_return(self, message: control.Message, fds: list[int]) -> None:
+        self.plane.end_trial()
+
     async def on_forget(self, message: control.Message, fds: list[int]) -> None:
         self.plane.forget()
 

@@ -81,6 +81,7 @@ def test_resetting_a_slot_zeroes_it_and_nothing_else():
 
 def test_adopting_resets_what_is_used_again_for_every_worker(monkeypatch):
     memory = SharedMemory(2, 3)
+    memory.adopt(slots(3, "abc", "bc"), slots(3, "abc", "ab"))
     reset = []
 
     class Recorder:

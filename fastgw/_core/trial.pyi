@@ -1,0 +1,23 @@
+from collections.abc import Callable
+from typing import Final
+
+from fastgw._core.exchange import Exchange
+from fastgw._core.plan import Plan
+
+BOUNDS: Final[tuple[float, ...]]
+
+class TrialCounts:
+    def __init__(self, buffer: object = ...) -> None: ...
+    @staticmethod
+    def size() -> int: ...
+    def reset(self) -> None: ...
+    def read(self) -> tuple[tuple[tuple[int, int, int, int], list[int]], ...]: ...
+
+class Trial:
+    old: Plan
+    new: Plan
+    sink: Callable[[Exchange], None] | None
+    def __init__(
+        self, old: Plan, new: Plan, counts: TrialCounts, share: float, by: str | None = ..., seed: int = ...
+    ) -> None: ...
+    def __call__(self, exchange: Exchange) -> None: ...
