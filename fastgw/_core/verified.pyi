@@ -46,4 +46,5 @@ class TokenAuth(Hook):
         cookie: bytes | None = ...,
         query: bytes | None = ...,
         header: bool = ...,
+        name: str = ...,
     ) -> None: ...

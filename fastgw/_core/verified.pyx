@@ -100,8 +100,8 @@ cdef class TokenAuth(PythonHook):
     """
 
     def __init__(self, verify, int cache_size, int max_size, bytes user_header, bytes scopes_header, bint forward,
-                 excluded, bytes cookie=None, bytes query=None, bint header=True):
-        self.name = "jwt"
+                 excluded, bytes cookie=None, bytes query=None, bint header=True, str name="jwt"):
+        self.name = name
         self.phases = PHASE_REQUEST
         self.verify = verify
         self.cache = TokenCache(cache_size)
