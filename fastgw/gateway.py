@@ -17,6 +17,7 @@ from fastgw.server.compiled import Compiled, compile_config, key_sources, restar
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
+from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets
 from fastgw.server.names import Resolver
 from fastgw.server.shared import SharedMemory
@@ -57,6 +58,7 @@ class Gateway:
         self._watching: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
         self.rollout = AtOnce(source, self._config, self.reload)
+        self._desk: KeyDesk | None = None
 
     async def __aenter__(self) -> Gateway:
         await self.start()
@@ -72,10 +74,12 @@ class Gateway:
         compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
-        plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public, memory.health)
+        plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public, memory.health, memory.usage)
         self.compiled = compiled
         try:
             self._open(compiled)
+            plane.read_api_keys(compiled.config.api_keys.file)
+            self._desk = KeyDesk(self._config, memory.usage, plane.take_api_keys)
             plane.adopt_now(compiled.spec)
             plane.prepare_log(compiled.config.observability.access_log)
             plane.adopt_log()
@@ -135,6 +139,11 @@ class Gateway:
             remove_file(name)
         self._sockets.clear()
 
+    @property
+    def desk(self) -> KeyDesk:
+        assert self._desk is not None
+        return self._desk
+
     def _publish(self, addresses: Any) -> None:
         assert self.plane is not None
         for url, found in addresses.items():
@@ -180,6 +189,7 @@ class Gateway:
             certificate_failures=self._certificates.failures,
             discovery=self._discovery.states() if self._discovery is not None else (),
             health=self._health.states() if self._health is not None else (),
+            api_keys=await self.desk.used(self.compiled.config.observability.metrics.max_label_values),
             keys=self._keys.states() if self._keys is not None else (),
         )
         return CONTENT_TYPE, render(view)

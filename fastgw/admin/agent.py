@@ -29,6 +29,7 @@ from fastgw.server.compiled import Release, restart_needed
 from fastgw.server.compiler import compile_aside
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
+from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets, Told
 from fastgw.server.names import Resolver
 from fastgw.server.sockets import share_of
@@ -66,6 +67,7 @@ class Agent:
         self.health = Health(self.memory.health, self.names, self.discovery)
         self.keys = KeySets(self.publish_keys, start.keys)
         self.certificates = CertificateWatch()
+        self.desk = KeyDesk(lambda: self.current.head, self.memory.usage, self.tell_all)
         self.stale = StaleWatch(self.loop.time())
         self.rollout = Rollout(self)
         self.stopped = asyncio.Event()
@@ -139,6 +141,7 @@ class Agent:
         control.send(link.sock, {"op": "endpoints", "endpoints": self.discovery.known})
         control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
         control.send(link.sock, {"op": "keys", "keys": self.keys.known, "checked": ()})
+        control.send(link.sock, {"op": "api_keys", "all": True})      # it may have missed a change since it was born
         async with self.lock:
             if message["generation"] != self.current.generation:
                 # born while a configuration was adopted, with the plan and the listeners of the one before
@@ -420,12 +423,8 @@ class Agent:
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
         serving = sum(link.serves for link in self.links.values())
-        facts = {
-            "workers": serving,
-            "of": len(self.links),
-            "draining": self.draining,
-            "generation": self.current.generation,
-        }
+        facts = {"workers": serving, "of": len(self.links), "draining": self.draining}
+        facts["generation"] = self.current.generation
         return self.complete and not self.draining, facts
 
     async def metrics(self) -> tuple[str, bytes]:
@@ -448,6 +447,7 @@ class Agent:
             keys=self.keys.states(),
             rollouts=self.rollout.ends,
             trial=self.rollout.seen(),
+            api_keys=await self.desk.used(self.current.head.observability.metrics.max_label_values),
         )
         return CONTENT_TYPE, render(view)
 

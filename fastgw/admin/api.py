@@ -9,6 +9,7 @@
     GET  /routes                        routes in the order of the file
     GET  /routes/stale                  routes by how long nobody asked for them, or their service had no endpoint
     GET  /config                        the configuration in force, secrets masked
+    GET  /consumers, /keys; POST /keys, /keys/{id}/rotate; DELETE /keys/{id}: see keys.py
     POST /config/reload                 200 with the new generation, 400 with every problem
     POST /config/apply                  another file, at once or to a share of the clients first; see server.canary.Wish
     GET  /config/apply                  how it goes with the one that is tried, or how it went with the last one
@@ -30,8 +31,10 @@ import httptools
 import orjson
 from pydantic import ValidationError
 
+from fastgw.admin import keys
 from fastgw.config.errors import Problem, dotted
 from fastgw.server.canary import Wish
+from fastgw.server.keys import KeyDesk, KeyProblem
 
 logger = logging.getLogger("fastgw.admin")
 
@@ -56,6 +59,8 @@ class Backend(Protocol):
     async def reload(self) -> tuple[bool, dict[str, Any]]: ...
     async def drain(self) -> None: ...
     @property
+    def desk(self) -> KeyDesk: ...
+    @property
     def rollout(self) -> Rollouts: ...
 
 
@@ -72,11 +77,13 @@ Answer = tuple[int, str, bytes]
 
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
-            "/config", "/config/apply"],
-    "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/drain"],
+            "/config", "/config/apply", "/consumers", "/keys"],
+    "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/drain", "/keys",
+             "/keys/{id}/rotate"],
+    "DELETE": ["/keys/{id}"],
 }
 REASONS = {
-    200: "OK", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+    200: "OK", 201: "Created", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
     404: "Not Found", 405: "Method Not Allowed", 409: "Conflict", 413: "Content Too Large", 421: "Misdirected Request",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error", 503: "Service Unavailable",
@@ -143,6 +150,11 @@ class Api:
     async def answer(self, method: str, path: str, authorization: bytes = b"", body: bytes = b"") -> Answer:
         if not self.allowed(path, authorization):
             return problem(401, "unauthorized", "Send the admin token as `Authorization: Bearer …`.")
+        if keys.concerns(path):
+            try:
+                return json(*await keys.answer(self.backend.desk, method, path, body))
+            except KeyProblem as error:
+                return problem(error.status, error.code, str(error))
         handlers: dict[str, tuple[str, Any]] = {
             "/": ("GET", self.index),
             "/health": ("GET", self.health),

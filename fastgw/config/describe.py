@@ -19,7 +19,7 @@ from fastgw.config.fields import format_duration, format_size
 from fastgw.config.findings import bounds_of, fields_of, in_unit, unit_of
 from fastgw.config.registry import Resolver
 from fastgw.config.schema.base import Later, is_later
-from fastgw.config.schema.consumers import Consumer, Plan
+from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import Match, Route
 from fastgw.config.schema.server import Admin, Server, parse_workers
@@ -33,13 +33,14 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("services", Service, "services.NAME"),
     ("consumers", Consumer, "consumers[]"),
     ("plans", Plan, "plans.NAME"),
+    ("api_keys", ApiKeys, "api_keys"),
     ("observability", Observability, "observability"),
     ("routes", Route, "routes[]"),
     ("tests", ConfigTest, "tests[]"),
 )
 SHORT_FORMS = frozenset(
     {"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance", "HealthCheck",
-     "ConsumerKey"}
+     "ConsumerKey", "AbacRule"}
 )
 """Rooms for which a bare value is enough."""
 ONE_OR_MANY = frozenset({
@@ -214,6 +215,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         },
     }
     rooms = {"server": part(Server), "admin": part(Admin), "stores": part(Stores), "observability": part(Observability)}
+    rooms["api_keys"] = part(ApiKeys)
     consumer = part(Consumer)
     plan = part(Plan)
     test = part(ConfigTest)

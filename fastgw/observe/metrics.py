@@ -105,6 +105,7 @@ class View:
     routes       slot → route name; slot 0 is `other`
     services     slot → service name
     snapshots    Engine.snapshot() of each worker that answered
+    api_keys     (consumer, id, uses) of API keys that were used, at most max_label_values
     certificates those that are served; none without TLS
     rollouts     ends of configurations that were tried, by how
     trial        the plan in force and the one that is tried, while one is
@@ -125,6 +126,7 @@ class View:
     discovery: Sequence[Discovered] = ()
     health: Sequence[WatchedEndpoint] = ()
     keys: Sequence[IssuerKeys] = ()
+    api_keys: Sequence[tuple[str, str, int]] = ()
     rollouts: Mapping[str, int] = field(default_factory=dict)
     trial: tuple[TriedPlan, TriedPlan] | None = None
 
@@ -155,6 +157,13 @@ class Collector:
             yield from self.discovery()
         if self.view.health:
             yield from self.health()
+        if self.view.api_keys:
+            uses = CounterMetricFamily(
+                "fastgw_key_requests", "Requests that came with an API key.", labels=("consumer", "key")
+            )
+            for consumer, key, count in self.view.api_keys:
+                uses.add_metric((consumer, key), count)
+            yield uses
 
     def health(self) -> Iterator[Metric]:
         labels = ("service", "endpoint")

@@ -72,7 +72,7 @@ class Host:
     discovered: dict[str, EndpointSet] = field(default_factory=dict)
     live: dict[str, WeakKeyDictionary[Service, ServiceSpec]] = field(default_factory=dict)
     loads: WeakValueDictionary[str, Load] = field(default_factory=WeakValueDictionary)
-    keys: KeyTable | None = None
+    keys: KeyTable = field(default_factory=KeyTable)
 
 
 def endpoints_of(

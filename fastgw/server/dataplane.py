@@ -12,13 +12,16 @@ from typing import Any
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Reply, Route
 from fastgw._core.health import HealthTable
+from fastgw._core.key_auth import KeyTable
 from fastgw._core.plan import Plan
 from fastgw._core.record import Stats
 from fastgw._core.trial import Trial, TrialCounts
+from fastgw._core.usage import UsageTable
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
 from fastgw.plan import Host, PlanSpec, build, build_now, discover
 from fastgw.policies._keysets import ring_of
+from fastgw.server.keys import Stamp, read, usable
 from fastgw.upstreams.discovery import EndpointSet
 
 logger = logging.getLogger("fastgw.server")
@@ -46,12 +49,14 @@ class DataPlane:
         buckets: Any,
         public: PublicSource,
         health: HealthTable | None = None,
+        usage: UsageTable | None = None,
     ) -> None:
         self.loop = loop
         self.engine = Engine(loop, stats)
         self.public = public
-        self.host = Host(bucket_table=buckets, public=self.answer_public, health=health)
+        self.host = Host(bucket_table=buckets, public=self.answer_public, health=health, keys=KeyTable(usage))
         self.keys = ring_of(self.host.shared)
+        self.api_keys_read: Stamp | None = None
         self.log: AccessLog | None = None
         self.log_settings: AccessLogConfig | None = None
         self.flusher: asyncio.TimerHandle | None = None
@@ -152,6 +157,23 @@ class DataPlane:
     def discover(self, changed: Mapping[str, EndpointSet | None]) -> None:
         """What discovery found; see plan.build.discover."""
         discover(self.engine, self.host, changed)
+
+    def read_api_keys(self, path: str | None) -> None:
+        """Takes the managed keys as the file has them, if it has changed since."""
+        if path is None:
+            return
+        try:
+            records, stamp = read(path)
+        except (OSError, ValueError) as error:
+            logger.error("the API keys cannot be read, and who brings one that is unknown gets 503: %s", error)
+            self.host.keys.broken = True
+            return
+        if stamp != self.api_keys_read or self.host.keys.broken:
+            self.host.keys.replace(usable(records))
+            self.api_keys_read = stamp
+
+    def take_api_keys(self, message: Mapping[str, Any]) -> None:
+        self.host.keys.change(message["put"], message["drop"])
 
     # ------------------------------------------------------------------ listeners
 

@@ -15,14 +15,18 @@ from fastgw._core.bucket import BucketTable
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
+from fastgw._core.usage import UsageTable
 
 BUCKETS = 262_144
 """Keys of rate limits a host keeps at a time; the memory is taken when it is used."""
 SERVICES = 1024
 ENDPOINTS = 32_768
 """Endpoints of services with health checks or outliers whose state a host keeps; likewise."""
+KEYS = 65_536
+"""API keys whose uses a host counts one by one; those beyond are counted together."""
 BUCKETS_LAYOUT = "1"
 HEALTH_LAYOUT = "1"
+USAGE_LAYOUT = "1"
 """Change the word with the meaning of a byte: `_core/bucket.pyx`, `_core/health.pyx`. The size stands beside it."""
 
 
@@ -115,7 +119,7 @@ class Segment:
 
 
 class SharedMemory:
-    """One block of counters per worker, one table of buckets, one of endpoints.
+    """One block of counters per worker, one table of buckets, one of endpoints, one of the uses of API keys.
 
     `handed` are segments of a gateway that this one takes over from: what is not known here, by its layout, begins
     empty, and what is left over is in `unknown`. Counters begin at zero, as after a start: the workers before still
@@ -132,7 +136,8 @@ class SharedMemory:
         left = dict(handed or {})
         buckets = Segment.take("buckets", BUCKETS_LAYOUT, BucketTable.size(BUCKETS), left)
         health = Segment.take("health", HEALTH_LAYOUT, HealthTable.size(ENDPOINTS), left)
-        self.segments = [buckets, health]
+        usage = Segment.take("usage", USAGE_LAYOUT, UsageTable.size(KEYS), left)
+        self.segments = [buckets, health, usage]
         self.unknown = list(left)
         self.empty = [segment.layout for segment in self.segments if segment.fresh]
         for fd in left.values():
@@ -141,6 +146,7 @@ class SharedMemory:
             BucketTable.format(buckets.memory)
         self.buckets = BucketTable(buckets.memory)
         self.health = HealthTable(health.memory)
+        self.usage = UsageTable(usage.memory)
 
     def hand_on(self) -> dict[str, int]:
         """Layout → descriptor, for the gateway that takes over."""

@@ -10,6 +10,7 @@ from typing import Any
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
+from fastgw._core.usage import UsageTable
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.policies._keysets import KeySet, Source
 from fastgw.server.compiled import Release
@@ -28,6 +29,8 @@ class WorkerStart:
     stats: Stats
     buckets: Any
     health: HealthTable
+    usage: UsageTable
+    key_file: str | None
     access_log: AccessLogConfig
     drain: float
     trial: TrialCounts

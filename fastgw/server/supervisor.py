@@ -205,6 +205,8 @@ class Supervisor:
                 stats=self.memory.stats[slot],
                 buckets=self.memory.buckets,
                 health=self.memory.health,
+                usage=self.memory.usage,
+                key_file=config.api_keys.file,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
                 trial=self.memory.trials[slot],

@@ -32,7 +32,8 @@ class Worker:
         self.questions: dict[str, asyncio.Future[Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         start.stats.reset_gauges()
-        self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, start.health)
+        self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, start.health, start.usage)
+        self.plane.read_api_keys(start.key_file)
 
     def run(self) -> None:
         """Takes the plan it was born with and begins to accept."""
@@ -131,6 +132,12 @@ class Worker:
 
     async def on_keys(self, message: control.Message, fds: list[int]) -> None:
         self.plane.keys.take(message["keys"], message["checked"])
+
+    async def on_api_keys(self, message: control.Message, fds: list[int]) -> None:
+        if message.get("all"):
+            self.plane.read_api_keys(self.start.key_file)
+        else:
+            self.plane.take_api_keys(message)
 
     async def on_answer(self, message: control.Message, fds: list[int]) -> None:
         future = self.questions.pop(message["question"], None)

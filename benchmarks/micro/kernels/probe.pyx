@@ -32,6 +32,7 @@ RESPONSE = (
     b"Content-Type: application/json\r\nContent-Length: 154\r\nX-Powered-By: bench\r\n\r\n"
 )
 KEY = "sha256:" + hashlib.sha256(b"client-0001").hexdigest()
+CALLER = Consumer(name="client-0001", groups=["staff"], scopes=["read:orders"], keys=[KEY])
 OPTIONS = {
     "request_id": {},
     "ip": {"deny": [f"10.{i >> 8}.{i & 255}.0/24" for i in range(1000)]},
@@ -40,6 +41,9 @@ OPTIONS = {
     "security_headers": {"csp": "default-src 'self'", "hsts": {"max_age": "365d"}},
     "key_auth": {},
     "identity": {},
+    "authorize": {"scopes": ["read:orders"], "roles": ["staff"]},
+    "acl": {"allow": {"groups": ["staff"]}},
+    "abac": ['request.method == "GET" && "staff" in consumer.groups'],
     "any_of": [{"jwt": {"secret": "another one, of 32 bytes at the least"}}, "key_auth"],
     "all_of": [{"jwt": {"secret": SECRET}}, "key_auth"],
     "cors": {"origins": ["https://app.example.com"]},
@@ -54,9 +58,10 @@ OPTIONS = {
 
 def hook(name, **changes):
     policy = resolve(name)
-    context = BuildContext(policy_key=name, consumers=(Consumer(name="client-0001", keys=(KEY,)),))
-    made = policy(policy.Options.model_validate({**OPTIONS[name], **changes} if changes else OPTIONS[name]), context)
-    return made.hook() or PythonHook(made, Policy)
+    context = BuildContext(policy_key=name, consumers=(CALLER,))
+    options = {**OPTIONS[name], **changes} if changes else OPTIONS[name]
+    found = policy(policy.Options.model_validate(options), context)
+    return found.hook() or PythonHook(found, Policy)
 
 
 class InPython(Policy):
@@ -77,7 +82,9 @@ def case(*hooks):
     return run
 
 
-CASES = [(name, case(hook(name))) for name in OPTIONS]
+AFTER_KEY_AUTH = ("authorize", "acl", "abac")
+CASES = [(name, case(hook(name))) for name in OPTIONS if name not in AFTER_KEY_AUTH]
+CASES += [(f"key_auth, {name}", case(hook("key_auth"), hook(name))) for name in AFTER_KEY_AUTH]
 CASES += [
     ("a policy in Python", case(PythonHook(InPython({}, BuildContext()), Policy))),
     ("jwt, token cache off", case(hook("jwt", cache={"size": 0}))),

@@ -8,6 +8,7 @@
       .services    dict[str, Service]      by name (services.py)
       .consumers   tuple[Consumer, ...]     who asks (consumers.py)
       .plans       dict[str, Plan]         by name
+      .api_keys    ApiKeys                 where managed keys are
       .observability Observability         access_log, metrics, tracing, logging (observe.py)
       .policies    tuple[PolicyUse, ...]   for every route, in order (routes.py)
       .routes      tuple[Route, ...]       in file order; match keys are flat on the route
@@ -26,7 +27,7 @@ from typing import Any
 
 from fastgw.config.errors import Path
 from fastgw.config.material import Material
-from fastgw.config.schema.consumers import Consumer, Plan
+from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.server import Admin, Server
@@ -39,9 +40,10 @@ SINGLE_ROOMS: dict[str, Any] = {
     "admin": Admin,
     "stores": Stores,
     "observability": Observability,
+    "api_keys": ApiKeys,
 }
 ROOMS = (
-    "server", "admin", "stores", "services", "consumers", "plans", "observability", "policies", "routes",
+    "server", "admin", "stores", "services", "consumers", "plans", "api_keys", "observability", "policies", "routes",
     "tests",
 )  # fmt: skip
 
@@ -57,6 +59,7 @@ class Config:
     services: dict[str, Service] = field(default_factory=dict)
     consumers: tuple[Consumer, ...] = ()
     plans: dict[str, Plan] = field(default_factory=dict)
+    api_keys: ApiKeys = field(default_factory=ApiKeys)
     observability: Observability = field(default_factory=Observability)
     policies: tuple[PolicyUse, ...] = ()
     routes: tuple[Route, ...] = ()

@@ -1,13 +1,14 @@
-"""The rooms `consumers` and `plans`: who asks."""
+"""The rooms `consumers`, `plans` and `api_keys`: who asks, and by which keys."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Name, shown, wrong
+from fastgw.config.fields import Duration, Name, shown, wrong
 from fastgw.config.schema.base import Room, key
 
 
@@ -69,12 +70,12 @@ class ConsumerKey(Room):
     """One API key. The hash alone is the short form of `{hash: HASH}`."""
 
     hash: KeyHash = key(
-        doc="SHA-256 of the key, `sha256:` and 64 hex digits (`printf %s KEY | sha256sum`). Given to the program as "
+        doc="SHA-256 of the key, `sha256:` and 64 hex digits (`fastgw keys hash` makes it). Given to the program as "
         "the digits alone.",
         example="sha256:" + "0" * 64,
     )
     id: Name | None = key(
-        None, "What it is called in logs; by default the consumer's name and its number.",
+        None, "What it is called in logs and in `fastgw keys list`; by default the consumer's name and its number.",
         example="mobile-2027",
     )  # fmt: skip
     expires: Moment | None = key(None, "From then on it is refused (`key_expired`).", example="2027-01-31T00:00:00Z")
@@ -104,7 +105,39 @@ class Consumer(Room):
     groups: tuple[Name, ...] = key((), "Groups it is in.", max_length=1000, example=["partners"])
     plan: Name | None = key(None, "Its plan, one of `plans`.", example="gold")
     scopes: tuple[Scope, ...] | None = key(
-        None, "What it may do.", max_length=1000, example=["orders:read"]
+        None, "What it may do; see the policy `authorize`.", max_length=1000, example=["orders:read"]
     )
     keys: tuple[ConsumerKey, ...] = key((), "Its API keys, hashed.", max_length=1000)
     metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)
+
+
+def parse_place(value: object, info: ValidationInfo) -> str:
+    """A path → the same, absolute: relative ones begin where the configuration is."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise wrong("bad_value", f"{shown(value)} is not a path", "the path of a file")
+    base = (info.context or {}).get("base") if isinstance(info.context, dict) else None
+    return str(Path(base or ".", str(value)).absolute())
+
+
+Place = Annotated[str, BeforeValidator(parse_place), WithJsonSchema({"type": "string"})]
+"""The absolute path of a file."""
+
+
+class ApiKeys(Room):
+    """Keys that are created, listed, rotated and revoked while the gateway runs, for consumers of the file."""
+
+    file: Place | None = key(
+        None,
+        "Where the gateway keeps them, hashed; it owns the file, and makes it when the first key is created. Left "
+        "out, keys stand in `consumers` alone.",
+        example="keys.json",
+    )
+    prefix: str = key(
+        "fgw", "What keys begin with, so that they are recognised where they should not be.",
+        pattern=r"^[A-Za-z0-9]{1,16}$", example="acme",
+    )  # fmt: skip
+    lifetime: Duration | None = key(
+        None, "How long a new key holds when nothing else is said; null: until it is revoked.", gt=0, example="90d"
+    )
+    overlap: Duration = key(86400.0, "How long the old key holds after a rotation.", ge=0)
+    max_keys: int = key(10_000, "More are not created.", ge=1, le=100_000)

@@ -1,0 +1,363 @@
+"""API keys that are managed while the gateway runs: the file they are kept in, and what may be done with them.
+
+One process owns the file, the agent; each change is a whole new file in the place of the old one. Workers read it when
+they are born, and are told of changes. A key is 256 random bits: its SHA-256 is safe to keep, no salt and no slow
+hash would make it safer (those are for passwords, which people choose).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from fastgw._core.usage import UsageTable
+from fastgw.config import Config
+from fastgw.config.schema.consumers import ApiKeys, ConsumerKey, parse_key_hash, parse_moment, parse_scope
+
+MAX_FILE = 64 * 1024 * 1024
+MAX_NOTE = 200
+KEPT = timedelta(days=30)
+"""How long keys that ended are still told of."""
+LAST = 9e9
+"""Seconds since 1970: the year 2255. Later ones do not fit into 64 bits of nanoseconds."""
+
+Managed = tuple[str, str, tuple[str, ...] | None, int]
+Changed = Callable[[Mapping[bytes, Managed], Iterable[bytes]], None]
+Stamp = tuple[int, int, int]
+
+
+class KeyProblem(Exception):
+    """What cannot be done with a key; `status` and `code` are for the answer of the admin API."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+
+
+@dataclass(slots=True)
+class Record:
+    """One key of the file. `shown` is its beginning, by which its owner knows it."""
+
+    id: str
+    consumer: str
+    hash: str
+    shown: str
+    created: str
+    expires: str | None = None
+    scopes: list[str] | None = None
+    note: str = ""
+    revoked: str | None = None
+    replaced_by: str | None = None
+
+    @property
+    def ended(self) -> datetime | None:
+        dates = [parse_moment(date) for date in (self.revoked, self.expires) if date is not None]
+        return min(dates, default=None)
+
+    @property
+    def state(self) -> str:
+        if self.revoked is not None:
+            return "revoked"
+        if self.expires is not None and parse_moment(self.expires) <= now():
+            return "expired"
+        return "replaced" if self.replaced_by is not None else "active"
+
+    @property
+    def digest(self) -> bytes:
+        return bytes.fromhex(self.hash)
+
+    @property
+    def managed(self) -> Managed:
+        until = 0 if self.expires is None else int(min(parse_moment(self.expires).timestamp(), LAST) * 1e9)
+        return self.id, self.consumer, None if self.scopes is None else tuple(self.scopes), until
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def written(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def checked(item: Any) -> Record:
+    """ValueError, TypeError or KeyError for what is no record."""
+    record = Record(**item)
+    for text in (record.id, record.consumer, record.shown, record.created, record.note):
+        if not isinstance(text, str) or len(text) > 1000:
+            raise ValueError("a text of a key")
+    record.hash = parse_key_hash("sha256:" + record.hash)
+    for date in (record.created, record.expires, record.revoked):
+        if date is not None:
+            parse_moment(date)
+    if record.scopes is not None:
+        record.scopes = [parse_scope(scope) for scope in record.scopes]
+    return record
+
+
+def read(path: str) -> tuple[dict[str, Record], Stamp | None]:
+    """What the file holds, and its stamp; nothing when there is none. OSError and ValueError when it cannot be used."""
+    try:
+        with open(path, "rb") as stream:
+            facts = os.fstat(stream.fileno())
+            raw = stream.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        return {}, None
+    if len(raw) > MAX_FILE:
+        raise ValueError(f"{path} is larger than {MAX_FILE} bytes")
+    try:
+        found = orjson.loads(raw)
+        if found["version"] != 1:
+            raise ValueError("another version")
+        records = [checked(item) for item in found["keys"]]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        # nothing of the file is quoted
+        raise ValueError(f"{path} is not a file of API keys") from None
+    return {record.id: record for record in records}, (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+
+
+def usable(records: Mapping[str, Record]) -> dict[bytes, Managed]:
+    """What a KeyTable takes. Keys that are over stay in it, so that they are refused as what they are."""
+    return {record.digest: record.managed for record in records.values() if record.revoked is None}
+
+
+class KeyFile:
+    """`KeyFile(settings, changed)`: `changed(put, drop)` is called after each change that was written."""
+
+    def __init__(self, settings: ApiKeys, changed: Changed) -> None:
+        assert settings.file is not None
+        self.settings = settings
+        self.path = settings.file
+        self.changed = changed
+        self.records: dict[str, Record] = {}
+        self.stamp: Stamp | None = None
+
+    def look(self) -> None:
+        """Reads the file if somebody else has changed it. KeyProblem when it cannot be used."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                facts = os.stat(self.path)
+                if (facts.st_mtime_ns, facts.st_size, facts.st_ino) == self.stamp:
+                    return
+            before = usable(self.records)
+            self.records, self.stamp = read(self.path)
+        except (OSError, ValueError) as error:
+            raise KeyProblem(503, "keys_unreadable", f"The file of API keys cannot be read: {error}") from None
+        after = usable(self.records)
+        if after != before:
+            self.changed(after, before.keys() - after.keys())
+
+    def write(self, records: dict[str, Record]) -> None:
+        """All of it, or nothing. KeyProblem when it cannot be written."""
+        data = orjson.dumps(
+            {"version": 1, "keys": [asdict(record) for record in records.values()]}, option=orjson.OPT_INDENT_2
+        )
+        aside = f"{self.path}.{os.getpid()}.new"
+        try:
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(fd)
+            os.rename(aside, self.path)
+            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            facts = os.stat(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            raise KeyProblem(503, "keys_unwritable", f"{self.path} cannot be written: {error.strerror}") from None
+        self.records, self.stamp = records, (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+
+    def new(self, consumer: str, scopes: list[str] | None, expires: datetime | None, note: str) -> tuple[Record, str]:
+        name = secrets.token_hex(4)
+        while any(record.id == name for record in self.records.values()):
+            name = secrets.token_hex(4)
+        key = f"{self.settings.prefix}_{name}_{secrets.token_urlsafe(32)}"
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        shown = f"{self.settings.prefix}_{name}_…"
+        when = None if expires is None else written(expires)
+        return Record(name, consumer, digest, shown, written(now()), when, scopes, note), key
+
+    def kept(self) -> dict[str, Record]:
+        oldest = now() - KEPT
+        return {name: one for name, one in self.records.items() if one.ended is None or one.ended > oldest}
+
+    def create(
+        self, consumer: str, scopes: list[str] | None, lifetime: float | None, note: str
+    ) -> tuple[Record, str]:
+        """The record, and the key, which nobody can tell a second time."""
+        self.look()
+        records = self.kept()
+        if len(records) >= self.settings.max_keys:
+            raise KeyProblem(409, "too_many_keys", f"There are {len(records)} keys (api_keys.max_keys).")
+        lifetime = self.settings.lifetime if lifetime is None else lifetime
+        expires = None if lifetime is None else now() + timedelta(seconds=lifetime)
+        record, key = self.new(consumer, scopes, expires, note)
+        records[record.id] = record
+        self.write(records)
+        self.changed({record.digest: record.managed}, ())
+        return record, key
+
+    def get(self, name: str) -> Record:
+        self.look()
+        record = self.records.get(name)
+        if record is None:
+            raise KeyProblem(404, "unknown_key", f"There is no managed key {name[:100]!r}.")
+        return record
+
+    def rotate(self, name: str, overlap: float | None) -> tuple[Record, str]:
+        """A new key like the old one, which holds for `overlap` seconds more, and not longer than it would have."""
+        old = self.get(name)
+        if old.state != "active":
+            raise KeyProblem(409, "key_not_active", f"The key {name} is {old.state}.")
+        if len(self.records) >= self.settings.max_keys:
+            raise KeyProblem(409, "too_many_keys", f"There are {len(self.records)} keys (api_keys.max_keys).")
+        end = now() + timedelta(seconds=self.settings.overlap if overlap is None else overlap)
+        expires = None
+        if old.expires is not None:                   # it lives as long as the old one was meant to
+            was = parse_moment(old.expires)
+            expires = now() + (was - parse_moment(old.created))
+            end = min(end, was)
+        record, key = self.new(old.consumer, old.scopes, expires, old.note)
+        records = self.kept()
+        ends = Record(**{**asdict(old), "expires": written(end), "replaced_by": record.id})
+        records[name], records[record.id] = ends, record
+        self.write(records)
+        self.changed({record.digest: record.managed, ends.digest: ends.managed}, ())
+        return record, key
+
+    def revoke(self, name: str) -> Record:
+        old = self.get(name)
+        if old.revoked is None:
+            ended = Record(**{**asdict(old), "revoked": written(now())})
+            self.write({**self.kept(), name: ended})
+            self.changed({}, [ended.digest])
+            return ended
+        return old
+
+
+class KeyDesk:
+    """What the admin API does with consumers and keys. `config()` is the configuration in force; `tell` gets a message
+    for the workers, {"op": "api_keys", "put": …, "drop": …}, in the loop. The rest runs in a thread: disks are slow."""
+
+    def __init__(
+        self, config: Callable[[], Config], usage: UsageTable, tell: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.config = config
+        self.usage = usage
+        self.lock = asyncio.Lock()
+        settings = config().api_keys
+        self.tell = tell
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.file = KeyFile(settings, self.changed) if settings.file is not None else None
+
+    async def run(self, do: Callable[[], Any]) -> Any:
+        """In a thread, one at a time: no two changes are made of the same file."""
+        self.loop = asyncio.get_running_loop()
+        async with self.lock:
+            return await self.loop.run_in_executor(None, do)
+
+    def changed(self, put: Mapping[bytes, Managed], drop: Iterable[bytes]) -> None:
+        assert self.loop is not None
+        message: dict[str, Any] = {"op": "api_keys", "put": dict(put), "drop": list(drop)}
+        self.loop.call_soon_threadsafe(self.tell, message)
+
+    def owned(self) -> KeyFile:
+        if self.file is None:
+            raise KeyProblem(409, "no_key_file", "Keys are managed where the configuration has `api_keys: {file: …}`.")
+        return self.file
+
+    def seen(self, digest: bytes) -> dict[str, Any]:
+        count, last = self.usage.read(digest)
+        return {"uses": count, "last_used": written(datetime.fromtimestamp(last, UTC)) if last else None}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All keys, those of the configuration first; hashes are not told."""
+        for consumer in self.config().consumers:
+            for number, key in enumerate(consumer.keys):
+                yield {
+                    "id": key.id or f"{consumer.name}/{number}",
+                    "consumer": consumer.name,
+                    "source": "configuration",
+                    "state": ended(key),
+                    "expires": None if key.expires is None else written(key.expires),
+                    "scopes": None if key.scopes is None else list(key.scopes),
+                    **self.seen(bytes.fromhex(key.hash)),
+                }
+        if self.file is not None:
+            self.file.look()
+            for record in self.file.records.values():
+                yield self.row(record)
+
+    def row(self, record: Record) -> dict[str, Any]:
+        facts = {name: value for name, value in asdict(record).items() if name not in ("hash", "shown")}
+        return {**facts, "begins": record.shown, "source": "managed", "state": record.state, **self.seen(record.digest)}
+
+    def consumers(self) -> list[dict[str, Any]]:
+        """By name, with their keys counted."""
+        counts: dict[str, list[int]] = {}
+        for row in self.rows():
+            one = counts.setdefault(row["consumer"], [0, 0])
+            one[0] += row["state"] in ("active", "replaced")
+            one[1] += row["uses"]
+        config = self.config()
+        return [
+            {
+                "name": one.name,
+                "groups": list(one.groups),
+                "plan": one.plan,
+                "scopes": None if one.scopes is None else list(one.scopes),
+                "metadata": dict(one.metadata),
+                "keys": counts.get(one.name, (0, 0))[0],
+                "uses": counts.get(one.name, (0, 0))[1],
+            }
+            for one in config.consumers
+        ]
+
+    def create(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """`consumer`, and `scopes`, `lifetime` (seconds), `note` as one likes. The key is in the answer, once."""
+        file = self.owned()
+        name = wanted["consumer"]
+        if all(one.name != name for one in self.config().consumers):
+            raise KeyProblem(404, "unknown_consumer", f"The configuration has no consumer {str(name)[:100]!r}.")
+        record, key = file.create(name, wanted.get("scopes"), wanted.get("lifetime"), wanted.get("note", ""))
+        return {"key": key, **self.row(record)}
+
+    def rotate(self, name: str, overlap: float | None) -> dict[str, Any]:
+        record, key = self.owned().rotate(name, overlap)
+        return {"key": key, **self.row(record), "replaces": name}
+
+    def revoke(self, name: str) -> dict[str, Any]:
+        return self.row(self.owned().revoke(name))
+
+    async def used(self, most: int) -> list[tuple[str, str, int]]:
+        found: list[tuple[str, str, int]] = await self.run(lambda: self.uses(most))
+        return found
+
+    def uses(self, most: int) -> list[tuple[str, str, int]]:
+        """(consumer, id, uses) of keys that were used; beyond `most` all others together, as `other`."""
+        try:
+            rows = [(row["consumer"], row["id"], row["uses"]) for row in self.rows() if row["uses"]]
+        except KeyProblem:
+            return []
+        rows.sort(key=lambda row: -row[2])
+        rest = sum(count for *_, count in rows[most:]) + self.usage.other[0]
+        return [*rows[:most], *([("other", "other", rest)] if rest else [])]
+
+
+def ended(key: ConsumerKey) -> str:
+    return "expired" if key.expires is not None and key.expires <= now() else "active"
