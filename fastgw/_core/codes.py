@@ -39,6 +39,7 @@ CODES: dict[str, Code] = {
     "invalid_key": Code(401, DOWNSTREAM, "The API key is not known"),
     "invalid_token": Code(401, DOWNSTREAM, "The token is not valid"),
     "token_expired": Code(401, DOWNSTREAM, "The token has expired"),
+    "login_failed": Code(401, DOWNSTREAM, "The login did not succeed"),
     "token_revoked": Code(401, DOWNSTREAM, "The token was revoked"),
     "keys_unavailable": Code(503, GATEWAY, "The keys of the token's issuer are not known"),
     "verification_busy": Code(503, GATEWAY, "Too many new tokens are waiting to be verified"),

@@ -33,6 +33,7 @@ BUILTIN: dict[str, str] = {
     "token_exchange": "fastgw.policies.token_exchange:TokenExchange",
     "identity_token": "fastgw.policies.identity_token:IdentityToken",
     "jwks": "fastgw.policies.jwks:Jwks",
+    "oidc": "fastgw.policies.oidc:Oidc",
     "any_of": "fastgw.policies.any_of:AnyOf",
     "all_of": "fastgw.policies.all_of:AllOf",
     "authorize": "fastgw.policies.authorize:Authorize",
