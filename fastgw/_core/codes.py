@@ -103,6 +103,7 @@ CODES: dict[str, Code] = {
     "authenticator_busy": Code(503, GATEWAY, "Too many passwords wait to be looked at"),
     "cross_site": Code(403, DOWNSTREAM, "The request comes from another site"),
     "bot_refused": Code(403, DOWNSTREAM, "This client is not served"),
+    "attack_refused": Code(403, DOWNSTREAM, "The request looks like an attack"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

@@ -44,6 +44,7 @@ BUILTIN: dict[str, str] = {
     "security_headers": "fastgw.policies.security_headers:SecurityHeaders",
     "csrf": "fastgw.policies.csrf:Csrf",
     "bot": "fastgw.policies.bot:Bot",
+    "waf": "fastgw.policies.waf:Waf",
     "rate_limit": "fastgw.policies.rate_limit:RateLimit",
     "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",
     "grpc_transcode": "fastgw.policies.grpc_transcode:GrpcTranscode",

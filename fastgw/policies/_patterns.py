@@ -8,7 +8,7 @@ import re2
 
 from fastgw.policies.base import PolicyError
 
-MAX_MEM = 64 << 20
+MAX_MEM = 16 << 20
 """Bytes that one set's automaton may take."""
 
 
@@ -45,4 +45,6 @@ class PatternSet:
         found: list[int] | None = self.set.Match(text)
         if found is None or self.sentinel not in found:
             return [number for number, one in enumerate(self.single) if one.search(text) is not None]
+        if len(found) == 1:
+            return []
         return sorted(number for number in found if number != self.sentinel)

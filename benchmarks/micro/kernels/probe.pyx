@@ -38,6 +38,7 @@ OPTIONS = {
     "ip": {"deny": [f"10.{i >> 8}.{i & 255}.0/24" for i in range(1000)]},
     "csrf": {},
     "bot": {},
+    "waf": {},
     "security_headers": {"csp": "default-src 'self'", "hsts": {"max_age": "365d"}},
     "key_auth": {},
     "identity": {},
