@@ -39,6 +39,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     digest = verbs.add_parser(
         "hash", help="the hash of a key for `consumers`", description="Reads the key from the standard input."
     )
+    password = verbs.add_parser(
+        "password", help="the hash of a password for `consumers`", description="Reads it from the standard input. "
+        "Argon2id with the library's costs."
+    )  # fmt: skip
+    password.set_defaults(run=hashed_password)
     for one, what in ((create, created), (listing, listed), (consumers, consumers_of), (rotate, rotated),
                       (revoke, revoked), (digest, hashed)):  # fmt: skip
         one.set_defaults(run=what)
@@ -127,4 +132,20 @@ def hashed(args: argparse.Namespace) -> int:
         print("fastgw: no key came by the standard input", file=sys.stderr)
         return 2
     print("sha256:" + hashlib.sha256(key.encode()).hexdigest())
+    return 0
+
+
+def hashed_password(args: argparse.Namespace) -> int:
+    from fastgw.policies._passwords import password_hash
+    from fastgw.policies.base import PolicyError
+
+    password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        print("fastgw: no password came by the standard input", file=sys.stderr)
+        return 2
+    try:
+        print(password_hash(password))
+    except PolicyError as error:
+        print(f"fastgw: {error}", file=sys.stderr)
+        return 3
     return 0

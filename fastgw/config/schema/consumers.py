@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Duration, Name, shown, wrong
+from fastgw.config.fields import Duration, Name, Secret, shown, wrong
 from fastgw.config.schema.base import Room, key
 
 
@@ -98,6 +99,58 @@ class Plan(Room):
     metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)
 
 
+ARGON2 = re.compile(
+    r"\$argon2(id|i|d)\$v=19\$m=(\d{1,7}),t=(\d{1,2}),p=(\d{1,2})\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{16,172}\Z"
+)
+BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}\Z")
+MOST_MEMORY, MOST_ROUNDS = 1 << 20, 16
+
+
+def check_password(value: Secret) -> Secret:
+    """The hash of a password, with a cost that a gateway can bear. It is never shown."""
+    text = value.reveal()
+    argon2, bcrypt = ARGON2.match(text), BCRYPT.match(text)
+    if argon2 is None and bcrypt is None:
+        raise wrong("bad_value", "the password is not hashed", "Argon2 or bcrypt; `fastgw keys password` makes one")
+    if (argon2 and int(argon2[2]) > MOST_MEMORY) or (bcrypt and int(bcrypt[1]) > MOST_ROUNDS):
+        raise wrong("out_of_range", "the hash costs too much", "at most 1 GiB (Argon2), 16 rounds (bcrypt)")
+    return value
+
+
+PasswordHash = Annotated[Secret, AfterValidator(check_password)]
+CERTIFICATE = re.compile(r"(?:fingerprint:[0-9a-f]{64}|(?:DNS|URI|email|IP|subject):.{1,1000})\Z")
+
+
+def parse_certificate(value: object) -> str:
+    """`fingerprint:` and SHA-256 in hex, with or without colons, `DNS:…`, `URI:…`, `email:…`, `IP:…`, `subject:…`."""
+    text = str(value).strip() if isinstance(value, str) else ""
+    kind, colon, rest = text.partition(":")
+    if kind == "fingerprint":
+        text = kind + colon + rest.replace(":", "").lower()
+    if not CERTIFICATE.match(text):
+        raise wrong(
+            "bad_value", f"{shown(value)} does not name a certificate",
+            "fingerprint:SHA256, DNS:name, URI:spiffe://…, email:…, IP:… or subject:CN=…",
+        )  # fmt: skip
+    return text
+
+
+Certificate = Annotated[str, BeforeValidator(parse_certificate), WithJsonSchema({"type": "string"})]
+
+
+class SigningKey(Room):
+    """A secret that a consumer signs requests with; see the policy `hmac`."""
+
+    id: Name = key(doc="The `keyid` of its signatures.", example="mobile-2027")
+    secret: Secret = key(doc="What is shared, 32 bytes at least; not hashed.", example="${APP_SECRET}")
+
+    @model_validator(mode="after")
+    def _long(self) -> SigningKey:
+        if len(self.secret.reveal().encode()) < 32:
+            raise wrong("bad_value", "the secret is too short", "32 bytes at least (RFC 2104 §3)")
+        return self
+
+
 class Consumer(Room):
     """Someone who asks: a name for access logs, limits and groups."""
 
@@ -108,6 +161,15 @@ class Consumer(Room):
         None, "What it may do; see the policy `authorize`.", max_length=1000, example=["orders:read"]
     )
     keys: tuple[ConsumerKey, ...] = key((), "Its API keys, hashed.", max_length=1000)
+    password: PasswordHash | None = key(
+        None, "The hash of its password, for `basic_auth`: Argon2 or bcrypt (`fastgw keys password`).",
+        example="file:ada.hash",
+    )  # fmt: skip
+    certificates: tuple[Certificate, ...] = key(
+        (), "Client certificates, for `mtls`: by fingerprint, alternative name or subject.", max_length=100,
+        example=["fingerprint:" + "0" * 64, "URI:spiffe://example.org/ada", "subject:CN=ada"],
+    )  # fmt: skip
+    signing_keys: tuple[SigningKey, ...] = key((), "Secrets it signs requests with, for `hmac`.", max_length=100)
     metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)
 
 
