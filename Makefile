@@ -6,7 +6,7 @@ CORE := $(wildcard fastgw/_core/*.pyx fastgw/_core/*.pxd fastgw/_core/*.h)
 CONFIG ?= config.example.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test check lint bench bench-quick debug asan fuzz conformance soak docs clean
+.PHONY: help build run demo test check lint bench bench-quick bench-features debug asan fuzz conformance soak docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,10 @@ lint: build ## ruff and mypy
 bench: build ## beside nginx, HAProxy and Envoy (about 15 minutes); results in benchmarks/results
 	benchmarks/setup.sh
 	$(PY) -m benchmarks.compare
+	$(PY) -m benchmarks.features
+
+bench-features: build ## instructions per request of each feature of resilience (about 5 minutes, needs valgrind)
+	$(PY) -m benchmarks.features
 
 bench-quick: build ## the same in about 3 minutes
 	benchmarks/setup.sh

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 from . import client
@@ -54,3 +55,34 @@ def per_request(gateway: Gateway, workload: str, backend: Backend, folder: Path,
     once = count(gateway, workload, backend, folder / "n", requests)
     twice = count(gateway, workload, backend, folder / "2n", 2 * requests)
     return (twice - once) / requests
+
+
+def while_serving(gateway: Gateway, workload: str, backend: Backend, folder: Path, requests: int) -> float:
+    """The same by one run: counting begins after as many requests that are not counted, and ends before the shutdown.
+
+    The start is not counted and so takes a fraction of the time. What the process does besides, meanwhile, is counted.
+    """
+    if not shutil.which("valgrind"):
+        raise BenchError("valgrind is not installed")
+    setup = Setup(workload, backend.port, folder, single=True)
+    output = folder / "callgrind.%p"
+    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={output}", "--quiet"]
+    child = gateway.start(setup, prefix=command)
+    try:
+        asked = [client.request("/api/item", token())]
+        client.exactly(setup.port, requests, asked)
+        toggle(child.pid, "on")
+        client.exactly(setup.port, requests, asked)
+        toggle(child.pid, "off")
+    finally:
+        child.stop(60, signal.SIGTERM)
+    (file,) = (path for path in folder.glob("callgrind.*") if path.stat().st_size)
+    # the summary is of what is counted at the end, which is nothing
+    return max(map(int, TOTAL.findall(file.read_text(errors="replace")))) / requests
+
+
+def toggle(pid: int, how: str) -> None:
+    """Counting from now on, or no more."""
+    done = subprocess.run(["callgrind_control", "-i", how, str(pid)], capture_output=True, text=True, timeout=300)
+    if done.returncode or "OK" not in done.stdout:
+        raise BenchError(f"callgrind_control: {done.stdout}{done.stderr}")
