@@ -145,6 +145,7 @@ class Collector:
         yield from self.websockets()
         yield from self.proxy_protocol()
         yield from self.keys()
+        yield from self.stores()
         yield from self.tunnels()
         yield from self.pools()
         yield from self.process()
@@ -231,6 +232,20 @@ class Collector:
                 if (value := side.quantile(q)) is not None:
                     seconds.add_metric((plan, str(q)), value)
         yield from (requests, errors, seconds)
+
+    def stores(self) -> Iterator[Metric]:
+        """Gauges: a worker's store counts from when the worker opened it."""
+        rows = [row for snapshot in self.view.snapshots for row in snapshot.get("stores", ())]
+        labels = ("store",)
+        calls = GaugeMetricFamily("fastgw_store_calls", "Calls of a store by the workers that live.", labels=labels)
+        failures = GaugeMetricFamily("fastgw_store_failures", "Those that failed.", labels=labels)
+        paused = GaugeMetricFamily("fastgw_store_paused", "Workers that leave the store alone for now.", labels=labels)
+        for name in sorted({row["name"] for row in rows}):
+            same = [row for row in rows if row["name"] == name]
+            for family, key in ((calls, "calls"), (failures, "failures"), (paused, "paused")):
+                family.add_metric((name,), sum(row[key] for row in same))
+        if rows:
+            yield from (calls, failures, paused)
 
     def certificates(self) -> Iterator[Metric]:
         ends: dict[tuple[str, str, str], int] = {}

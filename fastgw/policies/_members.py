@@ -104,6 +104,12 @@ def references(options: Composed) -> Iterator[Reference]:
             yield Reference(kind, name, ("policies", number, member.name, *path))
 
 
+def sources(options: Composed) -> Iterator[Any]:
+    """The issuers whose keys the members want."""
+    for member in options.policies:
+        yield from policy_class(member.name).sources(member.options)
+
+
 def hooks(members: Sequence[Member], context: BuildContext) -> list[Hook]:
     """Raises what the building of a member raises: then the composition refuses, it does not go without one."""
     found: list[Hook] = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from fastgw._core.compose import AllOf as NativeAllOf
 from fastgw._core.exchange import Hook
 from fastgw.config.registry import Reference
-from fastgw.policies._members import Composed, hooks, prepared, references
+from fastgw.policies._members import Composed, hooks, prepared, references, sources
 from fastgw.policies.base import Policy
 
 
@@ -30,6 +31,10 @@ class AllOf(Policy):
     @classmethod
     def references(cls, options: AllOfOptions) -> Iterable[Reference]:
         return references(options)
+
+    @classmethod
+    def sources(cls, options: AllOfOptions) -> Iterable[Any]:
+        return sources(options)
 
     @classmethod
     def prepare(cls, options: AllOfOptions) -> Composed:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from fastgw._core.compose import AnyOf as NativeAnyOf
 from fastgw._core.exchange import Hook
 from fastgw.config.registry import Reference
 from fastgw.config.schema.base import key
-from fastgw.policies._members import ANONYMOUS, Composed, hooks, named, prepared, references
+from fastgw.policies._members import ANONYMOUS, Composed, hooks, named, prepared, references, sources
 from fastgw.policies.base import Policy
 
 ELSEWHERE = ("key_auth", "mtls")
@@ -41,6 +42,10 @@ class AnyOf(Policy):
     @classmethod
     def references(cls, options: AnyOfOptions) -> Iterable[Reference]:
         return references(options)
+
+    @classmethod
+    def sources(cls, options: AnyOfOptions) -> Iterable[Any]:
+        return sources(options)
 
     @classmethod
     def prepare(cls, options: AnyOfOptions) -> Composed:

@@ -70,6 +70,12 @@ class Shared:
         return len(self._things)
 
 
+def stores_of(shared: Shared) -> WeakValueDictionary[object, Store]:
+    """The stores of this worker that policies use, by name and options."""
+    found: WeakValueDictionary[object, Store] = shared.get_or_create("stores", WeakValueDictionary)
+    return found
+
+
 def _private_table() -> BucketTable:
     from fastgw._core.bucket import BucketTable
 
@@ -108,7 +114,7 @@ class BuildContext:
         file has none of that name."""
         options = None if name == "memory" else getattr(self.stores, name, None)
         # kept by the policies that use it: a reload with other options lets go of the old one with the old plan
-        opened: WeakValueDictionary[object, Store] = self.shared.get_or_create("stores", WeakValueDictionary)
+        opened = stores_of(self.shared)
         found = opened.get((name, options))
         if found is None:
             found = opened[name, options] = open_store(name, self.stores)

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fastgw._core.engine import Engine
@@ -21,6 +22,7 @@ from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
 from fastgw.plan import Host, PlanSpec, build, build_now, discover
 from fastgw.policies._keysets import ring_of
+from fastgw.policies.base import stores_of
 from fastgw.server.keys import Stamp, read, usable
 from fastgw.upstreams.discovery import EndpointSet
 
@@ -227,7 +229,8 @@ class DataPlane:
 
     def snapshot(self) -> dict[str, Any]:
         dropped = self.log.dropped if self.log is not None else 0
-        return {**self.engine.snapshot(), "pid": os.getpid(), "dropped_lines": dropped}
+        stores = [asdict(store.state()) for store in stores_of(self.host.shared).values()]
+        return {**self.engine.snapshot(), "pid": os.getpid(), "dropped_lines": dropped, "stores": stores}
 
     async def drain(self, seconds: float) -> None:
         """Lets what is in flight come to its end; what is not done in time is cut."""

@@ -16,7 +16,7 @@ class StoreError(Exception):
 
 @dataclass(slots=True, frozen=True)
 class StoreState:
-    """For the admin API: calls since the start, those that failed, and whether the breaker keeps it alone."""
+    """For metrics: calls since it was opened, those that failed, and whether the breaker leaves it alone."""
 
     name: str
     calls: int

@@ -6,6 +6,7 @@ It is no OpenID provider: it publishes keys and signs what it is told to.
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import Any, cast
 
 import jwt as pyjwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from fastgw.testing.certificates import Pair
 
 PRIVATE: dict[str, Callable[[], Any]] = {
     "RS256": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
@@ -48,7 +51,8 @@ class FakeIssuer:
     """`with FakeIssuer() as issuer: issuer.token(sub="ada")`. `status`, `body` and `headers` change its answers;
     `gate.clear()` makes it not answer; `hits` are the paths that were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair: Pair | None = None) -> None:
+        """`pair`: it speaks TLS with this certificate, which must be good for `localhost`."""
         self.keys: dict[str, tuple[str, Any]] = {}
         self.status = 200
         self.body: bytes | None = None
@@ -61,6 +65,11 @@ class FakeIssuer:
         self.server.daemon_threads = True
         self.server.issuer = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if pair is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pair.cert, pair.key)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+            self.url = f"https://localhost:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self.add("first")
 

@@ -1,8 +1,11 @@
 """`jwt` with keys that are fetched: discovery, rotation, issuers that fail, the list of revoked tokens."""
 
+import base64
+import hashlib
 import json
 import os
 import signal
+import threading
 import time
 
 import jwt as pyjwt
@@ -143,6 +146,21 @@ def test_two_issuers_and_what_the_service_is_told(issuer):
             assert users == ["ada", "partner:ada"]
 
 
+def test_within_a_composition(issuer):
+    """Its keys are fetched there too, and its waiting is the composition's."""
+    composed = [{"key_auth": None}, {"jwt": {"issuers": [of(issuer, refresh="1h", cooldown="100ms")]}}]
+    config = {
+        "consumers": [{"name": "app", "keys": ["sha256:" + hashlib.sha256(b"the-key").hexdigest()]}],
+        "routes": [{"path": "/*", "policies": [{"any_of": composed}, {"respond": {"body": "in"}}]}],
+    }
+    with GatewayProcess(config) as gateway:
+        assert ask(gateway, issuer.token()) == (200, None)
+        assert ask(gateway) == (401, "unauthorized")
+        issuer.add("second")
+        until(lambda: ask(gateway, issuer.token("second")), (200, None))
+        assert ask(gateway, issuer.token(exp=1)) == (401, "token_expired")
+
+
 @needed
 def test_revoked_tokens(issuer, tmp_path):
     with RedisServer(tmp_path) as redis:
@@ -160,6 +178,7 @@ def test_revoked_tokens(issuer, tmp_path):
             assert ask(gateway, issuer.token()) == (401, "invalid_token"), "without a jti"
             redis.kill()
             assert ask(gateway, good) == (503, "store_unavailable")
+            assert 'fastgw_store_failures{store="redis"} 1.0' in gateway.admin("/metrics")[1]
             redis.start()
             until(lambda: ask(gateway, good), (200, None))
     with RedisServer(tmp_path) as redis:
@@ -168,3 +187,30 @@ def test_revoked_tokens(issuer, tmp_path):
         redis.kill()
         with GatewayProcess(config) as gateway:
             assert ask(gateway, issuer.token(jti="2")) == (200, None)
+
+
+def test_a_flood_of_new_tokens_leaves_remembered_ones_alone(issuer):
+    """Whoever was known before is served; of the flood each token gets its refusal, and nothing passes."""
+    start = issuer.token().rpartition(".")[0]
+    found = []
+
+    def flood(gateway):
+        with gateway.client(60) as client:
+            for _ in range(150):
+                signature = base64.urlsafe_b64encode(os.urandom(64)).rstrip(b"=").decode()
+                head = f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {start}.{signature}\r\n\r\n"
+                found.append(client.request(head.encode()).status)
+
+    with GatewayProcess(configuration(of(issuer))) as gateway:
+        good = issuer.token(sub="bob")
+        assert ask(gateway, good) == (200, None)
+        threads = [threading.Thread(target=flood, args=(gateway,)) for _ in range(4)]
+        with gateway.client(60) as client:
+            for thread in threads:
+                thread.start()
+            head = f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {good}\r\n\r\n".encode()
+            for _ in range(300):
+                assert client.request(head).status == 200
+            for thread in threads:
+                thread.join(100)
+        assert len(found) == 600 and set(found) <= {401, 503}

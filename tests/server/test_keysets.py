@@ -7,6 +7,7 @@ import pytest
 
 from fastgw.policies._keysets import KeyRing, Source
 from fastgw.server.keysets import MAX_DOCUMENT, KeySets, acceptable
+from fastgw.testing.certificates import Authority
 from fastgw.testing.issuer import FakeIssuer
 
 ALGORITHMS = ("RS256", "ES256")
@@ -185,6 +186,22 @@ def test_what_a_reload_keeps(issuer):
         host.sets.stop()
 
     asyncio.run(live())
+
+
+def test_tls(tmp_path):
+    pki, stranger = Authority(tmp_path), Authority(tmp_path / "other")
+
+    async def good(host):
+        assert host.kids == ["first"]
+
+    async def bad(host):
+        assert not host.keys.known and host.state.failures
+
+    with FakeIssuer(pki.leaf("localhost")) as issuer:
+        with_host(issuer, good, ca=pki.cert)
+        with_host(issuer, bad, ca=stranger.cert)
+        with_host(issuer, bad, ca=str(tmp_path / "missing"))
+        with_host(issuer, bad)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from fastgw.config.schema.stores import Redis, StoreBreaker, Stores
 from fastgw.store import MemoryStore, StoreError, open_store
 from fastgw.store.breaker import Breaker
 from fastgw.store.redis import RedisStore
+from fastgw.testing import free_port
+from fastgw.testing.certificates import Authority
 from tests.store.redis_server import RedisServer, needed
 
 PATIENT = {"deadline": 5.0, "timeout": 5.0}
@@ -189,6 +191,30 @@ def test_acl_users_and_what_errors_say(tmp_path):
 
     with RedisServer(tmp_path, *rule) as server:
         run(ask(server))
+
+
+@needed
+def test_tls(tmp_path):
+    pki, stranger = Authority(tmp_path), Authority(tmp_path / "other")
+    pair = pki.leaf("localhost")
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-cert-file", pair.cert, "--tls-key-file", pair.key,
+               "--tls-auth-clients", "no", "--tls-ca-cert-file", pki.cert)  # fmt: skip
+
+    async def ask():
+        store = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=pki.cert, **PATIENT))
+        await store.put("a", b"1", ttl=60)
+        assert await store.get("a") == b"1"
+        await store.close()
+        for url, ca in ((f"rediss://localhost:{port}", stranger.cert), (f"rediss://127.0.0.1:{port}", pki.cert)):
+            store = RedisStore(Redis(url=url, ca=ca, **PATIENT))
+            with pytest.raises(StoreError) as caught:
+                await store.get("a")
+            assert caught.value.reason == "unreachable", "a certificate of another authority, or of another name"
+            await store.close()
+
+    with RedisServer(tmp_path, *options):
+        run(ask())
 
 
 @needed
