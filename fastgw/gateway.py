@@ -297,6 +297,9 @@ class Gateway:
             self._certificates.taken(change, new.spec.tls, loop.time())
             return True
 
+    async def upgrade(self) -> tuple[bool, dict[str, Any]]:
+        return False, {"detail": "there is no supervisor in this process that another one could take over from"}
+
     async def drain(self) -> None:
         """What the admin API asks: accepts no more, and tells who runs us by `stop_wanted`."""
         self._draining = True

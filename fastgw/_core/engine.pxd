@@ -23,3 +23,5 @@ cdef class Engine:
     cdef dict per_address
     cdef dict endpoints                   # (service name, url, identity) → pool.Endpoint
     cdef readonly bint closed
+
+    cdef int _leave(self, bint patient, double spread) except -1

@@ -169,20 +169,31 @@ cdef class Engine:
 
     # ------------------------------------------------------------------ life
 
+    def retire(self, double spread=0.0):
+        """As `drain`, but an idle HTTP/1.1 connection stays until its next request, which is told `Connection: close`:
+        for when another gateway serves at the same address. `drain` follows."""
+        self._leave(True, spread)
+
     def drain(self, double spread=0.0):
         """Stops accepting, closes idle connections, answers the others with `Connection: close`.
 
         WebSockets are closed too, spread over so many seconds: their clients do not come back all at once.
         """
+        self._leave(False, spread)
+
+    cdef int _leave(self, bint patient, double spread) except -1:
         cdef Connection connection
         self.reactor.outside()
         self.relay.draining = True
+        self.relay.patient = patient
         for lid in list(self.listeners):
             self.unlisten(lid)
-        self._cut_preludes()
+        if not patient:
+            self._cut_preludes()
         for connection in list(self.clients):
             connection.drain()
         self.relay.leave_sockets(spread)
+        return 0
 
     def _cut_preludes(self):
         """Sockets that are no connections yet become ones where all they wait for is there, or are closed."""
@@ -210,6 +221,11 @@ cdef class Engine:
     @property
     def connections(self):
         return len(self.clients)
+
+    @property
+    def arriving(self):
+        """Sockets that are no connections yet: their prelude is not here."""
+        return len(self.preludes)
 
     @property
     def active(self):

@@ -500,7 +500,7 @@ cdef class H1Downstream(Connection):
     cdef int _idle(self) except -1:
         """Ready for the next request."""
         self.phase = D_IDLE
-        if self.relay.draining and self.stash_len == 0 and not self.in_process:
+        if self.relay.draining and not self.relay.patient and self.stash_len == 0 and not self.in_process:
             return self._shut()
         self.reactor.wheel.arm(&self.timer, self.reactor.now + self.settings.idle_ns)
         if not self.in_process and (self.stash_len or self.channel.paused):
@@ -508,6 +508,8 @@ cdef class H1Downstream(Connection):
         return 0
 
     cdef int drain(self) except -1:
+        if self.relay.patient:
+            return 0                              # its next answer says that it closes
         if self.fresh and self.phase == D_IDLE:
             # its first request may be on the way: a moment for that
             self.reactor.wheel.arm(&self.timer, self.reactor.now + FIRST_NS)

@@ -16,6 +16,7 @@ cdef class Relay(Driver):
     cdef public dict services             # of the current plan, for subrequests
     cdef readonly int active
     cdef public bint draining
+    cdef public bint patient              # draining, but a kept connection may have one more request
     cdef set sockets                      # ws.Watch of each open WebSocket
     cdef Exchange take(self)
     cdef int started(self, Exchange ex) except -1

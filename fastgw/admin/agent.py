@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from fastgw import __version__
 from fastgw.admin.api import AdminServer, Api, problem_view
+from fastgw.admin.handing import Handing
 from fastgw.admin.link import ANSWER_SECONDS, Link, close_all
 from fastgw.admin.rollout import Refused, Rollout
+from fastgw.admin.shown import Shown
 from fastgw.config import ConfigError
 from fastgw.observe import logging as process_log
-from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server import control
 from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Release, restart_needed
@@ -33,16 +33,15 @@ from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets, Told
 from fastgw.server.names import Resolver
 from fastgw.server.sockets import share_of
-from fastgw.server.stale import LOOK_SECONDS, StaleWatch, empty_services
+from fastgw.server.stale import StaleWatch
 from fastgw.server.start import AgentStart
-from fastgw.server.views import config_view, routes_view, services_view
 
 logger = logging.getLogger("fastgw.agent")
 
 PREPARE_SECONDS = 30.0
 
 
-class Agent:
+class Agent(Shown):
     def __init__(self, start: AgentStart) -> None:
         self.current = start.release
         self.source = start.source
@@ -70,6 +69,9 @@ class Agent:
         self.desk = KeyDesk(lambda: self.current.head, self.memory.usage, self.tell_all)
         self.stale = StaleWatch(self.loop.time())
         self.rollout = Rollout(self)
+        self.handing = Handing(self, start.held)
+        token, metrics = self.current.head.admin.token, self.current.head.observability.metrics.path
+        self.server = AdminServer(Api(self, token.reveal() if token is not None else None, metrics))
         self.stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -78,20 +80,23 @@ class Agent:
             control.send(link.sock, {"op": "return"})    # of what the agent before tried, nobody knows the end
         self.loop.add_reader(self.supervisor, self.on_supervisor)
         self.loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
-        config = self.current.head
-        token = config.admin.token
-        api = Api(self, token.reveal() if token is not None else None, config.observability.metrics.path)
-        server = AdminServer(api)
-        if self.admin_socket is not None:
-            await server.start(self.admin_socket)
+        if not self.handing.held:
+            await self.answer_admin()
         await self.follow(self.current)
+        if self.handing.held:
+            await self.handing.accept()
+            await self.answer_admin()
         self.tell_serving()
         self.health.follow(self.current.head)
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
         self.spawn(self.watch_certificates())
         self.spawn(self.watch_stale())
         await self.stopped.wait()
-        await server.close()
+        await self.server.close(answers=self.handing.over)
+
+    async def answer_admin(self) -> None:
+        if self.admin_socket is not None:
+            await self.server.start(self.admin_socket)
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = self.loop.create_task(coroutine)
@@ -152,11 +157,12 @@ class Agent:
             link.generation = self.current.generation
             link.pid = message["pid"]
             await self.rollout.join(link)
+        await self.handing.greeted(link, message)
         self.tell_serving()
 
     def tell_serving(self) -> None:
         """The supervisor tells a service manager."""
-        if self.complete:
+        if self.complete and not self.handing.held:
             control.send(self.supervisor, {"op": "serving"})
 
     @property
@@ -230,6 +236,8 @@ class Agent:
                 self.spawn(self.hang_up(message["number"]))
             elif message["op"] == "draining":
                 self.draining = True
+            elif message["op"] in ("upgrading", "upgraded"):
+                self.handing.hear(message)
 
     def replaced(self, message: control.Message, fds: list[int]) -> None:
         slot = message["slot"]
@@ -315,7 +323,7 @@ class Agent:
     async def refresh_certificates(self) -> bool:
         """Brings changed certificates and new ticket keys to all workers, or to none; the configuration stays."""
         async with self.lock:
-            if self.certificates.empty or self.rollout.running:
+            if self.certificates.empty or self.rollout.running or self.handing.busy:
                 return False
             change = await self.loop.run_in_executor(None, self.certificates.poll, self.loop.time())
             if change is None:
@@ -326,6 +334,7 @@ class Agent:
             return True
 
     async def take_over(self, new: Release) -> dict[str, Any]:
+        self.handing.check()
         before = {str(bind) for bind in self.current.head.server.binds}
         after = {str(bind): bind for bind in new.head.server.binds}
         added = [after[name] for name in after if name not in before]
@@ -419,64 +428,10 @@ class Agent:
             "logging": (log.level, log.format),
         }
 
-    # ------------------------------------------------------------------ what the admin API shows
+    # ------------------------------------------------------------------ what the admin API asks
 
-    async def ready(self) -> tuple[bool, dict[str, Any]]:
-        serving = sum(link.serves for link in self.links.values())
-        facts = {"workers": serving, "of": len(self.links), "draining": self.draining}
-        facts["generation"] = self.current.generation
-        return self.complete and not self.draining, facts
-
-    async def metrics(self) -> tuple[str, bytes]:
-        snapshots = await self.snapshots()
-        view = View(
-            stats=self.memory.stats,
-            routes=self.memory.route_slots.by_slot(),
-            services=self.memory.service_slots.by_slot(),
-            snapshots=snapshots,
-            generation=self.current.generation,
-            workers=sum(link.serves for link in self.links.values()),
-            restarts=self.restarts,
-            reloads=self.reloads,
-            dropped_lines=sum(snapshot["dropped_lines"] for snapshot in snapshots),
-            version=__version__,
-            certificates=self.certificates.states(),
-            certificate_failures=self.certificates.failures,
-            discovery=self.discovery.states(),
-            health=self.health.states(),
-            keys=self.keys.states(),
-            rollouts=self.rollout.ends,
-            trial=self.rollout.seen(),
-            api_keys=await self.desk.used(self.current.head.observability.metrics.max_label_values),
-        )
-        return CONTENT_TYPE, render(view)
-
-    async def services(self) -> list[dict[str, Any]]:
-        return services_view(self.current.head, await self.snapshots(), self.discovery, self.health)
-
-    async def routes(self) -> list[dict[str, Any]]:
-        return routes_view(self.current.config())
-
-    async def stale_routes(self) -> dict[str, Any]:
-        await self.look_stale()
-        now = self.loop.time()
-        rows = self.stale.report(self.current.config(), self.memory.route_slots, now)
-        return {"observed": round(now - self.stale.begun, 1), "routes": rows}
-
-    async def look_stale(self) -> None:
-        empty = empty_services(await self.services())
-        self.stale.look(self.memory.stats, self.memory.route_slots, empty, self.loop.time())
-
-    async def watch_stale(self) -> None:
-        while True:
-            try:
-                await self.look_stale()
-            except Exception:                        # the next look tries again
-                logger.exception("the routes' traffic could not be looked at")
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async def config(self) -> dict[str, Any]:
-        return config_view(self.current.config())
+    async def upgrade(self) -> tuple[bool, dict[str, Any]]:
+        return await self.handing.upgrade()
 
     async def drain(self) -> None:
         self.draining = True

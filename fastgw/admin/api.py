@@ -14,6 +14,7 @@
     POST /config/apply                  another file, at once or to a share of the clients first; see server.canary.Wish
     GET  /config/apply                  how it goes with the one that is tried, or how it went with the last one
     POST /config/apply/promote, /abort  ends what is tried now
+    POST /upgrade                       200 when a new supervisor has taken over, 409 with why not
     POST /drain                         stops the gateway gracefully
 """
 
@@ -46,6 +47,8 @@ TIMEOUT = 30.0
 ANSWER_TIMEOUT = 900.0
 """Seconds an answer may take: that of a reload may have to wait for another one, and for busy cores."""
 
+ANSWERS = 1.0
+
 
 class Backend(Protocol):
     """What the API shows; the server side implements it."""
@@ -57,6 +60,7 @@ class Backend(Protocol):
     async def stale_routes(self) -> dict[str, Any]: ...
     async def config(self) -> dict[str, Any]: ...
     async def reload(self) -> tuple[bool, dict[str, Any]]: ...
+    async def upgrade(self) -> tuple[bool, dict[str, Any]]: ...
     async def drain(self) -> None: ...
     @property
     def desk(self) -> KeyDesk: ...
@@ -78,8 +82,8 @@ Answer = tuple[int, str, bytes]
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
             "/config", "/config/apply", "/consumers", "/keys"],
-    "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/drain", "/keys",
-             "/keys/{id}/rotate"],
+    "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/upgrade", "/drain",
+             "/keys", "/keys/{id}/rotate"],
     "DELETE": ["/keys/{id}"],
 }
 REASONS = {
@@ -167,6 +171,7 @@ class Api:
             "/config/apply": ("GET", self.applied),
             "/config/apply/promote": ("POST", lambda: self.end("promoted")),
             "/config/apply/abort": ("POST", lambda: self.end("aborted")),
+            "/upgrade": ("POST", self.upgrade),
             "/drain": ("POST", self.drain),
         }
         if self.metrics_path is not None:
@@ -239,6 +244,10 @@ class Api:
         report = await self.backend.rollout.end(result)
         return problem(409, "nothing_tried", "No configuration is tried now.") if report is None else json(200, report)
 
+    async def upgrade(self) -> Answer:
+        done, facts = await self.backend.upgrade()
+        return json(200, facts) if done else problem(409, "not_upgraded", **facts)
+
     async def drain(self) -> Answer:
         await self.backend.drain()
         return json(202, {"status": "draining"})
@@ -263,9 +272,18 @@ class AdminServer:
         else:
             self._server = await loop.create_server(lambda: Connection(self), sock=sock)
 
-    async def close(self) -> None:
+    def leave(self) -> None:
+        """Somebody else accepts from the same socket; who asked already is answered."""
         if self._server is not None:
             self._server.close()
+
+    async def close(self, answers: bool = False) -> None:
+        """`answers`: what is being worked on is answered first, within ANSWERS seconds."""
+        self.leave()
+        tasks = [connection.task for connection in self.connections if connection.task is not None]
+        if answers and tasks:
+            await asyncio.wait(tasks, timeout=ANSWERS)
+            await asyncio.sleep(0)                   # what they wrote leaves, and closes its connection
         for connection in list(self.connections):
             connection.drop()
 

@@ -11,8 +11,8 @@ import importlib
 import sys
 
 VERBS = (
-    "run", "check", "explain", "routes", "diff", "test", "replay", "schema", "apply", "reload", "status", "drain",
-    "cert", "keys", "demo", "waf",
+    "run", "check", "explain", "routes", "diff", "test", "replay", "schema", "apply", "reload", "status", "upgrade",
+    "drain", "cert", "keys", "demo", "waf",
 )  # fmt: skip
 
 OK, BAD_CONFIG, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130

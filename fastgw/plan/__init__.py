@@ -6,9 +6,9 @@
 
 from fastgw.plan.build import Host, build, build_now, discover
 from fastgw.plan.spec import PlanSpec, ServiceSpec, compile_spec, with_tls
-from fastgw.plan.tls import CertificateSpec, TlsSpec, UpstreamTlsSpec
+from fastgw.plan.tls import CertificateSpec, Tickets, TlsSpec, UpstreamTlsSpec
 
 __all__ = [
-    "CertificateSpec", "Host", "PlanSpec", "ServiceSpec", "TlsSpec", "UpstreamTlsSpec", "build", "build_now",
+    "CertificateSpec", "Host", "PlanSpec", "ServiceSpec", "Tickets", "TlsSpec", "UpstreamTlsSpec", "build", "build_now",
     "compile_spec", "discover", "with_tls",
 ]  # fmt: skip

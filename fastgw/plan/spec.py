@@ -26,6 +26,7 @@ from fastgw.plan.routing import compile_router
 from fastgw.plan.tcp import TcpSpec, compile_tcp
 from fastgw.plan.tls import (
     RedirectSpec,
+    Tickets,
     TlsSpec,
     UpstreamTlsSpec,
     compile_listeners,
@@ -390,7 +391,7 @@ def compile_spec(
     generation: int = 1,
     route_slot: Slots = lambda name: 0,
     service_slot: Slots = lambda name: 0,
-    tls_before: Mapping[str, TlsSpec] | None = None,
+    tls_before: Mapping[str, TlsSpec | Tickets] | None = None,
 ) -> PlanSpec:
     """`route_slot` and `service_slot` give the metric slot of a name, the same one over plans; 0 is "other".
 

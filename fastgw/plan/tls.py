@@ -15,7 +15,7 @@ from fastgw.config.schema.services import Service
 from fastgw.config.schema.tls import Hsts, ListenerTls, UpstreamTls
 
 __all__ = [
-    "CLIENT_AUTH", "PROFILES", "VERSIONS", "CertificateSpec", "RedirectSpec", "TlsSpec", "UpstreamTlsSpec",
+    "CLIENT_AUTH", "PROFILES", "VERSIONS", "CertificateSpec", "RedirectSpec", "Tickets", "TlsSpec", "UpstreamTlsSpec",
     "compile_listeners", "compile_redirects", "compile_upstream", "new_ticket_key", "rotated",
 ]  # fmt: skip
 
@@ -107,6 +107,16 @@ class TlsSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Tickets:
+    """What of a listener's TLS goes on where all else begins anew; as in `TlsSpec`."""
+
+    client_auth: int
+    client_ca: bytes = field(repr=False)
+    crl: bytes = field(repr=False)
+    ticket_keys: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamTlsSpec:
     """TLS towards the https endpoints of one service.
 
@@ -150,7 +160,9 @@ def rotated(spec: TlsSpec) -> TlsSpec:
     return replace(spec, ticket_keys=(new_ticket_key(), *spec.ticket_keys)[: spec.ticket_keep])
 
 
-def ticket_keys(tls: ListenerTls, trust: tuple[int, bytes, bytes], before: TlsSpec | None) -> tuple[bytes, ...]:
+def ticket_keys(
+    tls: ListenerTls, trust: tuple[int, bytes, bytes], before: TlsSpec | Tickets | None
+) -> tuple[bytes, ...]:
     """The keys go on over configurations, but not over a change of who is trusted.
 
     A ticket says that its client has shown a certificate; nobody checks that one again (RFC 8446 §4.6.1).
@@ -172,7 +184,7 @@ def hsts_of(hsts: Hsts | None) -> bytes:
 
 
 def compile_listener(
-    tls: ListenerTls, material: ListenerMaterial, before: TlsSpec | None, http: bool = True
+    tls: ListenerTls, material: ListenerMaterial, before: TlsSpec | Tickets | None, http: bool = True
 ) -> TlsSpec:
     profile = PROFILES[tls.profile]
     certificates = material.certificates
@@ -208,7 +220,7 @@ def compile_listener(
     )
 
 
-def compile_listeners(config: Config, before: Mapping[str, TlsSpec]) -> dict[str, TlsSpec]:
+def compile_listeners(config: Config, before: Mapping[str, TlsSpec | Tickets]) -> dict[str, TlsSpec]:
     """Listener's address → its TLS. `before` are those that run: their ticket keys go on."""
     return {
         name: compile_listener(

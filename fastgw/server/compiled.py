@@ -12,7 +12,7 @@ from fastgw.config import Config, ConfigError, Problem, check
 from fastgw.config.errors import dotted
 from fastgw.config.material import Material
 from fastgw.config.schema.routes import Route
-from fastgw.plan import PlanSpec, TlsSpec, compile_spec, with_tls
+from fastgw.plan import PlanSpec, Tickets, TlsSpec, compile_spec, with_tls
 from fastgw.policies import RESOLVER, Policy, PolicyError
 from fastgw.policies._keysets import Source as KeySource
 from fastgw.server import control, plan_file
@@ -124,7 +124,7 @@ def compile_config(
     generation: int,
     route_slots: Slots | None,
     service_slots: Slots | None,
-    tls_before: Mapping[str, TlsSpec] | None = None,
+    tls_before: Mapping[str, TlsSpec | Tickets] | None = None,
 ) -> Compiled:
     """Raises ConfigError with every problem. The slots and the TLS, whose ticket keys go on, are those of the
     generation before, None for the first."""

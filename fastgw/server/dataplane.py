@@ -232,6 +232,15 @@ class DataPlane:
         stores = [asdict(store.state()) for store in stores_of(self.host.shared).values()]
         return {**self.engine.snapshot(), "pid": os.getpid(), "dropped_lines": dropped, "stores": stores}
 
+    async def retire(self, seconds: float) -> None:
+        """Drains where somebody else serves at the same address: kept connections may have one more request for half of
+        the time, and its answer tells their clients to go. So no request meets a connection that is being closed."""
+        self.engine.retire(seconds / 2)
+        half = self.loop.time() + seconds / 2
+        while (self.engine.connections or self.engine.arriving) and self.loop.time() < half:
+            await asyncio.sleep(0.02)
+        await self.drain(seconds / 2)
+
     async def drain(self, seconds: float) -> None:
         """Lets what is in flight come to its end; what is not done in time is cut."""
         self.engine.drain(seconds / 2)

@@ -35,6 +35,8 @@ class Notifier:
         self.interval = watchdog_seconds(environment)
         """Seconds between two WATCHDOG=1, 0.0 when nobody waits for them."""
         self.due = time.monotonic()
+        self.muted = False
+        """Somebody else is the service, as far as the manager knows: what we said would be refused."""
         path = environment.get("NOTIFY_SOCKET", "")
         if not path:
             self.interval = 0.0
@@ -52,7 +54,7 @@ class Notifier:
         return self.sock is not None
 
     def send(self, *lines: str) -> None:
-        if self.sock is None:
+        if self.sock is None or self.muted:
             return
         try:
             self.sock.sendto("\n".join(lines).encode(), self.address)
@@ -61,6 +63,12 @@ class Notifier:
             if not self.failing:
                 logger.warning("the service manager at NOTIFY_SOCKET was not told %s: %s", lines[0], error)
             self.failing = True
+
+    def close(self) -> None:
+        """Somebody else speaks from now on."""
+        if self.sock is not None:
+            self.sock.close()
+        self.sock, self.interval = None, 0.0
 
     def ready(self, status: str) -> None:
         self.send("READY=1", status_line(status))
@@ -76,7 +84,7 @@ class Notifier:
 
     def next_beat(self) -> float | None:
         """When `beat` is due, on the monotonic clock; None when never."""
-        return self.due if self.interval else None
+        return self.due if self.interval and not self.muted else None
 
     def beat(self) -> None:
         """WATCHDOG=1, when it is time for it."""

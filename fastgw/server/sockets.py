@@ -19,7 +19,7 @@ class ListenError(Exception):
     """An address that cannot be listened at; the message says which and why."""
 
 
-def open_tcp(bind: Bind, reuse_port: bool) -> socket.socket:
+def open_tcp(bind: Bind, reuse_port: bool, listen: bool = True) -> socket.socket:
     family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -29,7 +29,8 @@ def open_tcp(bind: Bind, reuse_port: bool) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((bind.host, bind.port))
-        sock.listen(BACKLOG)
+        if listen:
+            sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
@@ -37,7 +38,7 @@ def open_tcp(bind: Bind, reuse_port: bool) -> socket.socket:
     return sock
 
 
-def open_unix(bind: Bind) -> socket.socket:
+def open_unix(bind: Bind, listen: bool = True) -> socket.socket:
     """A socket file that nobody answers at is replaced; one that is in use, or no socket, is left alone."""
     path = bind.unix
     try:
@@ -59,7 +60,8 @@ def open_unix(bind: Bind) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.bind(path)
-        sock.listen(BACKLOG)
+        if listen:
+            sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
@@ -79,23 +81,29 @@ def remove_file(name: str) -> None:
             os.unlink(name[5:])
 
 
-def open_listener(bind: Bind, workers: int) -> list[socket.socket]:
+def open_listener(bind: Bind, workers: int, listen: bool = True) -> list[socket.socket]:
     """One socket per worker that share a port; a unix socket is one that all workers share (see `share_of`).
 
     With SO_REUSEPORT another program of the same user could listen at the port too: the first socket is tried
     without it, so that an address that is taken is an error and not a surprise.
     """
     if bind.unix:
-        return [open_unix(bind)]
+        return [open_unix(bind, listen)]
     if bind.port:
         open_tcp(bind, False).close()
-    return more_of([open_tcp(bind, True)], bind, workers)
+    return more_of([open_tcp(bind, True, listen)], bind, workers, listen)
 
 
-def more_of(sockets: list[socket.socket], bind: Bind, workers: int) -> list[socket.socket]:
+def more_of(sockets: list[socket.socket], bind: Bind, workers: int, listen: bool = True) -> list[socket.socket]:
     """As many sockets of a TCP listener as there are workers, or more; the first ones are there and stay."""
     there = Bind(bind.host, sockets[0].getsockname()[1])
-    return [*sockets, *(open_tcp(there, True) for _ in range(workers - len(sockets)))]
+    return [*sockets, *(open_tcp(there, True, listen) for _ in range(workers - len(sockets)))]
+
+
+def make_listen(sock: socket.socket) -> None:
+    """For one that was opened without; others stay as they are."""
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.listen(BACKLOG)
 
 
 def share_of(sockets: Sequence[T], slot: int, workers: int) -> list[T]:

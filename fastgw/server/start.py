@@ -37,6 +37,7 @@ class WorkerStart:
     addresses: Mapping[str, Any] = field(default_factory=dict)
     endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
     keys: Mapping[Source, KeySet] = field(default_factory=dict)
+    held: bool = False                               # it accepts when the agent says so
 
 
 @dataclass(slots=True)
@@ -55,3 +56,4 @@ class AgentStart:
     addresses: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, EndpointSet] = field(default_factory=dict)
     keys: Mapping[Source, KeySet] = field(default_factory=dict)
+    held: bool = False                               # the workers accept when it says so

@@ -7,7 +7,6 @@ because the sockets are ours.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -16,49 +15,41 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastgw.config.schema.address import Bind
 from fastgw.observe import logging as process_log
 from fastgw.server import control
-from fastgw.server.activation import Sockets, explain_left
 from fastgw.server.compiled import Compiled, Release
+from fastgw.server.estate import Estate
+from fastgw.server.handover import Handover
+from fastgw.server.listeners import Listeners, remove_pid, write_pid
 from fastgw.server.notify import Notifier
-from fastgw.server.process import become_child, describe
+from fastgw.server.process import Child, become_child, describe, leave
 from fastgw.server.shared import SharedMemory
-from fastgw.server.sockets import ListenError, open_listener, open_single, remove_file, share_of
+from fastgw.server.sockets import ListenError
 from fastgw.server.start import AgentStart, WorkerStart
+from fastgw.server.upgrade import Predecessor
 from fastgw.server.worker import worker_main
 from fastgw.upstreams.discovery import EndpointSet
 
 logger = logging.getLogger("fastgw.supervisor")
 
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 10.0
-STABLE = 10.0
-"""A child that lived so long, in seconds, died for a new reason: the pause starts over."""
 GRACE = 2.0
 """Seconds that a child has beyond what it was given: then it is killed, be it stuck or stopped."""
 MODEST = 10
 """The nice value of the agent: what it does can wait, requests can not."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 AGENTS = 3
 """So many agents in turn are asked for one reload that a SIGHUP wants: no file ends every agent for ever."""
 
 
-class Child:
-    """One place in the process tree, and who holds it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.pid = 0
-        self.born = 0.0
-        self.pause = FIRST_PAUSE
-        self.due = 0.0
-
-
 class Supervisor:
-    """`agent_main(start)` is the life of the agent process (admin.agent; this room does not know that one)."""
+    """`agent_main(start)` is the life of the agent process (admin.agent; this room does not know that one).
+
+    `before` is whom it takes over from: no worker accepts before all can. `command` is what an upgrade executes.
+    """
 
     def __init__(
         self,
@@ -67,27 +58,36 @@ class Supervisor:
         workers: int,
         memory: SharedMemory,
         agent_main: Callable[[AgentStart], int],
-        activated: Sockets | None = None,
+        listeners: Listeners,
+        before: Predecessor | None = None,
+        command: Sequence[str] = (),
+        pid_file: str = "",
     ) -> None:
         self.agent_main = agent_main
-        self.activated = dict(activated or {})
-        """Sockets of a service manager: they stay open, used or not, and their files are not ours."""
+        self.listeners = listeners
+        self.before = before
+        self.handover = Handover(self, list(command))
+        self.pid_file = pid_file
+        self.exit_code = 0
         self.release = Release.of(compiled)
         self.source = self.started_from = source
+        if before is not None and before.estate.source:
+            self.source = before.estate.source
         self.count = workers
         self.memory = memory
-        self.sockets: Sockets = {}
-        self.pending: Sockets = {}
         self.notifier = Notifier()
+        self.notifier.muted = before is not None
         self.serving = False
         self.admin: socket.socket | None = None
+        self.admin_bind: Bind | None = None
         self.workers = [Child(f"fastgw-{slot}") for slot in range(workers)]
         self.agent = Child("fastgw-agent")
         self.links: dict[int, tuple[socket.socket, socket.socket]] = {}
         self.channel: tuple[socket.socket, socket.socket] | None = None
-        self.addresses: dict[str, Any] = {}
-        self.endpoints: dict[str, EndpointSet] = {}
-        self.keys: dict[Any, Any] = {}               # Source → KeySet
+        left = before.estate if before is not None else Estate()
+        self.addresses: dict[str, Any] = dict(left.addresses)
+        self.endpoints: dict[str, EndpointSet] = dict(left.endpoints)
+        self.keys: dict[Any, Any] = dict(left.keys)  # Source → KeySet
         self.restarts = 0
         self.reloads_wanted = 0
         self.reloads_done = 0
@@ -101,32 +101,22 @@ class Supervisor:
     # ------------------------------------------------------------------ start
 
     def open(self) -> None:
-        """Raises ListenError; nothing was forked yet."""
-        for bind in self.release.head.server.binds:
-            self.sockets[str(bind)] = self.open_one(bind)
+        """Raises ListenError; nothing was forked yet. OSError when the pid file cannot be written."""
         admin = self.release.head.admin
-        if admin.enabled:
-            given = self.activated.get(str(admin.bind))
-            self.admin = given[0] if given else open_single(admin.bind)
-        used = {*self.sockets, str(admin.bind)}
-        left = {name: sockets for name, sockets in self.activated.items() if name not in used}
-        for line in explain_left(left, used):
-            logger.warning("%s", line)
-
-    def open_one(self, bind: Bind) -> list[socket.socket]:
-        """The sockets of a listener: those of the service manager where it has some of this address."""
-        return self.activated.get(str(bind)) or open_listener(bind, self.count)
+        self.admin_bind = admin.bind if admin.enabled else None
+        self.admin = self.listeners.open(self.release.head.server.binds, self.admin_bind)
+        if self.pid_file and self.before is None:
+            write_pid(self.pid_file)
 
     def run(self) -> int:
         """Until the end; the exit code."""
         self.open()
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+        for number in SIGNALS:
             signal.signal(number, lambda *_: None)
-        selector = selectors.DefaultSelector()
-        selector.register(reader, selectors.EVENT_READ)
-        self.selector = selector
+        self.selector = selectors.DefaultSelector()
+        self.watch(reader, lambda: self.on_signals(os.read(reader, 512)))
         gc.collect()
         gc.freeze()                                  # children share these pages; the collector must not touch them
         for slot in range(self.count):
@@ -136,21 +126,25 @@ class Supervisor:
             self.fork_worker(slot)
         while True:
             timeout = self.next_timeout()
-            for key, _ in selector.select(timeout):
-                if key.fd == reader:
-                    self.on_signals(os.read(reader, 512))
-                else:
-                    self.on_agent()
+            for key, _ in self.selector.select(timeout):
+                key.data()
             self.reap()
+            self.handover.look()
             self.notifier.beat()
             if self.stopping:
                 if self.finished():
                     # the interpreter gives them their defaults back on its way out: a late one would be the exit code
                     for number in (signal.SIGTERM, signal.SIGINT):
                         signal.signal(number, signal.SIG_IGN)
-                    return 0
+                    return self.exit_code
             else:
                 self.refork()
+
+    def watch(self, what: Any, act: Callable[[], None]) -> None:
+        self.selector.register(what, selectors.EVENT_READ, act)
+
+    def unwatch(self, what: Any) -> None:
+        self.selector.unregister(what)
 
     def next_timeout(self) -> float | None:
         dates = [child.due for child in (*self.workers, self.agent) if child.pid == 0 and child.due]
@@ -159,6 +153,9 @@ class Supervisor:
         beat = self.notifier.next_beat()
         if beat is not None:
             dates.append(beat)
+        look = self.handover.next_look()
+        if look is not None:
+            dates.append(time.monotonic() + look)
         return max(0.0, min(dates) - time.monotonic()) if dates else None
 
     # ------------------------------------------------------------------ children
@@ -193,8 +190,8 @@ class Supervisor:
                     worker_end.close()
             if self.admin is not None:
                 self.admin.close()
-            own = {name: share_of(sockets, slot, self.count) for name, sockets in self.sockets.items()}
-            self.close_sockets({sock for sockets in own.values() for sock in sockets})
+            own = self.listeners.share(slot)
+            self.listeners.forget({sock for sockets in own.values() for sock in sockets})
             plan = os.dup(self.release.plan)
             self.release.close()
             start = WorkerStart(
@@ -213,21 +210,22 @@ class Supervisor:
                 addresses=self.addresses,
                 endpoints=self.endpoints,
                 keys=self.keys,
+                held=self.held,
             )
             code = worker_main(start)
         except BaseException:
             logger.exception("a worker could not start")
         finally:
-            self.leave(code)
+            leave(code)
 
     def fork_agent(self) -> None:
         if self.channel is not None:
-            self.selector.unregister(self.channel[0])
+            self.unwatch(self.channel[0])
             for end in self.channel:
                 end.close()
         self.channel = control.channel()
         if not self.fork(self.agent):
-            self.selector.register(self.channel[0], selectors.EVENT_READ)
+            self.watch(self.channel[0], self.on_agent)
             if self.reloads_done < self.reloads_wanted and self.agents_left:
                 self.ask_reload()                    # it came while there was no agent, or with one that died of it
             elif self.reloads_done < self.reloads_wanted:
@@ -237,7 +235,7 @@ class Supervisor:
             return
         code = 1
         try:
-            self.close_sockets({self.admin})
+            self.listeners.forget({self.admin})
             start = AgentStart(
                 release=self.release,
                 source=self.source,
@@ -251,27 +249,14 @@ class Supervisor:
                 addresses=self.addresses,
                 endpoints=self.endpoints,
                 keys=self.keys,
+                held=self.held,
             )
             os.nice(MODEST)
             code = self.agent_main(start)
         except BaseException:
             logger.exception("the agent could not start")
         finally:
-            self.leave(code)
-
-    def close_sockets(self, but: Container[Any] = ()) -> None:
-        """In a child: a listener is closed when nobody has its sockets any more, so nobody has more than it uses."""
-        for sockets in (*self.sockets.values(), *self.pending.values(), *self.activated.values()):
-            for sock in sockets:
-                if sock not in but:
-                    sock.close()
-
-    def leave(self, code: int) -> None:
-        """A child never returns into the supervisor's code."""
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+            leave(code)
 
     def reap(self) -> None:
         for child in (*self.workers, self.agent):
@@ -282,13 +267,13 @@ class Supervisor:
                 continue
             child.pid = 0
             if child is self.agent:
-                self.close_pending()                 # what it wanted them for is over
+                self.listeners.rollback()            # what it wanted them for is over
             if self.stopping:
                 continue
-            if time.monotonic() - child.born > STABLE:
-                child.pause = FIRST_PAUSE
-            child.due = time.monotonic() + child.pause
-            child.pause = min(child.pause * 2, LONGEST_PAUSE)
+            if self.held:
+                self.give_up(f"{child.name} ended with {describe(status)}")
+                return
+            child.wait()
             logger.error("%s (%d) ended with %s; it is replaced", child.name, pid, describe(status))
 
     def refork(self) -> None:
@@ -333,7 +318,7 @@ class Supervisor:
         elif operation == "commit":
             self.commit(message, fds)
         elif operation == "rollback":
-            self.close_pending()
+            self.listeners.rollback()
         elif operation == "addresses":
             self.addresses.update(message["addresses"])
         elif operation == "endpoints":
@@ -347,14 +332,40 @@ class Supervisor:
             self.tell_reloaded(message["done"])
         elif operation == "serving":
             self.serves()
+        elif operation == "upgrade":
+            self.handover.begin(asked=True)
         elif operation == "stop":
             self.stop()
 
+    @property
+    def held(self) -> bool:
+        """Until all workers can accept, none does: the one before serves, and would go on if we came to nothing."""
+        return self.before is not None
+
     def serves(self) -> None:
         """All workers accept, for the first time or again after an agent died."""
-        if not self.serving:
-            self.serving = True
-            self.notifier.ready(self.state())
+        if self.serving or self.stopping:
+            return
+        self.serving = True
+        if self.before is not None:
+            self.before.serving()
+            self.before = None
+            self.notifier.muted = False
+            self.listeners.held = False
+            if self.pid_file:
+                try:
+                    write_pid(self.pid_file)
+                except OSError as error:
+                    logger.error("the pid file %s cannot be written: %s", self.pid_file, error.strerror)
+        self.notifier.ready(self.state())
+
+    def give_up(self, why: str) -> None:
+        """Before it took over anything."""
+        assert self.before is not None
+        self.before.failed(why)
+        logger.error("this process does not take over: %s", why)
+        self.exit_code = 1
+        self.stop(at_once=True)
 
     def state(self) -> str:
         return f"serving with {self.count} workers, configuration {self.release.generation}"
@@ -366,32 +377,19 @@ class Supervisor:
 
     def open_more(self, binds: list[Bind]) -> None:
         assert self.channel is not None
-        self.close_pending()
         error = ""
         try:
-            for bind in binds:
-                self.pending[str(bind)] = self.open_one(bind)
+            self.listeners.prepare(binds)
         except ListenError as failure:
             error = str(failure)
-            self.close_pending()
-        fds = [sock.fileno() for sockets in self.pending.values() for sock in sockets]
+        pending = self.listeners.pending
+        fds = [sock.fileno() for sockets in pending.values() for sock in sockets]
         if len(fds) > control.MAX_FDS:
             error = f"at most {control.MAX_FDS // self.count} listeners can be added in one reload"
             fds = []
-            self.close_pending()
-        sockets = {name: len(found) for name, found in self.pending.items()}
+            self.listeners.rollback()
+        sockets = {name: len(found) for name, found in pending.items()}
         control.send(self.channel[0], {"op": "opened", "error": error, "sockets": sockets}, fds)
-
-    def close_pending(self) -> None:
-        for name, sockets in self.pending.items():
-            self.close_listener(name, sockets)
-        self.pending = {}
-
-    def close_listener(self, name: str, sockets: Sequence[socket.socket]) -> None:
-        if name not in self.activated:
-            for sock in sockets:
-                sock.close()
-            remove_file(name)
 
     def commit(self, message: control.Message, fds: list[int]) -> None:
         """The configuration is in force: whoever is forked from now on begins with it."""
@@ -400,10 +398,7 @@ class Supervisor:
         # the next agent must know whose counters these are
         self.memory.route_slots, self.memory.service_slots = self.release.route_slots, self.release.service_slots
         self.source = message["source"]
-        self.sockets.update(self.pending)
-        self.pending = {}
-        for name in message["removed"]:
-            self.close_listener(name, self.sockets.pop(name, ()))
+        self.listeners.commit(message["removed"])
         assert self.channel is not None
         control.send(self.channel[0], {"op": "committed", "generation": self.release.generation})
         if self.serving and self.reloads_done >= self.reloads_wanted:
@@ -415,6 +410,8 @@ class Supervisor:
 
     def on_signals(self, numbers: bytes) -> None:
         for number in numbers:
+            if self.handover.takes(number):
+                continue
             if number in (signal.SIGTERM, signal.SIGINT):
                 self.terms += 1
                 self.stop(at_once=self.terms > 1)
@@ -426,11 +423,16 @@ class Supervisor:
                     self.ask_reload()
             elif number == signal.SIGUSR1:
                 self.signal_workers(signal.SIGUSR1)
+            elif number == signal.SIGUSR2:
+                self.handover.begin(asked=False)
 
     def ask_reload(self) -> None:
-        assert self.channel is not None
         self.agents_left -= 1
-        control.send(self.channel[0], {"op": "reload", "number": self.reloads_wanted})
+        self.tell_agent({"op": "reload", "number": self.reloads_wanted})
+
+    def tell_agent(self, message: control.Message) -> None:
+        if self.channel is not None:
+            control.send(self.channel[0], message)
 
     def signal_workers(self, number: int) -> None:
         for child in self.workers:
@@ -449,14 +451,21 @@ class Supervisor:
             return
         if at_once:
             self.deadline = min(self.deadline, now + GRACE)
-        if self.channel is not None:
-            control.send(self.channel[0], {"op": "draining"})
+        self.tell_agent({"op": "draining"})
         self.signal_workers(signal.SIGTERM)
+
+    def retire(self) -> None:
+        """Another supervisor serves at our sockets. Clients may keep their connections for one more request."""
+        self.stopping = True
+        self.deadline = time.monotonic() + self.release.head.server.timeouts.drain + GRACE
+        self.signal_workers(signal.SIGUSR2)
 
     def finished(self) -> bool:
         """All workers are gone, and then the agent too. It never waits: who is late is killed, stopped or stuck."""
         now = time.monotonic()
         late = now >= self.deadline
+        if self.handover.abort():
+            return False
         if any(child.pid for child in self.workers):
             if late:
                 logger.warning("workers that did not end in time are killed")
@@ -469,7 +478,8 @@ class Supervisor:
                 self.agent_told = True
                 self.deadline = now + GRACE
             return False
-        for name in (*self.sockets, str(self.release.head.admin.bind) if self.admin is not None else ""):
-            if name not in self.activated:
-                remove_file(name)
+        if not self.handover.done and not self.held:  # else they are somebody else's
+            self.listeners.remove_files(self.admin_bind)
+        if self.pid_file:
+            remove_pid(self.pid_file)
         return True

@@ -8,12 +8,14 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Coroutine
 from typing import Any
 
 from fastgw.observe import logging as process_log
 from fastgw.server import control, plan_file
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.loop import WorkerLoop
+from fastgw.server.sockets import make_listen
 from fastgw.server.start import WorkerStart
 
 logger = logging.getLogger("fastgw.worker")
@@ -47,12 +49,20 @@ class Worker:
             self.plane.engine.set_addresses(url, addresses)
         self.plane.prepare_log(self.start.access_log)
         self.plane.adopt_log()
-        for name, sockets in self.start.sockets.items():
-            self.plane.listen(name, *sockets)
+        if not self.start.held:
+            self.accept()
         self.loop.add_reader(self.agent, self.on_agent)
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
         self.loop.add_signal_handler(signal.SIGUSR1, self.plane.reopen_log)
-        self.tell({"op": "hello", "slot": self.start.slot, "pid": os.getpid(), "generation": spec.generation})
+        self.loop.add_signal_handler(signal.SIGUSR2, self.retire)
+        hello = {"op": "hello", "slot": self.start.slot, "pid": os.getpid(), "generation": spec.generation}
+        self.tell({**hello, "held": self.start.held})
+
+    def accept(self) -> None:
+        for name, sockets in self.start.sockets.items():
+            for sock in sockets:
+                make_listen(sock)
+            self.plane.listen(name, *sockets)
 
     def tell(self, message: control.Message, fds: tuple[int, ...] = ()) -> None:
         control.send(self.agent, message, fds)
@@ -117,6 +127,12 @@ class Worker:
     async def on_return(self, message: control.Message, fds: list[int]) -> None:
         self.plane.end_trial()
 
+    async def on_accept(self, message: control.Message, fds: list[int]) -> None:
+        """All workers of a supervisor that takes over are there."""
+        if self.start.held:
+            self.start.held = False
+            self.accept()
+
     async def on_forget(self, message: control.Message, fds: list[int]) -> None:
         self.plane.forget()
 
@@ -169,13 +185,18 @@ class Worker:
             self.plane.close()
             self.stopped.set()
             return
-        self.draining = True
-        task = self.loop.create_task(self.drain())
-        self.tasks.add(task)
+        self.end_with(self.plane.drain(self.drain_seconds))
 
-    async def drain(self) -> None:
-        await self.plane.drain(self.drain_seconds)
-        self.stopped.set()
+    def retire(self) -> None:
+        """SIGUSR2: others accept from our sockets now."""
+        if not self.draining:
+            self.end_with(self.plane.retire(self.drain_seconds))
+
+    def end_with(self, draining: Coroutine[Any, Any, None]) -> None:
+        self.draining = True
+        task = self.loop.create_task(draining)
+        self.tasks.add(task)
+        task.add_done_callback(lambda _: self.stopped.set())
 
 
 def worker_main(start: WorkerStart) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
+import json
 import os
 import random
 import shutil
@@ -21,6 +23,8 @@ from typing import Any
 import yaml
 
 from fastgw.testing.client import DEFAULT_TIMEOUT, RawClient
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -53,6 +57,33 @@ def private_bytes(pid: int) -> int:
 def descriptors(pid: int) -> int:
     """How many file descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Successor:
+    """A process that was started by one of our children: what of subprocess.Popen is needed here."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, when it has ended and its parent has too."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:                 # its parent lives
+                return None
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + (60.0 if timeout is None else timeout)
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired([f"process {self.pid}"], timeout or 60.0)
+            time.sleep(0.01)
+        return code
 
 
 class GatewayProcess:
@@ -90,6 +121,8 @@ class GatewayProcess:
         }
         self._args = args
         self._process: subprocess.Popen[bytes] | None = None
+        self._successor: Successor | None = None
+        self.leaving: subprocess.Popen[bytes] | Successor | None = None
 
     def _complete(self, config: Mapping[str, Any]) -> str:
         tree = dict(config)
@@ -112,6 +145,9 @@ class GatewayProcess:
 
     @property
     def pid(self) -> int:
+        """Of the supervisor: after an `upgrade` of the one that took over."""
+        if self._successor is not None:
+            return self._successor.pid
         assert self._process is not None, "the gateway was not started"
         return self._process.pid
 
@@ -127,9 +163,11 @@ class GatewayProcess:
         """A raw connection to the gateway's first listener."""
         return RawClient(self.address, timeout, receive_buffer=receive_buffer)
 
-    def admin(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+    def admin(
+        self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, timeout: float = 10.0
+    ) -> tuple[int, str]:
         """Status and body of a request to the admin listener."""
-        connection = http.client.HTTPConnection(self.host, self.admin_port, timeout=10)
+        connection = http.client.HTTPConnection(self.host, self.admin_port, timeout=timeout)
         try:
             connection.request(method, path, headers=dict(headers or {}))
             answer = connection.getresponse()
@@ -172,27 +210,54 @@ class GatewayProcess:
             time.sleep(0.02)
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the process that was started."""
+        """Sends a signal to the supervisor."""
         os.kill(self.pid, number)
 
+    def upgrade(self, timeout: float = 120.0) -> dict[str, Any]:
+        """`POST /upgrade`. From then on the new supervisor is the gateway, and `leaving` waits for the old one. Raises
+        RuntimeError with what it says when it refuses.
+
+        The new one is a child of the old one: so that its exit code is known when that has ended, this process adopts
+        orphans from now on (PR_SET_CHILD_SUBREAPER, prctl(2))."""
+        self.adopt_orphans()
+        status, text = self.admin("/upgrade", "POST", timeout=timeout)
+        body: dict[str, Any] = json.loads(text)
+        if status != 200:
+            raise RuntimeError(f"no upgrade: {body.get('detail', body)}")
+        self.follow(body["pid"])
+        return body
+
+    @staticmethod
+    def adopt_orphans() -> None:
+        """Children of our children become ours when those end, and can be waited for."""
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def follow(self, pid: int) -> None:
+        """Another supervisor is the gateway now."""
+        self.leaving = self._successor or self._process
+        self._successor = Successor(pid)
+
     def wait(self, timeout: float | None = None) -> int:
-        """Waits for the end of the process; its exit code."""
-        assert self._process is not None
-        return self._process.wait(self.stop_timeout if timeout is None else timeout)
+        """Waits for the end of the supervisor; its exit code."""
+        current = self._successor or self._process
+        assert current is not None
+        return current.wait(self.stop_timeout if timeout is None else timeout)
 
     def stop(self) -> int:
         """SIGTERM, then waits; the exit code. Raises subprocess.TimeoutExpired when it does not end."""
-        if self._process is not None and self._process.poll() is None:
+        current = self._successor or self._process
+        if current is not None and current.poll() is None:
             self.signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
         """Ends all of it at once, and removes its folder."""
-        if self._process is not None:
-            for pid in [*descendants(self._process.pid), self._process.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._process.wait()
+        for one in (self._process, self._successor):
+            if one is not None and one.poll() is None:
+                for pid in [*descendants(one.pid), one.pid]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                one.wait(10)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> GatewayProcess:
