@@ -218,7 +218,7 @@ class GatewayProcess:
         RuntimeError with what it says when it refuses.
 
         The new one is a child of the old one: so that its exit code is known when that has ended, this process adopts
-        orphans from now on (PR_SET_CHILD_SUBREAPER, prctl(2))."""
+        orphans until the gateway is gone (PR_SET_CHILD_SUBREAPER, prctl(2))."""
         self.adopt_orphans()
         status, text = self.admin("/upgrade", "POST", timeout=timeout)
         body: dict[str, Any] = json.loads(text)
@@ -228,9 +228,9 @@ class GatewayProcess:
         return body
 
     @staticmethod
-    def adopt_orphans() -> None:
-        """Children of our children become ours when those end, and can be waited for."""
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    def adopt_orphans(adopt: bool = True) -> None:
+        """Children of our children become ours when those end, and can be waited for: from now on, or no longer."""
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
     def follow(self, pid: int) -> None:
         """Another supervisor is the gateway now."""
@@ -258,6 +258,7 @@ class GatewayProcess:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 one.wait(10)
+        self.adopt_orphans(False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> GatewayProcess:
