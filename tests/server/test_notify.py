@@ -92,6 +92,7 @@ def test_one_process_tells_too(config, manager):
         assert manager.next() == {"READY": "1", "STATUS": "serving in one process"}
         gateway.signal(signal.SIGTERM)
         assert manager.next()["STOPPING"] == "1"
+        assert gateway.wait() == 0
 
 
 def test_a_manager_that_is_not_there_or_does_not_read_changes_nothing(caplog, tmp_path):

@@ -67,6 +67,7 @@ def test_what_comes_while_one_is_under_way(config, tmp_path, eventually):
         f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
     )
     with GatewayProcess(config, env=fault_environment(tmp_path)) as gateway:
+        gateway.adopt_orphans()
         answers = []
         asking = threading.Thread(target=lambda: answers.append(gateway.admin("/upgrade", "POST", timeout=120)))
         asking.start()
