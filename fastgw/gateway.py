@@ -74,7 +74,9 @@ class Gateway:
         compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
-        plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public, memory.health, memory.usage)
+        plane = self.plane = DataPlane(
+            loop, memory.stats[0], memory.buckets, self._public, memory.health, memory.usage, memory.bans
+        )
         self.compiled = compiled
         try:
             self._open(compiled)
@@ -143,6 +145,11 @@ class Gateway:
     def desk(self) -> KeyDesk:
         assert self._desk is not None
         return self._desk
+
+    @property
+    def memory(self) -> SharedMemory:
+        assert self._memory is not None
+        return self._memory
 
     def _publish(self, addresses: Any) -> None:
         assert self.plane is not None

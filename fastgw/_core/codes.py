@@ -104,6 +104,8 @@ CODES: dict[str, Code] = {
     "cross_site": Code(403, DOWNSTREAM, "The request comes from another site"),
     "bot_refused": Code(403, DOWNSTREAM, "This client is not served"),
     "attack_refused": Code(403, DOWNSTREAM, "The request looks like an attack"),
+    "banned": Code(403, DOWNSTREAM, "This address may not come in for some time"),
+    "short_of_memory": Code(503, GATEWAY, "The gateway is short of memory"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

@@ -9,6 +9,7 @@
     GET  /routes                        routes in the order of the file
     GET  /routes/stale                  routes by how long nobody asked for them, or their service had no endpoint
     GET  /config                        the configuration in force, secrets masked
+    GET  /bans; DELETE /bans/{address}: see bans.py
     GET  /consumers, /keys; POST /keys, /keys/{id}/rotate; DELETE /keys/{id}: see keys.py
     POST /config/reload                 200 with the new generation, 400 with every problem
     POST /config/apply                  another file, at once or to a share of the clients first; see server.canary.Wish
@@ -32,10 +33,11 @@ import httptools
 import orjson
 from pydantic import ValidationError
 
-from fastgw.admin import keys
+from fastgw.admin import bans, keys
 from fastgw.config.errors import Problem, dotted
 from fastgw.server.canary import Wish
 from fastgw.server.keys import KeyDesk, KeyProblem
+from fastgw.server.shared import SharedMemory
 
 logger = logging.getLogger("fastgw.admin")
 
@@ -63,6 +65,8 @@ class Backend(Protocol):
     async def upgrade(self) -> tuple[bool, dict[str, Any]]: ...
     async def drain(self) -> None: ...
     @property
+    def memory(self) -> SharedMemory: ...
+    @property
     def desk(self) -> KeyDesk: ...
     @property
     def rollout(self) -> Rollouts: ...
@@ -81,10 +85,10 @@ Answer = tuple[int, str, bytes]
 
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
-            "/config", "/config/apply", "/consumers", "/keys"],
+            "/config", "/config/apply", "/consumers", "/keys", "/bans"],
     "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/upgrade", "/drain",
              "/keys", "/keys/{id}/rotate"],
-    "DELETE": ["/keys/{id}"],
+    "DELETE": ["/keys/{id}", "/bans/{address}"],
 }
 REASONS = {
     200: "OK", 201: "Created", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
@@ -159,6 +163,9 @@ class Api:
                 return json(*await keys.answer(self.backend.desk, method, path, body))
             except KeyProblem as error:
                 return problem(error.status, error.code, str(error))
+        if bans.concerns(path):
+            status, value = bans.answer(self.backend.memory, method, path)
+            return problem(status, value) if isinstance(value, str) else json(status, value)
         handlers: dict[str, tuple[str, Any]] = {
             "/": ("GET", self.index),
             "/health": ("GET", self.health),

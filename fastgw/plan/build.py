@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from fastgw._core.accept import Codec
 from fastgw._core.balance import Cookie, Load, LoadBalancer, StickyCookie
+from fastgw._core.bans import BanTable
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
@@ -55,6 +56,7 @@ class Host:
 
     shared        things policies keep over plans
     bucket_table  token buckets shared by all workers of the host; None for a private table
+    bans          addresses that are kept out, by all workers of the host; likewise
     public        answers `server.public_endpoints`: called with the kind (health, ready, metrics)
     strict        raise when a policy cannot be built, instead of making its route refuse
     discovered    service → its endpoints as discovery told them last; see `discover`
@@ -66,6 +68,7 @@ class Host:
 
     shared: Shared = field(default_factory=Shared)
     bucket_table: Any = None
+    bans: BanTable | None = None
     public: PublicAnswer | None = None
     health: HealthTable | None = None
     strict: bool = False
@@ -205,6 +208,8 @@ class Builder:
         extra: dict[str, Any] = {}
         if self.host.bucket_table is not None:
             extra["bucket_table"] = self.host.bucket_table
+        if self.host.bans is not None:
+            extra["bans"] = self.host.bans
         return BuildContext(
             consumers=self.spec.consumers,
             plans=self.spec.plans,

@@ -23,6 +23,8 @@ GROUP = "fastgw.policies"
 
 BUILTIN: dict[str, str] = {
     "request_id": "fastgw.policies.request_id:RequestId",
+    "ban": "fastgw.policies.ban:Ban",
+    "memory": "fastgw.policies.memory:MemoryGuard",
     "ip": "fastgw.policies.ip:Ip",
     "geo": "fastgw.policies.geo:Geo",
     "headers": "fastgw.policies.headers:Headers",

@@ -20,6 +20,7 @@ from fastgw.config.schema.stores import Stores
 from fastgw.store import Store, open_store
 
 if TYPE_CHECKING:
+    from fastgw._core.bans import BanTable
     from fastgw._core.bucket import BucketTable
     from fastgw._core.exchange import Exchange, Hook, Problem, Reply, WholeBody
     from fastgw._core.key_auth import KeyTable
@@ -82,6 +83,12 @@ def _private_table() -> BucketTable:
     return BucketTable.private(4096)
 
 
+def _private_bans() -> BanTable:
+    from fastgw._core.bans import BanTable
+
+    return BanTable.private(256)
+
+
 @dataclass(slots=True, kw_only=True)
 class BuildContext:
     """What a policy may use while it is built, and keep.
@@ -89,6 +96,7 @@ class BuildContext:
     consumers     the checked `consumers:` of the file (name, groups, plan, scopes, keys, metadata)
     shared        things shared by all policies of this worker, also over reloads
     of_plan       things shared by the policies of this plan alone, and gone with it
+    bans          addresses that are kept out, shared likewise
     bucket_table  token buckets shared by all workers of the host (or a private table)
     route_name    the route it stands on; None for one that serves every route
     plans         the checked `plans:` by name (scopes, metadata)
@@ -104,6 +112,7 @@ class BuildContext:
     shared: Shared = field(default_factory=Shared)
     of_plan: Shared = field(default_factory=Shared)
     bucket_table: BucketTable = field(default_factory=_private_table)
+    bans: BanTable = field(default_factory=_private_bans)
     route_name: str | None = None
     config_dir: str | None = None
     policy_key: str = ""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from fastgw._core.bans import BanTable
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Reply, Route
 from fastgw._core.health import HealthTable
@@ -52,11 +53,14 @@ class DataPlane:
         public: PublicSource,
         health: HealthTable | None = None,
         usage: UsageTable | None = None,
+        bans: BanTable | None = None,
     ) -> None:
         self.loop = loop
         self.engine = Engine(loop, stats)
         self.public = public
-        self.host = Host(bucket_table=buckets, public=self.answer_public, health=health, keys=KeyTable(usage))
+        self.host = Host(
+            bucket_table=buckets, public=self.answer_public, health=health, keys=KeyTable(usage), bans=bans
+        )
         self.keys = ring_of(self.host.shared)
         self.api_keys_read: Stamp | None = None
         self.log: AccessLog | None = None

@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from fastgw._core.bans import BanTable
 from fastgw._core.bucket import BucketTable
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
@@ -24,7 +25,10 @@ ENDPOINTS = 32_768
 """Endpoints of services with health checks or outliers whose state a host keeps; likewise."""
 KEYS = 65_536
 """API keys whose uses a host counts one by one; those beyond are counted together."""
+BANS = 32_768
+"""Addresses a host keeps out at a time; likewise."""
 BUCKETS_LAYOUT = "1"
+BANS_LAYOUT = "1"
 HEALTH_LAYOUT = "1"
 USAGE_LAYOUT = "1"
 """Change the word with the meaning of a byte: `_core/bucket.pyx`, `_core/health.pyx`. The size stands beside it."""
@@ -119,7 +123,8 @@ class Segment:
 
 
 class SharedMemory:
-    """One block of counters per worker, one table of buckets, one of endpoints, one of the uses of API keys.
+    """One block of counters per worker, one table of buckets, one of endpoints, one of the uses of API keys, one
+    of banned addresses.
 
     `handed` are segments of a gateway that this one takes over from: what is not known here, by its layout, begins
     empty, and what is left over is in `unknown`. Counters begin at zero, as after a start: the workers before still
@@ -137,7 +142,8 @@ class SharedMemory:
         buckets = Segment.take("buckets", BUCKETS_LAYOUT, BucketTable.size(BUCKETS), left)
         health = Segment.take("health", HEALTH_LAYOUT, HealthTable.size(ENDPOINTS), left)
         usage = Segment.take("usage", USAGE_LAYOUT, UsageTable.size(KEYS), left)
-        self.segments = [buckets, health, usage]
+        bans = Segment.take("bans", BANS_LAYOUT, BanTable.size(BANS), left)
+        self.segments = [buckets, health, usage, bans]
         self.unknown = list(left)
         self.empty = [segment.layout for segment in self.segments if segment.fresh]
         for fd in left.values():
@@ -147,6 +153,7 @@ class SharedMemory:
         self.buckets = BucketTable(buckets.memory)
         self.health = HealthTable(health.memory)
         self.usage = UsageTable(usage.memory)
+        self.bans = BanTable(bans.memory)
 
     def hand_on(self) -> dict[str, int]:
         """Layout → descriptor, for the gateway that takes over."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastgw._core.bans import BanTable
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
@@ -30,6 +31,7 @@ class WorkerStart:
     buckets: Any
     health: HealthTable
     usage: UsageTable
+    bans: BanTable
     key_file: str | None
     access_log: AccessLogConfig
     drain: float

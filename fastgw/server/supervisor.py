@@ -203,6 +203,7 @@ class Supervisor:
                 buckets=self.memory.buckets,
                 health=self.memory.health,
                 usage=self.memory.usage,
+                bans=self.memory.bans,
                 key_file=config.api_keys.file,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,

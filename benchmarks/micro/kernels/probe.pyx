@@ -15,7 +15,7 @@ TOKEN = jwt.encode(
     {"sub": "user-0001", "scope": "read:orders write:orders", "exp": int(time.time()) + 3600}, SECRET, "HS256"
 )
 REQUEST = (
-    b"POST /api/svc0042/item-7?page=2 HTTP/1.1\r\n"
+    b"GET /api/svc0042/item-7?page=2 HTTP/1.1\r\n"
     b"Host: api.example.com\r\n"
     b"Sec-Fetch-Site: same-origin\r\n"
     b"Accept: application/json, text/plain, */*\r\n"
@@ -36,6 +36,8 @@ CALLER = Consumer(name="client-0001", groups=["staff"], scopes=["read:orders"], 
 OPTIONS = {
     "request_id": {},
     "ip": {"deny": [f"10.{i >> 8}.{i & 255}.0/24" for i in range(1000)]},
+    "ban": {},
+    "memory": {},
     "csrf": {},
     "bot": {},
     "waf": {},
@@ -76,15 +78,16 @@ class InPython(Policy):
 
 
 
-def case(*hooks):
+def case(*hooks, request=REQUEST):
     def run(n):
-        measure(hooks, REQUEST, RESPONSE, n)
+        measure(hooks, request, RESPONSE, n)
 
     return run
 
 
 AFTER_KEY_AUTH = ("authorize", "acl", "abac")
 CASES = [(name, case(hook(name))) for name in OPTIONS if name not in AFTER_KEY_AUTH]
+CASES += [("csrf, of a POST", case(hook("csrf"), request=REQUEST.replace(b"GET", b"POST", 1)))]
 CASES += [(f"key_auth, {name}", case(hook("key_auth"), hook(name))) for name in AFTER_KEY_AUTH]
 CASES += [
     ("a policy in Python", case(PythonHook(InPython({}, BuildContext()), Policy))),
