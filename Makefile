@@ -70,8 +70,9 @@ fuzz: build ## long fuzzing of the HTTP/1.1 path (FASTGW_FUZZ_SECONDS, 600 by de
 conformance: build $(VENV)/.test-tools ## public suites: sslyze, and those of SUITE_DIR (h2spec, testssl.sh, wstest)
 	$(PY) -m tests.conformance
 
-soak: build ## ten minutes of load with random kills of clients and upstreams (FASTGW_SOAK_SECONDS)
+soak: build ## ten minutes of load with random kills (FASTGW_SOAK_SECONDS), 1,000 reloads under load (FASTGW_SOAK_RELOADS)
 	FASTGW_SOAK_SECONDS=$${FASTGW_SOAK_SECONDS:-600} $(PY) -m pytest tests/chaos/test_soak.py -q -s --timeout 0
+	FASTGW_SOAK_RELOADS=$${FASTGW_SOAK_RELOADS:-1000} $(PY) -m pytest tests/chaos/test_reloads.py -q -s --timeout 0
 
 docs: build ## write the generated pages and schemas anew
 	$(PY) -m fastgw.config.describe

@@ -236,6 +236,7 @@ class Agent(Shown):
                 self.spawn(self.hang_up(message["number"]))
             elif message["op"] == "draining":
                 self.draining = True
+                self.rollout.decide("aborted", "the gateway goes")
             elif message["op"] in ("upgrading", "upgraded"):
                 self.handing.hear(message)
 

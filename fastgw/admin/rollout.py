@@ -82,6 +82,8 @@ class Rollout:
 
     async def begin(self, wish: Wish) -> dict[str, Any]:
         self.nothing_is_tried()
+        if self.agent.draining:
+            raise Refused("draining", "the gateway goes")
         file = beside(self.agent.source, wish.file)
         new = await self.agent.compiled(file)
         changes, texts = await self.compare(new)
@@ -205,12 +207,18 @@ class Rollout:
 
     async def end(self, result: Literal["promoted", "aborted"]) -> dict[str, Any] | None:
         """What an operator wishes. None: nothing is tried."""
-        trial, ended = self.running, self.ended
-        if trial is None or ended is None:
+        ended = self.ended
+        if not self.decide(result, "an operator wished it") or ended is None:
             return None
-        trial.told = trial.told or Verdict(result, "an operator wished it")
-        self.wake.set()
         return await asyncio.shield(ended)
+
+    def decide(self, result: Literal["promoted", "aborted"], reason: str) -> bool:
+        """Ends what is tried, soon. False: nothing is."""
+        if self.running is None:
+            return False
+        self.running.told = self.running.told or Verdict(result, reason)
+        self.wake.set()
+        return True
 
     # ------------------------------------------------------------------ the end
 

@@ -362,6 +362,27 @@ def test_a_promotion_that_cannot_be_done_leaves_what_was(gateway, new):
     assert post(gateway, "/config/reload")[0] == 200
 
 
+def test_a_gateway_that_drains_aborts_it(old, eventually):
+    go = threading.Event()
+
+    def hold(connection):
+        connection.read_request()
+        connection.wait(go)
+        connection.send(b"HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\nheld")
+
+    config = {"services": {"up": old.url}, "routes": [{"path": "/*", "service": "up"}]}
+    with FakeUpstream(hold) as held, GatewayProcess({**config, "server": {"timeouts": {"drain": "60s"}}}) as gateway:
+        begin(gateway, other(gateway, services={"up": held.url}), share="99.9999%")
+        with gateway.client(60) as client:
+            client.send(b"GET /a HTTP/1.1\r\nHost: a\r\nX-User: 1\r\n\r\n")
+            eventually(lambda: held.requests, "the request")
+            assert gateway.admin("/drain", "POST")[0] == 202
+            assert ended(gateway, eventually)["reason"] == "the gateway goes"
+            assert post(gateway, body={"file": str(gateway.file)})[1]["problems"][0]["code"] == "draining"
+            go.set()
+            assert bytes(client.response().body) == b"held"
+
+
 # ---------------------------------------------------------------------- processes that die meanwhile
 
 
