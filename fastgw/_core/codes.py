@@ -106,6 +106,8 @@ CODES: dict[str, Code] = {
     "attack_refused": Code(403, DOWNSTREAM, "The request looks like an attack"),
     "banned": Code(403, DOWNSTREAM, "This address may not come in for some time"),
     "short_of_memory": Code(503, GATEWAY, "The gateway is short of memory"),
+    # limits of requests under way
+    "service_overloaded": Code(503, GATEWAY, "Too many requests are under way at the service"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

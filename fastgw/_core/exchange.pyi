@@ -68,6 +68,7 @@ class Route:
         total_ns: int = ...,
         websocket: Any = ...,
         retry: Any = ...,
+        hedge: Any = ...,
         admissions: tuple[Any, ...] = ...,
         response_ns: int = ...,
         idle_ns: int = ...,

@@ -69,6 +69,9 @@ cdef enum:
     W_TUNNELS = 5            # connections of `protocol: tcp`
     W_TUNNEL_IN              # bytes from their clients
     W_TUNNEL_OUT
+    W_HEDGES = 26            # attempts beside the first,
+    W_HEDGES_WON             # those whose answer was taken,
+    W_HEDGES_DENIED          # and those there was no budget for
 
 
 cdef class Stats:

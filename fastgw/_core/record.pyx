@@ -195,6 +195,13 @@ cdef class Stats:
         block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
         return block[W_RETRIES], block[W_RETRIES_BUDGET], block[W_RETRIES_BODY]
 
+    def read_hedges(self, int slot):
+        """Attempts of a service beside the first, those that won, those there was no budget for."""
+        if not 0 <= slot < self.services:
+            raise IndexError(slot)
+        block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
+        return block[W_HEDGES], block[W_HEDGES_WON], block[W_HEDGES_DENIED]
+
     def read_grpc(self, int slot):
         """gRPC calls of a service by status, 0 to 16, and those that ended without one."""
         cdef int i

@@ -23,6 +23,7 @@ from fastgw._core.exchange cimport (
 from fastgw._core.forwarding cimport begin_trace, find_client, make_id
 from fastgw._core.grpc cimport end_with
 from fastgw._core.headers cimport H_ORIGIN, Head
+from fastgw._core.hedge cimport Hedge, arm_next, call_off, dropped, hedge, outlived
 from fastgw._core.plan cimport Plan
 from fastgw._core.policy cimport apply_problem, cancel_tasks, sending
 from fastgw._core.pool cimport Endpoint, Service
@@ -412,13 +413,14 @@ cdef class Relay(Driver):
         ex.attempts += 1
         ex.state = S_POOL
         ex.t_pool = self.reactor.now
+        if route.hedge is not None and ex.attempts == 1:
+            (<Hedge>route.hedge).begin(ex, self.reactor)
         verdict = endpoint.checkout(ex, ex.fresh)
         if verdict == CONTINUE:
             return self._send(ex)
         if verdict == WAIT and route.connect_ns:
             ex.connect_at = ex.t_pool + route.connect_ns
-            if ex.total_at == 0 or ex.connect_at < ex.total_at:
-                self.reactor.wheel.arm(&ex.total, ex.connect_at)
+            arm_next(ex, self.reactor)
         if verdict == REPLIED:
             return self.fail(ex, "pool_exhausted" if endpoint.addresses else "no_endpoint", None)
         return 0
@@ -437,12 +439,13 @@ cdef class Relay(Driver):
         return self._send(ex)
 
     cdef int pool_failed(self, Exchange ex, str code) except -1:
-        return 0 if repeat(ex, code, self.reactor, self.stats) else self.fail(ex, code, None)
+        return 0 if outlived(ex, code) or repeat(ex, code, self.reactor, self.stats) else self.fail(ex, code, None)
 
     cdef int _send(self, Exchange ex) except -1:
         cdef UpstreamStream up = ex.up
         cdef bytes body
         ex.state = S_SENT
+        ex.connect_at = 0
         ex.t_sent = self.reactor.now
         ex.body_filtered = ex.has_body and ex.route.phases & PHASE_REQUEST_BODY != 0
         if ex.route.phases & PHASE_SEND:
@@ -542,6 +545,8 @@ cdef class Relay(Driver):
         ex.state = S_RESPONSE
         if ex.watched:
             answered(ex, self.reactor.now)
+        if ex.hedge is not None and dropped(ex, self.reactor.now):
+            return REPLIED
         if ex.retry is not None and repeat(ex, None, self.reactor, self.stats):
             return REPLIED
         if (ex.route.buffers_response or ex.hold >= 0) and not ex.is_head and not ex.upgraded \
@@ -755,7 +760,7 @@ cdef class Relay(Driver):
             self.stats.add_retry(ex.service.slot)
             rewind(ex)
             return self._checkout(ex, True)
-        return 0 if repeat(ex, code, self.reactor, self.stats) else self.fail(ex, code, None)
+        return 0 if outlived(ex, code) or repeat(ex, code, self.reactor, self.stats) else self.fail(ex, code, None)
 
     cdef int fail(self, Exchange ex, str code, object detail) except -1:
         """Ends the exchange with a problem, or aborts the response when its head is out already."""
@@ -798,16 +803,17 @@ cdef class Relay(Driver):
         cdef int64_t now = self.reactor.now
         if ex.total_at and now >= ex.total_at:
             return self.fail(ex, "route_timeout", None)
+        if ex.hedge_at and now >= ex.hedge_at:
+            hedge(ex, self.reactor, self.stats)
         if ex.retry_at and now >= ex.retry_at:
             ex.retry_at = 0
             if ex.total_at:
                 self.reactor.wheel.arm(&ex.total, ex.total_at)
             return self._checkout(ex, False)
         if ex.state == S_POOL and ex.connect_at and now >= ex.connect_at:
-            return self.fail(ex, "upstream_connect_timeout", None)
-        if ex.total_at:
-            self.reactor.wheel.arm(&ex.total, ex.total_at)
-        return 0
+            (<Endpoint>ex.endpoint).forget(ex)
+            return self.pool_failed(ex, "upstream_connect_timeout")
+        return arm_next(ex, self.reactor)
 
     cdef int downstream_gone(self, Exchange ex, str code) except -1:
         """The client left: nobody is to be answered, but the upstream is to be let go."""
@@ -830,6 +836,8 @@ cdef class Relay(Driver):
     cdef int _finish(self, Exchange ex) except -1:
         cdef Downstream down = ex.down
         ex.state = S_DONE
+        if ex.hedge is not None:
+            call_off(ex)
         if ex.watched:
             left(ex)
         self.active -= 1

@@ -186,7 +186,7 @@ cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1:
         left(ex)
     ex.state = S_POOL
     ex.empty = False
-    ex.connect_at = 0
+    ex.connect_at = ex.hedge_at = 0           # what is sent again is not sent twice at a time
     ex.retry_at = reactor.now + wait
     reactor.wheel.arm(&ex.total, ex.retry_at)
     return True

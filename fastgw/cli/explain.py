@@ -108,6 +108,9 @@ def text(file: str, data: dict[str, object]) -> str:
         endpoint = data["endpoint"]
         assert isinstance(endpoint, list)
         lines += [f"endpoint  {words}" for words in endpoint]
+        resilience = data["resilience"]
+        assert isinstance(resilience, dict)
+        lines += [f"{key:<9} {words}" for key, several in resilience.items() for words in several]
         sockets = data.get("websocket", [])
         assert isinstance(sockets, list)
         lines += [f"websocket {words}" for words in sockets]

@@ -40,7 +40,7 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
 )
 SHORT_FORMS = frozenset(
     {"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance", "HealthCheck",
-     "ConsumerKey", "AbacRule"}
+     "ConsumerKey", "AbacRule", "Hedge", "Concurrency"}
 )
 """Rooms for which a bare value is enough."""
 ONE_OR_MANY = frozenset({

@@ -12,7 +12,7 @@ from fastgw.config.schema.services import Service
 from fastgw.config.schema.tcp import Tcp
 
 HTTP_KEYS = {
-    "": ("host", "tls", "protocol", "http2", "response_trailers", "circuit_breaker", "retry"),
+    "": ("host", "tls", "protocol", "http2", "response_trailers", "circuit_breaker", "retry", "hedge", "concurrency"),
     "balance": ("sticky",),
     "pool": ("max_idle", "idle_timeout", "queue_size", "queue_timeout"),
     "timeouts": ("response", "idle", "header", "honour_client"),

@@ -130,6 +130,7 @@ class AccessLog:
         getters: dict[str, Callable[[Any], Any]] = {
             **GETTERS,
             "query": lambda ex: ex.query,
+            "hedge": lambda ex: ex.hedge_name,
             "headers": partial(recorded_headers, tuple(headers)),
             "cookies": partial(recorded_cookies, tuple(cookies)),
         }

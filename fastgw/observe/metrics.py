@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
+from fastgw.observe.attempts import attempts, concurrency
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -148,6 +148,7 @@ class Collector:
         yield from self.stores()
         yield from self.tunnels()
         yield from self.pools()
+        yield from attempts(self.view.stats, self.view.services)
         yield from self.process()
         if self.view.rollouts:
             yield from self.rollouts()
@@ -165,6 +166,7 @@ class Collector:
             for consumer, key, count in self.view.api_keys:
                 uses.add_metric((consumer, key), count)
             yield uses
+        yield from concurrency(self.view.snapshots)
 
     def health(self) -> Iterator[Metric]:
         labels = ("service", "endpoint")
@@ -401,7 +403,6 @@ class Collector:
         connects = CounterMetricFamily("fastgw_pool_connects", "Upstream connections begun.", labels=labels)
         errors = CounterMetricFamily("fastgw_pool_connect_errors", "Upstream connections that failed.", labels=labels)
         reuses = CounterMetricFamily("fastgw_pool_reuses", "Requests on a kept connection.", labels=labels)
-        retries = CounterMetricFamily("fastgw_silent_retries", "Requests sent again.", labels=("service",))
         total: dict[tuple[str, str], dict[str, int]] = {}
         for pool in (pool for snapshot in self.view.snapshots for pool in snapshot["pools"]):
             into = total.setdefault((pool["service"], pool["endpoint"]), {})
@@ -415,36 +416,7 @@ class Collector:
             connects.add_metric(key, values["connects"])
             errors.add_metric(key, values["connect_errors"])
             reuses.add_metric(key, values["reuses"])
-        again = CounterMetricFamily("fastgw_retries", "Attempts beyond the first, by `retry`.", labels=("service",))
-        denied = CounterMetricFamily(
-            "fastgw_retries_denied", "Attempts that were not made.", labels=("service", "reason")
-        )
-        grpc = CounterMetricFamily(
-            "fastgw_grpc_calls", "gRPC calls by grpc-status; none: ended without.", labels=("service", "status")
-        )
-        for slot in sorted({0, *self.view.services}):
-            service = self.view.services.get(slot, "other")
-            for status, calls in enumerate(
-                map(sum, zip(*(s.read_grpc(slot) for s in self.view.stats if slot < s.services), strict=True))
-            ):
-                if calls:
-                    grpc.add_metric((service, str(status) if status <= 16 else "none"), calls)
-            tries = [s.read_retries(slot) for s in self.view.stats if slot < s.services]
-            for many, add in zip(
-                map(sum, zip(*tries, strict=True)),
-                (
-                    partial(again.add_metric, (service,)),
-                    partial(denied.add_metric, (service, "budget")),
-                    partial(denied.add_metric, (service, "body")),
-                ),
-                strict=False,
-            ):
-                if many:
-                    add(many)
-            count = sum(stats.read_service(slot) for stats in self.view.stats if slot < stats.services)
-            if count:
-                retries.add_metric((self.view.services.get(slot, "other"),), count)
-        yield from (connections, waiting, connects, errors, reuses, retries, again, denied, grpc)
+        yield from (connections, waiting, connects, errors, reuses)
 
     def process(self) -> Iterator[Metric]:
         view = self.view

@@ -29,10 +29,11 @@ from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
 from fastgw._core.prelude import ProxyGate
+from fastgw._core.retry import Budget
 from fastgw._core.settings import Settings
 from fastgw._core.template import Compiled
 from fastgw._core.ws import Rules
-from fastgw.plan.resilience import remaining_by, retry_by
+from fastgw.plan.resilience import KeptLimits, concurrency_by, hedge_by, remaining_by, retry_by
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
 from fastgw.plan.tcp import TcpSpec
@@ -64,6 +65,7 @@ class Host:
     health        the state of endpoints, shared by all workers of the host; None: nobody is ever down
     loads         service → what the balancers of its plans share
     keys          API keys that are managed while the gateway runs
+    limits        limits of requests under way, which plans share too
     """
 
     shared: Shared = field(default_factory=Shared)
@@ -76,6 +78,7 @@ class Host:
     live: dict[str, WeakKeyDictionary[Service, ServiceSpec]] = field(default_factory=dict)
     loads: WeakValueDictionary[str, Load] = field(default_factory=WeakValueDictionary)
     keys: KeyTable = field(default_factory=KeyTable)
+    limits: KeptLimits = field(default_factory=WeakValueDictionary)
 
 
 def endpoints_of(
@@ -203,6 +206,8 @@ class Builder:
         self.http2 = {service.name for service in spec.services if service.protocol != "http/1.1"}
         self.grpc: Any = None
         self.of_plan = Shared()
+        self.hedges = {service.name: service.hedge for service in spec.services if service.hedge is not None}
+        self.budgets = {name: Budget(**hedge["budget"]) for name, hedge in self.hedges.items()}
 
     def context(self, use: PolicySpecUse) -> BuildContext:
         extra: dict[str, Any] = {}
@@ -266,6 +271,7 @@ class Builder:
             idle_ns=given.idle_ns,
             balancer=self.balancer(given),
             retry=retry_by(given.retry),
+            admissions=concurrency_by(self.engine, self.host.limits, "service", given.name, given.concurrency),
         )
         if given.balance.cookie is not None:
             self.sticky.add(given.name)
@@ -349,6 +355,8 @@ class Builder:
             connect_ns=given.connect_ns,
             body_limit=given.body_limit,
             retry=retry_by(given.retry),
+            hedge=hedge_by(given.hedge, asked, self.hedges, self.budgets),
+            admissions=concurrency_by(self.engine, self.host.limits, "route", given.name, given.concurrency),
             websocket=Rules(**given.websocket) if given.websocket is not None else None,
         )
 

@@ -21,6 +21,7 @@ from fastgw.config.fields import format_duration
 from fastgw.config.schema.routes import Route, ValueMatch
 from fastgw.config.schema.services import Service
 from fastgw.plan.precedence import Key, Precedence
+from fastgw.plan.resilience_words import resilience_words
 from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 from fastgw.plan.sockets import socket_words
 
@@ -223,6 +224,7 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
             data["split"] = [{"service": share.service, "weight": share.weight} for share in route.split]
         asked = [route.service] if route.service else [share.service for share in route.split]
         data["endpoint"] = [f"{name}: {choice(config.services[name])}" for name in asked]
+        data["resilience"] = resilience_words(config, route)
         if sockets := socket_words(route):
             data["websocket"] = sockets
         data["target"] = found.target

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Container, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from fastgw._core.hedge import Hedge
 from fastgw._core.retry import Budget, Retry
 from fastgw.config import Config
+from fastgw.config.schema.concurrency import Concurrency as ConcurrencyRoom
+from fastgw.config.schema.hedge import Hedge as HedgeRoom
 from fastgw.config.schema.retry import GRPC_STATUSES
 from fastgw.config.schema.retry import Retry as RetryRoom
 from fastgw.config.schema.routes import Route
 
 if TYPE_CHECKING:
+    from fastgw._core.concurrency import Concurrency
     from fastgw._core.engine import Engine
 
 SECOND = 1_000_000_000
@@ -52,7 +57,7 @@ def retry_of(retry: RetryRoom | None) -> dict[str, Any] | None:
 def retry_by(given: dict[str, Any] | None) -> Retry | None:
     if given is None:
         return None
-    return Retry(Budget(**given["budget"]), **{name: value for name, value in given.items() if name != "budget"})
+    return Retry(Budget(**given["budget"]), **without_budget(given))
 
 
 def services_of(route: Route) -> tuple[str, ...]:
@@ -83,3 +88,103 @@ def remaining_by(engine: Engine, told: Told) -> Iterable[Any]:
 
         for header, honour, names in told:
             yield RemainingTime(engine.reactor, header, honour, names)
+
+
+def hedge_of(hedge: HedgeRoom | None) -> dict[str, Any] | None:
+    """The keyword arguments of _core.hedge.Hedge, and `budget`: those of its Budget."""
+    if hedge is None:
+        return None
+    return {
+        "delay": ns(hedge.delay),
+        "percentile": float(hedge.percentile[1:]) / 100 if hedge.percentile else 0.0,
+        "most": hedge.max_extra,
+        "methods": tuple(hedge.methods),
+        "budget": {"ratio": hedge.budget.ratio, "floor": hedge.budget.per_second},
+    }
+
+
+def hedge_by(
+    own: dict[str, Any] | None,
+    asked: Container[str | None],
+    hedges: Mapping[str, dict[str, Any]],
+    budgets: Mapping[str, Budget],
+) -> Hedge | None:
+    """Of a route: its `own`, or those of the services that are `asked` there. Latencies are the route's; budgets belong
+    to who has them in the file, so that the routes of a service share its."""
+    if own is not None:
+        return Hedge(Budget(**own["budget"]), **without_budget(own))
+    by_service = {
+        name: Hedge(budgets[name], **without_budget(given)) for name, given in hedges.items() if name in asked
+    }
+    return Hedge(by_service=by_service) if by_service else None
+
+
+def without_budget(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name != "budget"}
+
+
+def worker_count(config: Config) -> int:
+    """`auto` is one per core this process may use; 0 is one process for everything."""
+    count = config.server.workers
+    return max(1, len(os.sched_getaffinity(0)) if count is None else count)
+
+
+def concurrency_of(config: Config, given: ConcurrencyRoom | None) -> dict[str, Any] | None:
+    """The keyword arguments of _core.concurrency.Concurrency for one worker, and `gradient`: those of its Gradient."""
+    if given is None:
+        return None
+    found: dict[str, Any] = {"room": given.queue.max, "patience": ns(given.queue.timeout)}
+    if given.max is not None:
+        return found | {"most": -(-given.max // worker_count(config))}
+    assert given.adaptive is not None
+    adaptive = given.adaptive
+    return found | {
+        "gradient": {
+            "least": adaptive.min,
+            "most": adaptive.max,
+            "window": ns(adaptive.window),
+            "percentile": adaptive.percentile,
+            "buffer": adaptive.buffer,
+            "interval": ns(adaptive.min_rtt_interval),
+            "probes": adaptive.min_rtt_requests,
+            "jitter": adaptive.jitter,
+        }
+    }
+
+
+KeptLimits = MutableMapping[tuple[Any, ...], "Concurrency"]
+"""Those in use, by scope (service or route), name and numbers."""
+
+
+def concurrency_by(
+    engine: Engine, kept: KeptLimits, scope: str, name: str, given: dict[str, Any] | None
+) -> tuple[Concurrency, ...]:
+    """The same object over plans as long as its numbers stay: what is under way goes on counting."""
+    if given is None:
+        return ()
+    from fastgw._core.concurrency import Concurrency, Gradient
+
+    gradient = given.get("gradient")
+    numbers = given if gradient is None else {**given, **gradient}
+    key = (scope, name, *sorted((word, value) for word, value in numbers.items() if word != "gradient"))
+    found = kept.get(key)
+    if found is None:
+        rest = {word: value for word, value in given.items() if word != "gradient"}
+        found = Concurrency(engine.reactor, gradient=Gradient(**gradient) if gradient else None, **rest)
+        kept[key] = found
+    return (found,)
+
+
+def limits_view(kept: KeptLimits) -> list[dict[str, Any]]:
+    """For a worker's snapshot; the limits of a plan that goes and of one that comes are both there for a while."""
+    return [
+        {
+            "scope": key[0],
+            "name": key[1],
+            "limit": one.limit,
+            "in_flight": one.in_flight,
+            "queued": one.queued,
+            "refused": one.refused,
+        }
+        for key, one in list(kept.items())
+    ]

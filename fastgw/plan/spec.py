@@ -21,7 +21,7 @@ from fastgw.config.schema.services import Service
 from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.websocket import WebSocket
 from fastgw.plan.addresses import Address, known
-from fastgw.plan.resilience import Told, ns, remaining_of, retry_of
+from fastgw.plan.resilience import Told, concurrency_of, hedge_of, ns, remaining_of, retry_of
 from fastgw.plan.routing import compile_router
 from fastgw.plan.tcp import TcpSpec, compile_tcp
 from fastgw.plan.tls import (
@@ -81,6 +81,8 @@ class ServiceSpec:
     http2: dict[str, int] = field(default_factory=dict)
     balance: BalanceSpec = field(default_factory=BalanceSpec)
     retry: dict[str, Any] | None = None
+    hedge: dict[str, Any] | None = None
+    concurrency: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -118,6 +120,8 @@ class RouteSpec:
     websocket: dict[str, Any] | None = None
     broadcast: dict[str, Any] | None = None
     remaining: Told = ()
+    hedge: dict[str, Any] | None = None
+    concurrency: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -291,6 +295,8 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
         upstream_http2_of(service),
         balance_of(config, service),
         retry_of(service.retry),
+        hedge_of(service.hedge),
+        concurrency_of(config, service.concurrency),
     )
 
 
@@ -382,6 +388,8 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         broadcast=broadcast_of(route),
         retry=retry_of(route.retry),
         remaining=remaining_of(config, route),
+        hedge=hedge_of(route.hedge),
+        concurrency=concurrency_of(config, route.concurrency),
     )
 
 

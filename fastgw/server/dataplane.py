@@ -22,6 +22,7 @@ from fastgw._core.usage import UsageTable
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
 from fastgw.plan import Host, PlanSpec, build, build_now, discover
+from fastgw.plan.resilience import limits_view
 from fastgw.policies._keysets import ring_of
 from fastgw.policies.base import stores_of
 from fastgw.server.keys import Stamp, read, usable
@@ -233,8 +234,13 @@ class DataPlane:
 
     def snapshot(self) -> dict[str, Any]:
         dropped = self.log.dropped if self.log is not None else 0
-        stores = [asdict(store.state()) for store in stores_of(self.host.shared).values()]
-        return {**self.engine.snapshot(), "pid": os.getpid(), "dropped_lines": dropped, "stores": stores}
+        own = {
+            "pid": os.getpid(),
+            "dropped_lines": dropped,
+            "stores": [asdict(store.state()) for store in stores_of(self.host.shared).values()],
+            "limits": limits_view(self.host.limits),
+        }
+        return {**self.engine.snapshot(), **own}
 
     async def retire(self, seconds: float) -> None:
         """Drains where somebody else serves at the same address: kept connections may have one more request for half of

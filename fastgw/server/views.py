@@ -117,6 +117,20 @@ REASONS = {
 }
 
 
+LIMIT_FIELDS = ("limit", "in_flight", "queued", "refused")
+
+
+def limits_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, int]]:
+    """Limits of requests under way, added up over the workers, by scope (service or route) and name."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for snapshot in snapshots:
+        for one in snapshot.get("limits", ()):
+            into = found.setdefault((one["scope"], one["name"]), dict.fromkeys(LIMIT_FIELDS, 0))
+            for field in LIMIT_FIELDS:
+                into[field] += one[field]
+    return found
+
+
 def services_view(
     config: Config,
     snapshots: Sequence[Mapping[str, Any]],
@@ -133,6 +147,7 @@ def services_view(
             for name in POOL_FIELDS:
                 into[name] += pool[name]
             addresses[key] = max(addresses.get(key, 0), pool["addresses"])
+    limits = limits_of(snapshots)
     known = discovery.known if discovery is not None else {}
     states = {state.service: state for state in discovery.states()} if discovery is not None else {}
     conditions = health.by_key() if health is not None else {}
@@ -153,6 +168,8 @@ def services_view(
             }
             for endpoint in endpoints
         ]
-        view = {"name": name, "balance": service.balance.type, "endpoints": rows}
+        view: dict[str, Any] = {"name": name, "balance": service.balance.type, "endpoints": rows}
+        if (limit := limits.get(("service", name))) is not None:
+            view["concurrency"] = limit
         found.append(view | {"discovery": discovery_view(states.get(name), told)})
     return found

@@ -54,7 +54,7 @@ def world(monkeypatch, play=None, service=None, route=None):
     doors = Doors()
 
     def guarded(kind, name):
-        return lambda *args, **options: kind(*args, admissions=(doors.doors[name],), **options)
+        return lambda *args, **options: kind(*args, **{**options, "admissions": (doors.doors[name],)})
 
     monkeypatch.setattr(BUILD, "Service", guarded(Service, "service"))
     monkeypatch.setattr(BUILD, "Route", guarded(Route, "route"))

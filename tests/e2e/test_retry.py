@@ -11,6 +11,7 @@ import pytest
 
 from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 from fastgw.testing.upstream import answer_and, close_without_answer
+from tests.e2e.conftest import full_backlog
 from tests.e2e.test_http2_upstream import Http2Server, code
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -59,6 +60,16 @@ def test_a_refused_connection_whatever_the_method():
             assert get(client, method, body).status == 200
         assert [bytes(one.body) for one in up.requests[1::3]] == [b"abc"] * 2
         assert counted(gateway, "retries_total") >= 3
+
+
+def test_a_routes_own_time_to_connect():
+    with ExitStack() as stack:
+        full = full_backlog(stack)
+        route = {"timeouts": {"connect": "100ms"}}
+        with world(again_and_again(GOOD), endpoints=[full], route=route) as (client, gateway, _):
+            for _ in range(2):
+                assert get(client).status == 200
+            assert counted(gateway, "retries_total") >= 1
 
 
 def test_statuses_that_are_listed_and_another_endpoint_each_time():

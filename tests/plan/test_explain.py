@@ -107,6 +107,62 @@ routes:
     assert "websocket frames of 1KiB at most (1009)\n" in verb("explain", str(file), "GET http://h/all").stdout
 
 
+def test_what_holds_when_a_service_fails(tmp_path):
+    file = tmp_path / "failing.yaml"
+    file.write_text(
+        """
+server: {workers: 4}
+services:
+  a:
+    endpoints: ['http://127.0.0.1:1']
+    timeouts: {header: X-Left, honour_client: true}
+    retry: {attempts: 2, retry_on: [connect, 503], per_try: 2s}
+    hedge: p95
+    concurrency: {max: 10, queue: {max: 5, timeout: 2s}}
+  b: {endpoints: ['http://127.0.0.1:2'], concurrency: {adaptive: {min: 2, max: 9}}}
+  c: 'http://127.0.0.1:3'
+routes:
+  - {path: /a, service: a}
+  - {path: /own, service: a, retry: {attempts: 1}, hedge: {delay: 50ms, percentile: p99, max_extra: 2}, concurrency: 1}
+  - {path: /split, split: [{service: a, weight: 1}, {service: b, weight: 1}]}
+  - {path: /c, service: c}
+"""
+    )
+
+    def words(path):
+        return orjson.loads(verb("explain", str(file), path, "--json").stdout)["resilience"]
+
+    budget = "at most 10% of the requests and 1 a second"
+    limit = "10 at once, 3 in each of 4 workers; 5 may wait for 2s"
+    hedge = f"a: another endpoint after the p95 of the route, once it is known, by GET, HEAD, OPTIONS; {budget}"
+    retry = (
+        "a: 2 tries for connect, 503 by GET, HEAD, OPTIONS, PUT, DELETE; each of 2s at most; waits up to 25ms, "
+        "doubling to 1s; bodies of 64KiB; at most 20% of the requests and 3 a second"
+    )
+    told = "told by X-Left, a client's own is an upper bound"
+    assert words("/a") == {
+        "retry": [retry],
+        "hedge": [hedge],
+        "concurrency": [f"a: {limit}"],
+        "remaining": [f"each service: {told}"],
+    }
+    own = words("/own")
+    assert own["retry"] == ["none (the route's own)"]
+    assert own["hedge"] == [
+        "up to 2 other endpoints after the p99 of the route, 50ms at least, by GET, HEAD, OPTIONS; "
+        f"{budget} (the route's own)"
+    ]
+    assert own["concurrency"] == ["the route: 1 at once, 1 in each of 4 workers; no queue", f"a: {limit}"]
+    assert words("/split") == {
+        "retry": [retry],
+        "hedge": [hedge],
+        "concurrency": [f"a: {limit}", "b: as many at once as each worker learns, 2 to 9; no queue"],
+        "remaining": [f"a: {told}"],
+    }
+    assert words("/c") == {}
+    assert f"hedge     {hedge}\n" in verb("explain", str(file), "/a").stdout
+
+
 def test_exit_codes():
     assert verb("explain", "config.example.yaml", "/api/users").returncode == 0
     assert verb("explain", "config.example.yaml", "/nowhere").returncode == 1

@@ -28,6 +28,8 @@ from fastgw.config.pattern import PathPattern, Rewrite, parse_path, parse_rewrit
 from fastgw.config.registry import PolicySpec
 from fastgw.config.schema.address import HOST_NAME
 from fastgw.config.schema.base import Room, key
+from fastgw.config.schema.concurrency import Concurrency
+from fastgw.config.schema.hedge import Hedge
 from fastgw.config.schema.retry import Retry
 from fastgw.config.schema.services import HostHeader
 from fastgw.config.schema.timeouts import RouteTimeouts
@@ -390,6 +392,12 @@ class Route(Match):
     )
     retry: Retry | None = key(
         None, "What is sent again of its requests, in the place of what its service says; with a budget of its own."
+    )
+    hedge: Hedge | None = key(
+        None, "What is asked of another endpoint too, in the place of what its service says.", example="p95"
+    )
+    concurrency: Concurrency | None = key(
+        None, "How many of its requests may be under way at once, beside what its service says.", example=50
     )
     policies: PolicyList = key((), "Its policies, after those for every route.", example=["request_id"])
     without: tuple[Name, ...] = key(

@@ -10,8 +10,10 @@ from fastgw.config.fields import Duration, Ratio, Size, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, OriginUrl
 from fastgw.config.schema.balance import Balance
 from fastgw.config.schema.base import Later, Room, key
+from fastgw.config.schema.concurrency import Concurrency
 from fastgw.config.schema.discovery import Discovery
 from fastgw.config.schema.health import HealthCheck, Outliers
+from fastgw.config.schema.hedge import Hedge
 from fastgw.config.schema.retry import Retry
 from fastgw.config.schema.timeouts import ServiceTimeouts
 from fastgw.config.schema.tls import UpstreamTls
@@ -125,6 +127,10 @@ class Service(Room):
     retry: Retry | None = key(
         None, "What is sent again when it fails; without, only what a dead kept connection swallowed."
     )
+    hedge: Hedge | None = key(
+        None, "What is asked of another endpoint too when the first takes long.", example="p95"
+    )
+    concurrency: Concurrency | None = key(None, "How many requests it may have under way at once.", example=200)
     discovery: Discovery | None = key(
         None, "Where its endpoints are learnt from; `endpoints`, when there are some, are used until then."
     )
