@@ -108,6 +108,7 @@ CODES: dict[str, Code] = {
     "short_of_memory": Code(503, GATEWAY, "The gateway is short of memory"),
     # limits of requests under way
     "service_overloaded": Code(503, GATEWAY, "Too many requests are under way at the service"),
+    "contract_broken": Code(400, DOWNSTREAM, "The request is not what the contract says"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

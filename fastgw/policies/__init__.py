@@ -51,6 +51,7 @@ BUILTIN: dict[str, str] = {
     "security_headers": "fastgw.policies.security_headers:SecurityHeaders",
     "csrf": "fastgw.policies.csrf:Csrf",
     "bot": "fastgw.policies.bot:Bot",
+    "validate": "fastgw.policies.validate:Validate",
     "waf": "fastgw.policies.waf:Waf",
     "rate_limit": "fastgw.policies.rate_limit:RateLimit",
     "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",
