@@ -268,7 +268,20 @@ def test_clients_are_told_apart_by_address_too(gateway, new):
     assert who(gateway, users, "X-Forwarded-For", connections=3) == first
     # without the header that is trusted they are all one client
     assert len(set(who(gateway, USERS[:50]).values())) == 1
-    assert post(gateway, "/config/apply/abort")[0] == 200
+
+
+def test_and_by_cookie(gateway, new):
+    begin(gateway, other(gateway, services={"up": new.url}), by="cookie:sid", share="50%")
+    cookies = {user: f"sidx=1; sid={user}; other=2" for user in USERS[:200]}
+    first = who(gateway, list(cookies.values()), "Cookie")
+    assert 58 < list(first.values()).count("new") < 142
+    # what else there is among the cookies makes no difference
+    again = who(gateway, [f"sid={user}" for user in cookies], "Cookie")
+    assert {user: first[cookie] for user, cookie in cookies.items()} == {
+        user: again[f"sid={user}"] for user in cookies
+    }
+    # who has none is known by the address
+    assert len(set(who(gateway, ["a=1", "b=2", "sidx=3"], "Cookie").values())) == 1
 
 
 def test_a_good_one_is_promoted(gateway, new):
