@@ -40,6 +40,9 @@ FEATURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "outliers": ("`outliers`", {"outliers": {}}),
     "checks+outliers": ("both", {"health_check": CHECK, "outliers": {}}),
     "retry": ("`retry: {attempts: 3}`", {"retry": {"attempts": 3}}),
+    "hedge": ("`hedge: {percentile: p95, delay: 10ms}`", {"hedge": {"percentile": "p95", "delay": "10ms"}}),
+    "concurrency": ("`concurrency: 200`", {"concurrency": 200}),
+    "adaptive": ("`concurrency: {adaptive: {}}`", {"concurrency": {"adaptive": {}}}),
     "deadline": ("`timeouts: {header: X-Request-Timeout}`", {"timeouts": {"header": "X-Request-Timeout"}}),
     "least_requests": ("`balance: least_requests`", {"balance": "least_requests"}),
 }

@@ -102,6 +102,19 @@ def test_nobody_is_asked_more_than_its_share_when_all_come_back(world):
             assert len(after) / 5 < sum(one[1] == who for one in after) < len(after) / 2
 
 
+def test_slow_and_hedged(world):
+    """it takes 3 s for each answer, `hedge: {delay: 100ms}` | 0 failures; the longest answer takes less than 2.5 s"""
+    endpoints, _ = world
+    hedge = {"delay": "100ms", "budget": {"ratio": 1, "per_second": 100}}
+    gateway = gateway_for(world, hedge=hedge)
+    with Load(gateway) as load:
+        until(lambda: len(load.answers) > 300 and {answer[1] for answer in load.answers} == {0, 1, 2}, "answers of all")
+        endpoints[1].toggle("slow")
+        until(lambda: counted(gateway, "hedges_won") >= 20, "hedges")
+    assert not load.failures()
+    assert load.longest < 2.5
+
+
 @pytest.mark.parametrize(
     "scenario", [name for name in dir(sys.modules[__name__]) if name.startswith("test_") and name != "test_table"]
 )
