@@ -194,6 +194,11 @@ class DataPlane:
         for lid in self.listeners.pop(name, ()):
             self.engine.unlisten(lid).close()
 
+    def unlisten_all(self) -> None:
+        """Nobody is to wait in a queue that is not looked at any more: who comes now is refused, and goes elsewhere."""
+        for name in list(self.listeners):
+            self.unlisten(name)
+
     # ------------------------------------------------------------------ the access log
 
     def prepare_log(self, settings: AccessLogConfig) -> None:
@@ -245,6 +250,7 @@ class DataPlane:
     async def retire(self, seconds: float) -> None:
         """Drains where somebody else serves at the same address: kept connections may have one more request for half of
         the time, and its answer tells their clients to go. So no request meets a connection that is being closed."""
+        self.unlisten_all()
         self.engine.retire(seconds / 2)
         half = self.loop.time() + seconds / 2
         while (self.engine.connections or self.engine.arriving) and self.loop.time() < half:
@@ -253,6 +259,7 @@ class DataPlane:
 
     async def drain(self, seconds: float) -> None:
         """Lets what is in flight come to its end; what is not done in time is cut."""
+        self.unlisten_all()
         self.engine.drain(seconds / 2)
         end = self.loop.time() + seconds
         while self.engine.connections and self.loop.time() < end:

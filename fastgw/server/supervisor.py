@@ -453,12 +453,14 @@ class Supervisor:
         if at_once:
             self.deadline = min(self.deadline, now + GRACE)
         self.tell_agent({"op": "draining"})
+        self.listeners.forget()                      # as the workers do: who comes now is refused, not kept waiting
         self.signal_workers(signal.SIGTERM)
 
     def retire(self) -> None:
         """Another supervisor serves at our sockets. Clients may keep their connections for one more request."""
         self.stopping = True
         self.deadline = time.monotonic() + self.release.head.server.timeouts.drain + GRACE
+        self.listeners.forget()
         self.signal_workers(signal.SIGUSR2)
 
     def finished(self) -> bool:

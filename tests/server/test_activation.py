@@ -1,6 +1,7 @@
 """Sockets that a service manager opened: systemd's own tool is the manager where it is installed."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import yaml
 
 from fastgw.server.activation import ActivationError, activated
 from fastgw.server.sockets import share_of
-from fastgw.testing import free_port
+from fastgw.testing import GatewayProcess, free_port
 from fastgw.testing.process import descendants
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -48,15 +49,16 @@ def variables(count, pid=None, names=""):
 
 
 @contextlib.contextmanager
-def running(tree, tmp_path, command, stderr, **kwargs):
-    """A gateway started by somebody else; ends with SIGTERM and exit code 0."""
+def running(tree, tmp_path, command, stderr, upgraded=False, **kwargs):
+    """A gateway started by somebody else; ends with SIGTERM and exit code 0, or was `upgraded` and has ended."""
     file = tmp_path / "gateway.yaml"
     file.write_text(yaml.safe_dump(tree))
     with open(stderr, "wb") as err:
         process = subprocess.Popen([*command, str(file)], stderr=err, stdout=subprocess.DEVNULL, **kwargs)
     try:
         yield process
-        process.send_signal(signal.SIGTERM)
+        if not upgraded:
+            process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, stderr.read_text()
     finally:
         for pid in [*descendants(process.pid), process.pid]:
@@ -135,6 +137,45 @@ def links(pid):
             with contextlib.suppress(OSError):
                 found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
     return found
+
+
+def test_an_upgrade_hands_activated_sockets_on_and_they_stay_the_managers(tree, tmp_path):
+    log, path = tmp_path / "err", str(tmp_path / "in.sock")
+    with listening(("127.0.0.1", 0)) as tcp, listening(path, socket.AF_UNIX) as unix:
+        tree["server"]["listeners"] = [f"127.0.0.1:{tcp.getsockname()[1]}", f"unix:{path}"]
+        given = [tcp, unix]
+        env = {**os.environ, "TEST_FDS": ",".join(str(one.fileno()) for one in given)}
+        command = [sys.executable, "-c", EXEC, sys.executable, "-m", "fastgw", "run"]
+        fds = [one.fileno() for one in given]
+        admin = free_port()
+        tree["admin"] = {"bind": f"127.0.0.1:{admin}"}
+        GatewayProcess.adopt_orphans()
+        try:
+            with running(tree, tmp_path, command, log, env=env, pass_fds=fds, upgraded=True) as process:
+                assert ask(socket.AF_INET, tcp.getsockname()) == 200
+                answer = told(admin, REQUEST.replace(b"GET / ", b"POST /upgrade "))
+                assert process.wait(60) == 0, log.read_text()
+                assert ask(socket.AF_INET, tcp.getsockname()) == 200
+                assert ask(socket.AF_UNIX, path) == 200
+                new = json.loads(answer)["pid"]
+                os.kill(new, signal.SIGTERM)
+                assert os.waitstatus_to_exitcode(os.waitpid(new, 0)[1]) == 0
+        finally:
+            GatewayProcess.adopt_orphans(False)
+        assert os.path.exists(path), "the file of a unix socket belongs to who opened it"
+        # the gateway is gone; who comes now waits in the manager's socket
+        with socket.create_connection(tcp.getsockname(), 30) as waiting:
+            waiting.sendall(REQUEST)
+
+
+def told(port, request):
+    """The body of an answer."""
+    with socket.create_connection(("127.0.0.1", port), 120) as client:
+        client.sendall(request)
+        data = b""
+        while (more := client.recv(65536)):
+            data += more
+        return data.partition(b"\r\n\r\n")[2]
 
 
 @pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="no systemd-socket-activate (systemd)")
