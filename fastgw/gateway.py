@@ -311,5 +311,6 @@ class Gateway:
         """What the admin API asks: accepts no more, and tells who runs us by `stop_wanted`."""
         self._draining = True
         if self.plane is not None:
+            self.plane.unlisten_all()
             self.plane.engine.drain()
         self.stop_wanted.set()
