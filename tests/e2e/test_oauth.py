@@ -45,10 +45,10 @@ def upstream():
 
 def introspect(path, form):
     known = {
-        "good": {"active": True, "sub": "ada", "scope": "read write", "exp": time.time() + 600, "aud": "shop"},
+        "good": {"active": True, "sub": "ada", "scope": "read write", "exp": time.time() + 86400, "aud": "shop"},
         "reader": {"active": True, "sub": "bob", "scope": "read"},
         "old": {"active": True, "sub": "ada", "scope": "read write", "exp": time.time() - 5, "aud": "shop"},
-        "early": {"active": True, "sub": "ada", "nbf": time.time() + 600},
+        "early": {"active": True, "sub": "ada", "nbf": time.time() + 86400},
         "yes": {"active": "true", "sub": "root"},
         "evil": {"active": True, "sub": "a\r\nX-Admin: 1", "scope": "read write"},
         "odd": {"active": True, "sub": "ada", "exp": "soon"},

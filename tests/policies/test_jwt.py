@@ -26,7 +26,7 @@ def pem(private) -> str:
 
 
 def token(claims=None, key=SECRET, algorithm="HS256", headers=None, **more) -> str:
-    body = {"sub": "ada", "exp": int(time.time()) + 600, **(claims or {}), **more}
+    body = {"sub": "ada", "exp": int(time.time()) + 86400, **(claims or {}), **more}
     return pyjwt.encode({k: v for k, v in body.items() if v is not None}, key, algorithm, headers=headers)
 
 
@@ -100,7 +100,7 @@ def hmac_with_public_key() -> str:
         ({"public_key": pem(RSA)}, hmac_with_public_key(), "invalid_token"),
         (HS, token(headers={"crit": ["exp"], "exp": 1}), "invalid_token"),
         (HS, token(exp=int(time.time()) - 1), "token_expired"),
-        (HS, token(nbf=int(time.time()) + 3600), "invalid_token"),
+        (HS, token(nbf=int(time.time()) + 86400), "invalid_token"),
         ({**HS, "issuer": "https://id"}, token(iss="https://evil"), "invalid_token"),
         ({**HS, "issuer": "https://id"}, token(), "invalid_token"),
         ({**HS, "audience": "orders"}, token(aud="users"), "invalid_token"),
