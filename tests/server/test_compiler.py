@@ -88,7 +88,8 @@ def test_a_starved_process_is_followed_by_one_with_more_right_to_a_core(monkeypa
     (first, nice, pid), (second, nicer, _) = [line.split() for line in attempts.read_text().splitlines()]
     assert (int(first), int(second)) == (os.SCHED_IDLE, os.SCHED_OTHER)
     assert int(nicer) == min(19, int(nice) + compiler.MODEST)
-    with contextlib.suppress(ChildProcessError):     # it was ended; it goes when it has time, which may be after our loop
+    # it was ended; it goes when it has time, which may be after our loop
+    with contextlib.suppress(ChildProcessError):
         assert os.WTERMSIG(os.waitpid(int(pid), 0)[1]) == signal.SIGKILL
 
 
