@@ -84,6 +84,8 @@ def post(exchange: Exchange, client: OAuthClient, path: str, form: Mapping[str, 
         )
     except FetchError as error:
         raise Unreachable(error.code) from None
+    except ValueError:
+        raise Unreachable("the endpoint has no path that can be asked for") from None
     return answer_of(fetched)
 
 

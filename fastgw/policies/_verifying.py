@@ -19,7 +19,7 @@ from fastgw._core.exchange import Problem
 T = TypeVar("T")
 
 SHARE = 0.25
-BURST = 0.001
+BURST = 0.0001
 """Seconds."""
 MOST = 1000
 """Tokens that wait."""

@@ -221,7 +221,7 @@ class Oidc(Policy):
     def called_back(self, exchange: Exchange) -> Answer | Awaitable[Answer]:
         """Core §3.1.2.5 to §3.1.3; RFC 6749 §10.12: the state shows that this browser began it."""
         options = self.options
-        told = dict(parse_qsl(exchange.query, keep_blank_values=True, max_num_fields=20)) if exchange.query else {}
+        told = dict(parse_qsl(exchange.query, keep_blank_values=True)) if exchange.query else {}
         state, code = told.get("state", ""), told.get("code", "")
         sealed = cookies_of(exchange, self.login_cookie(state)).get(self.login_cookie(state), "")
         login = self.logins.open(sealed) if state and sealed else None

@@ -169,6 +169,7 @@ def test_logins_that_this_browser_did_not_begin(world):
         assert code_of(mine.back("")) == (401, "login_failed")
         assert code_of(mine.get("/oauth2/callback")) == (401, "login_failed")
         assert code_of(mine.back(asked["state"], more="&iss=https://other.example")) == (401, "login_failed")
+        assert code_of(mine.get("/oauth2/callback?" + "a=1&" * 1000)) == (401, "login_failed")
         refused = mine.get(f"/oauth2/callback?error=access_denied&state={asked['state']}")
         assert code_of(refused) == (401, "login_failed")
         assert world.server.asked == [], "the provider was not asked with any of these"
@@ -241,6 +242,12 @@ def test_a_large_session_is_in_several_cookies(world):
         assert browser.cookies == {}
         world.claims = {"roles": [secrets.token_hex(30) for _ in range(300)]}
         assert code_of(world.log_in(Browser(gateway))) == (401, "login_failed")
+
+
+def test_a_token_endpoint_that_cannot_be_asked_for(world):
+    world.issuer.extra["token_endpoint"] = "https://id.example.com/<token>"
+    with GatewayProcess(world.config()) as gateway:
+        assert code_of(world.log_in(Browser(gateway))) == (503, "authorizer_unavailable")
 
 
 def test_a_provider_that_was_never_reached(world):

@@ -1,13 +1,18 @@
 """Tokens of RFC 7515, 7516 and 7519, and each way to be refused with its reason."""
 
 import base64
+import hashlib
+import hmac
 import json
 
 import jwt as pyjwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
+from fastgw._core.verified import Verified
 from fastgw.config.fields import Secret
 from fastgw.policies._jwk import SigningKey, load_key, read_jwk, read_jwks
 from fastgw.policies._tokens import Rules, Verifier, claim
@@ -111,18 +116,12 @@ def test_a_public_key_is_no_shared_secret():
     pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     key = SigningKey(None, *load_key("RS256", None, Secret(pem.decode())))
     head, body = b64(b'{"alg":"HS256"}'), b64(b'{"sub":"root"}')
-    import hashlib
-    import hmac
-
     signature = b64(hmac.new(pem, f"{head}.{body}".encode(), hashlib.sha256).digest())
     assert refusal(f"{head}.{body}.{signature}", key) == "The token's algorithm is not the key's."
 
 
 def signed(header, payload=b'{"sub":"ada"}'):
     """A good HS256 signature over whatever is there."""
-    import hashlib
-    import hmac
-
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     start = f"{b64(raw)}.{b64(payload)}"
     key = base64.urlsafe_b64decode(HS_KEY + "==")
@@ -200,6 +199,29 @@ def test_nested_claims():
     assert found.refusal is None and found.consumer.name == "ada"
     assert b"X-User-Scopes: a b\r\n" in found.lines
     assert verify(text, hs_key(), required_claims={"realm.tenant": None}).refusal.code == "forbidden"
+
+
+@given(st.binary(max_size=300) | st.text("ABab01-_.=", max_size=300).map(str.encode))
+def test_anything_else_is_refused(raw):
+    found = Verifier([hs_key()], Rules(required_claims={})).verify(raw)
+    assert found.status == 401
+
+
+@given(st.data())
+def test_a_token_with_one_byte_changed_is_refused(data):
+    good = signed({"alg": "HS256"}, b'{"sub":"ada","scope":"a b"}').encode()
+    at = data.draw(st.integers(0, len(good) - 1))
+    other = data.draw(st.integers(0, 255).filter(lambda byte: byte != good[at]))
+    found = Verifier([hs_key()], Rules(required_claims={})).verify(good[:at] + bytes([other]) + good[at + 1 :])
+    assert found.status == 401
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=5),
+       st.sampled_from(["sub", "scope", "exp", "nbf", "iat", "iss", "aud", "jti"]))  # fmt: skip
+def test_claims_of_any_kind_break_nothing(value, name):
+    """Whatever a signed token says, it is good or refused."""
+    found = verify(signed({"alg": "HS256"}, json.dumps({"sub": "ada", name: value}).encode()), hs_key())
+    assert isinstance(found, Verified) or found.status == 401
 
 
 # ---------------------------------------------------------------------------------------- sets of keys
