@@ -146,6 +146,10 @@ class Gateway:
         assert self._desk is not None
         return self._desk
 
+    async def snapshots(self) -> list[dict[str, Any]]:
+        assert self.plane is not None
+        return [self.plane.snapshot()]
+
     @property
     def memory(self) -> SharedMemory:
         assert self._memory is not None

@@ -9,6 +9,7 @@
     GET  /routes                        routes in the order of the file
     GET  /routes/stale                  routes by how long nobody asked for them, or their service had no endpoint
     GET  /config                        the configuration in force, secrets masked
+    GET  /contract                      traffic that OpenAPI documents do not know, by the policy `openapi`
     GET  /bans; DELETE /bans/{address}: see bans.py
     GET  /consumers, /keys; POST /keys, /keys/{id}/rotate; DELETE /keys/{id}: see keys.py
     POST /config/reload                 200 with the new generation, 400 with every problem
@@ -35,6 +36,7 @@ from pydantic import ValidationError
 
 from fastgw.admin import bans, keys
 from fastgw.config.errors import Problem, dotted
+from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
 from fastgw.server.keys import KeyDesk, KeyProblem
 from fastgw.server.shared import SharedMemory
@@ -58,6 +60,7 @@ class Backend(Protocol):
     async def ready(self) -> tuple[bool, dict[str, Any]]: ...
     async def metrics(self) -> tuple[str, bytes]: ...
     async def services(self) -> list[dict[str, Any]]: ...
+    async def snapshots(self) -> list[dict[str, Any]]: ...
     async def routes(self) -> list[dict[str, Any]]: ...
     async def stale_routes(self) -> dict[str, Any]: ...
     async def config(self) -> dict[str, Any]: ...
@@ -85,7 +88,8 @@ Answer = tuple[int, str, bytes]
 
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
-            "/config", "/config/apply", "/consumers", "/keys", "/bans"],
+            "/config", "/config/apply", "/consumers", "/keys", "/bans",
+            "/contract"],
     "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/upgrade", "/drain",
              "/keys", "/keys/{id}/rotate"],
     "DELETE": ["/keys/{id}", "/bans/{address}"],
@@ -170,6 +174,7 @@ class Api:
             "/": ("GET", self.index),
             "/health": ("GET", self.health),
             "/ready": ("GET", self.ready),
+            "/contract": ("GET", self.contract),
             "/services": ("GET", self.services),
             "/routes": ("GET", self.routes),
             "/routes/stale": ("GET", self.stale_routes),
@@ -209,6 +214,9 @@ class Api:
     async def metrics(self) -> Answer:
         content_type, body = await self.backend.metrics()
         return 200, content_type, body
+
+    async def contract(self) -> Answer:
+        return json(200, report(one["contract"] for one in await self.backend.snapshots()))
 
     async def services(self) -> Answer:
         return json(200, await self.backend.services())

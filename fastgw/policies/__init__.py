@@ -52,6 +52,7 @@ BUILTIN: dict[str, str] = {
     "csrf": "fastgw.policies.csrf:Csrf",
     "bot": "fastgw.policies.bot:Bot",
     "validate": "fastgw.policies.validate:Validate",
+    "openapi": "fastgw.policies.openapi:Openapi",
     "waf": "fastgw.policies.waf:Waf",
     "rate_limit": "fastgw.policies.rate_limit:RateLimit",
     "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",

@@ -23,6 +23,7 @@ from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
 from fastgw.plan import Host, PlanSpec, build, build_now, discover
 from fastgw.plan.resilience import limits_view
+from fastgw.policies._contract import Ledger
 from fastgw.policies._keysets import ring_of
 from fastgw.policies.base import stores_of
 from fastgw.server.keys import Stamp, read, usable
@@ -244,6 +245,7 @@ class DataPlane:
             "dropped_lines": dropped,
             "stores": [asdict(store.state()) for store in stores_of(self.host.shared).values()],
             "limits": limits_view(self.host.limits),
+            "contract": self.host.shared.get_or_create("contract", Ledger).rows(),
         }
         return {**self.engine.snapshot(), **own}
 
