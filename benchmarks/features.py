@@ -44,6 +44,13 @@ FEATURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "concurrency": ("`concurrency: 200`", {"concurrency": 200}),
     "adaptive": ("`concurrency: {adaptive: {}}`", {"concurrency": {"adaptive": {}}}),
     "deadline": ("`timeouts: {header: X-Request-Timeout}`", {"timeouts": {"header": "X-Request-Timeout"}}),
+    "hedge": ("`hedge: 1s`", {"hedge": "1s"}),
+    "hedge_percentile": ("`hedge: {percentile: p95, delay: 1s}`", {"hedge": {"percentile": "p95", "delay": "1s"}}),
+    "concurrency": ("`concurrency: 200`", {"concurrency": 200}),
+    "adaptive": (
+        "`concurrency: {adaptive: {}}`, with a queue",
+        {"concurrency": {"adaptive": {"min": 50}, "queue": {"max": 1000}}},
+    ),
     "least_requests": ("`balance: least_requests`", {"balance": "least_requests"}),
 }
 NOT_THERE = ("unknown_key", "not_implemented", "unknown_policy")

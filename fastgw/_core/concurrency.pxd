@@ -43,8 +43,7 @@ cdef class Concurrency(Admission):
     cdef readonly uint64_t refused
     cdef Reactor reactor
     cdef object queue                     # deque of (Exchange, Ticket)
-    cdef Wake wake
-    cdef Late late
+    cdef Late late                        # while somebody waits
     cdef bint waking
     cdef object __weakref__
     cdef int limit_now(self) noexcept

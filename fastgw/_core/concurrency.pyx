@@ -145,10 +145,6 @@ cdef class Concurrency(Admission):
         self.room = room
         self.patience = patience
         self.queue = deque()
-        self.wake = Wake()
-        self.wake.home = self
-        self.late = Late()
-        self.late.home = self
 
     @property
     def limit(self):
@@ -213,19 +209,26 @@ cdef class Concurrency(Admission):
     # ------------------------------------------------------------------ those who wait
 
     cdef int _free(self) except -1:
+        cdef Wake wake
         if self.queue and not self.waking and self.in_flight < self.limit_now():
             self.waking = True
-            self.reactor.later(self.wake)
+            wake = Wake()
+            wake.home = self
+            self.reactor.later(wake)
         return 0
 
     cdef int _arm(self) except -1:
-        """For the first of those who wait."""
+        """For the first of those who wait. Without one nothing holds a limit that its plan has let go."""
         cdef Ticket ticket
         if self.queue:
+            if self.late is None:
+                self.late = Late()
+                self.late.home = self
             ticket = <Ticket>self.queue[0][1]
             self.reactor.wheel.arm(&self.late.timer, ticket.at + self.patience)
-        else:
-            self.reactor.wheel.cancel(&self.late.timer)
+        elif self.late is not None:
+            self.reactor.wheel.unlink(&self.late.timer)
+            self.late = None
         return 0
 
     cdef int run_waiting(self) except -1:
