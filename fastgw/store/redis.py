@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis as Client
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -38,8 +39,17 @@ def milliseconds(ttl: float) -> int:
     return max(1, int(ttl * 1000))
 
 
+class TlsConnection(SSLConnection):
+    """Trusts what `ca` has and nothing else; the library would add it to the authorities of the host."""
+
+    def __init__(self, *, trust: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = trust
+
+
 def client_of(options: Redis) -> Client:
-    """Connects with the first command. One try anew when a kept connection turns out to be dead."""
+    """Connects with the first command. One try anew when a kept connection turns out to be dead. OSError when `ca`
+    cannot be read."""
     common: dict[str, Any] = {
         "username": options.username,
         "password": options.password.reveal() if options.password else None,
@@ -50,11 +60,13 @@ def client_of(options: Redis) -> Client:
         "health_check_interval": 0,
     }
     url = options.url
-    if url.startswith("rediss://"):
-        common |= {"ssl_ca_certs": options.ca, "ssl_check_hostname": True}
     if url.startswith("unix:"):
         common.pop("socket_connect_timeout")
-    return Client(connection_pool=ConnectionPool.from_url(url, **common))
+    pool = ConnectionPool.from_url(url, **common)
+    if url.startswith("rediss://"):
+        pool.connection_class = TlsConnection
+        pool.connection_kwargs["trust"] = ssl.create_default_context(cafile=options.ca)
+    return Client(connection_pool=pool)
 
 
 class RedisStore(Store):
@@ -85,7 +97,12 @@ class RedisStore(Store):
             self.failures += 1
             raise StoreError("paused", "it failed before")
         if self.client is None:
-            self.client = client_of(self.options)
+            try:
+                self.client = client_of(self.options)
+            except OSError as error:                 # an SSLError is one
+                failure = StoreError("unreachable", f"its CA certificates cannot be read: {type(error).__name__}")
+                self.bad(failure)
+                raise failure from None
         task: asyncio.Task[T] = asyncio.get_running_loop().create_task(self.command(command(self.client)))
         self.running.add(task)
         task.add_done_callback(self.done)

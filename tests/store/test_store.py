@@ -1,6 +1,7 @@
 """Both stores do the same; Redis is a real one, which is killed, stopped and asked with a wrong password."""
 
 import asyncio
+import ssl
 import time
 
 import pytest
@@ -205,7 +206,13 @@ def test_tls(tmp_path):
         store = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=pki.cert, **PATIENT))
         await store.put("a", b"1", ttl=60)
         assert await store.get("a") == b"1"
+        trust = store.client.connection_pool.connection_kwargs["trust"]
+        assert len(trust.get_ca_certs()) == 1 and trust.check_hostname and trust.verify_mode == ssl.CERT_REQUIRED
         await store.close()
+        missing = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=str(tmp_path / "missing"), **PATIENT))
+        with pytest.raises(StoreError) as caught:
+            await missing.get("a")
+        assert caught.value.reason == "unreachable"
         for url, ca in ((f"rediss://localhost:{port}", stranger.cert), (f"rediss://127.0.0.1:{port}", pki.cert)):
             store = RedisStore(Redis(url=url, ca=ca, **PATIENT))
             with pytest.raises(StoreError) as caught:
