@@ -125,7 +125,8 @@ def main(words: Sequence[str] | None = None) -> int:
     (args.results / "features.json").write_text(json.dumps(facts, indent=2) + "\n")
     note = (
         f"Commit {facts['commit']}, {facts['date']}: user instructions per request of the workload `plain` over two\n"
-        f"endpoints, counted by callgrind over {args.requests} requests after as many others.\n"
+        f"endpoints, counted by callgrind: the least of {instructions.WINDOWS} windows of {args.requests} requests.\n"
+        "What the process does by itself meanwhile is counted too: runs differ by about a hundred.\n"
     )
     (args.results / "features.md").write_text(f"# What features of resilience cost\n\n{note}\n{text}\n")
     return 0

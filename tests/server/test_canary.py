@@ -246,7 +246,7 @@ def test_a_share_of_the_clients_always_the_same_ones(gateway, new, eventually):
     assert seen["old"]["requests"] == 4 * (len(USERS) - share)
     families = metrics(gateway)
     assert families['fastgw_canary_requests_total{plan="new"}'] == 4 * share
-    assert families["fastgw_plans_alive"] == 2
+    eventually(lambda: metrics(gateway)["fastgw_plans_alive"] == 2, "both")
     # while it goes on nothing else is taken
     assert post(gateway, "/config/reload")[1]["code"] == "canary_running"
     assert post(gateway, body={"file": str(gateway.file)})[0] == 409
@@ -346,7 +346,7 @@ def test_what_is_under_way_on_a_returned_one_comes_to_its_end(gateway, eventuall
             client.send(b"GET /a HTTP/1.1\r\nHost: a\r\nX-User: 1\r\n\r\n")
             eventually(lambda: held.requests, "the request")
             assert post(gateway, "/config/apply/abort")[0] == 200
-            assert metrics(gateway)["fastgw_plans_alive"] == 2
+            eventually(lambda: metrics(gateway)["fastgw_plans_alive"] == 2, "both")
             go.set()
             assert bytes(client.response().body) == b"held"
         assert who(gateway, ["1"]) == {"1": "old"}
