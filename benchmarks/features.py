@@ -40,6 +40,11 @@ FEATURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "outliers": ("`outliers`", {"outliers": {}}),
     "checks+outliers": ("both", {"health_check": CHECK, "outliers": {}}),
     "retry": ("`retry: {attempts: 3}`", {"retry": {"attempts": 3}}),
+    "breaker": ("`circuit_breaker: {}`", {"circuit_breaker": {}}),
+    "breaker rates": (
+        "`circuit_breaker: {scope: service, error_rate: 50%}`",
+        {"circuit_breaker": {"scope": "service", "error_rate": "50%"}},
+    ),
     "deadline": ("`timeouts: {header: X-Request-Timeout}`", {"timeouts": {"header": "X-Request-Timeout"}}),
     "hedge": ("`hedge: 1s`", {"hedge": "1s"}),
     "hedge_percentile": ("`hedge: {percentile: p95, delay: 1s}`", {"hedge": {"percentile": "p95", "delay": "1s"}}),

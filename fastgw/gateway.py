@@ -12,6 +12,7 @@ from fastgw.admin.api import AdminServer, Api
 from fastgw.admin.rollout import AtOnce
 from fastgw.config import Config, ConfigError
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
+from fastgw.plan.resilience import route_circuits
 from fastgw.server.certificates import POLL_SECONDS, CertificateWatch
 from fastgw.server.compiled import Compiled, compile_config, key_sources, restart_needed
 from fastgw.server.dataplane import DataPlane
@@ -74,9 +75,8 @@ class Gateway:
         compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
-        plane = self.plane = DataPlane(
-            loop, memory.stats[0], memory.buckets, self._public, memory.health, memory.usage, memory.bans
-        )
+        shared = memory.health, memory.usage, memory.bans, memory.circuits
+        plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public, *shared)
         self.compiled = compiled
         try:
             self._open(compiled)
@@ -90,8 +90,8 @@ class Gateway:
             self._keys = KeySets(plane.keys.take)
             plane.keys.ask = self._keys.want
             await self._follow(compiled)
-            self._health = Health(memory.health, self._names, self._discovery)
-            self._health.follow(compiled.config)
+            self._health = Health(memory.health, self._names, self._discovery, memory.circuits)
+            self._health.follow(compiled.config, route_circuits(compiled.config))
             for name, sock in self._sockets.items():
                 plane.listen(name, sock)
             if self.with_admin and compiled.config.admin.enabled:
@@ -201,9 +201,15 @@ class Gateway:
             discovery=self._discovery.states() if self._discovery is not None else (),
             health=self._health.states() if self._health is not None else (),
             api_keys=await self.desk.used(self.compiled.config.observability.metrics.max_label_values),
+            circuits=self._health.circuits.states() if self._health is not None else (),
             keys=self._keys.states() if self._keys is not None else (),
         )
         return CONTENT_TYPE, render(view)
+
+    @property
+    def health(self) -> Health:
+        assert self._health is not None
+        return self._health
 
     async def services(self) -> list[dict[str, Any]]:
         assert self.plane is not None and self.compiled is not None
@@ -263,7 +269,7 @@ class Gateway:
         self._memory.adopt(new.route_slots, new.service_slots)
         self.plane.adopt()
         if self._health is not None:
-            self._health.follow(new.config)
+            self._health.follow(new.config, route_circuits(new.config))
         after = {str(bind) for bind in new.config.server.binds}
         for name in after - before:
             self.plane.listen(name, self._sockets[name])

@@ -11,6 +11,7 @@ cdef class Ticket:
     cdef bint waiting                     # it was told to wait
     cdef int64_t at                       # ns: when it was asked
     cdef int64_t mark                     # the Admission's own, 0 to begin with
+    cdef Py_ssize_t place                 # the same
 
 
 cdef class Admission:

@@ -1,6 +1,7 @@
 """The load balancer of a service."""
 from libc.stdint cimport int64_t, uint64_t
 
+from fastgw._core.breaker cimport Breaker
 from fastgw._core.choice cimport Group
 from fastgw._core.exchange cimport Exchange, Hook
 from fastgw._core.health cimport HealthTable, Outliers
@@ -39,6 +40,7 @@ cdef class LoadBalancer(Balancer):
     cdef str service
     cdef HealthTable health               # None: all are up, as far as is known
     cdef Outliers outliers                # None: requests say nothing about health
+    cdef Breaker breaker                  # None: the circuits of endpoints are always closed
     cdef uint64_t *version                # of the service, in the table
     cdef uint64_t seen
     cdef readonly int ejected             # of the endpoints, as last seen

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from typing import Any
 
 from fastgw._core.exchange import Hook
 from fastgw._core.health import HealthTable, Outliers
@@ -38,6 +39,7 @@ class LoadBalancer(Balancer):
         health: HealthTable | None = ...,
         outliers: Outliers | None = ...,
         ring: bool = ...,
+        breaker: Any = ...,
     ) -> None: ...
     def refresh(self) -> None: ...
     def fill(self) -> bool: ...

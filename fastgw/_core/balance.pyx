@@ -11,9 +11,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.admission cimport blames
+from fastgw._core.breaker cimport Breaker
 from fastgw._core.choice cimport Chance, Fastest, Fewest, Group, Turns
 from fastgw._core.clock cimport monotonic_ns
-from fastgw._core.exchange cimport CONTINUE, PHASE_RESPONSE, Exchange, Hook
+from fastgw._core.exchange cimport CONTINUE, PHASE_RESPONSE, REPLIED, Exchange, Hook
 from fastgw._core.forwarding cimport random64
 from fastgw._core.grpc cimport final_status
 from fastgw._core.health cimport CHECK_DOWN, HealthTable, Outliers, Slot, add, count, eject
@@ -68,7 +69,8 @@ cdef class LoadBalancer(Balancer):
     def __init__(self, str kind="round_robin", Compiled key=None, double bounded=0, int64_t decay_ns=10_000_000_000,
                  int64_t slow_start_ns=0, double min_healthy=0.7, bint panic=True, str zone="", labels=None,
                  int subset=0, bytes seed=b"", Cookie cookie=None, Load load=None, bint live=False,
-                 str service="", HealthTable health=None, Outliers outliers=None, bint ring=False):
+                 str service="", HealthTable health=None, Outliers outliers=None, bint ring=False,
+                 Breaker breaker=None):
         if kind not in KINDS:
             raise ValueError(f"there is no way to balance called {kind}")
         if kind == "consistent_hash" and key is None:
@@ -92,7 +94,10 @@ cdef class LoadBalancer(Balancer):
         self.version = NULL if health is None else health.version_of(service)
         self.live = live or health is not None or slow_start_ns > 0 or cookie is not None or self.key is not None
         self.load = load if load is not None else Load()
-        self.watched = self.bounded > 0 or self.outliers is not None or kind in ("least_requests", "ewma")
+        self.breaker = breaker if health is not None else None
+        if self.breaker is not None:
+            self.breaker.version = self.version
+        self.watched = self.bounded > 0 or self.outliers is not None or self.breaker is not None or kind in ("least_requests", "ewma")
         self.endpoints = ()
         self.weights = []
         self.groups = []
@@ -113,6 +118,8 @@ cdef class LoadBalancer(Balancer):
         if self.health is not None:
             for endpoint in endpoints:
                 endpoint.health = self.health.slot(self.service, endpoint.url)
+                if self.breaker is not None:
+                    endpoint.breaker = self.breaker.find("endpoint", endpoint.url)
         if endpoints and not self.load.begun:
             self.load.begun = True
             for endpoint in endpoints:
@@ -148,20 +155,23 @@ cdef class LoadBalancer(Balancer):
         cdef Endpoint endpoint
         cdef Slot *slot
         cdef bint down
+        cdef int64_t until = 0
         if self.health is None:
             return 0
         self.seen = self.version[0]              # before the slots: what changes meanwhile is looked at again
         self.ejected = 0
         for endpoint in self.endpoints:
-            if endpoint.health < 0:
-                continue
-            slot = self.health.at(endpoint.health)
-            down = slot.checked == CHECK_DOWN
-            if self.outliers is not None and slot.ejected_until > now:
-                down = True
-                self.ejected += 1
-                if self.next_at == 0 or slot.ejected_until < self.next_at:
-                    self.next_at = slot.ejected_until
+            down = endpoint.open = self.breaker is not None and self.breaker.shut(endpoint, now, &until)
+            if endpoint.open and until and (self.next_at == 0 or until < self.next_at):
+                self.next_at = until
+            if endpoint.health >= 0:
+                slot = self.health.at(endpoint.health)
+                down = down or slot.checked == CHECK_DOWN
+                if self.outliers is not None and slot.ejected_until > now:
+                    down = True
+                    self.ejected += 1
+                    if self.next_at == 0 or slot.ejected_until < self.next_at:
+                        self.next_at = slot.ejected_until
             if endpoint.down and not down:
                 endpoint.since = now             # it came back: a slow start begins
             endpoint.down = down
@@ -215,7 +225,7 @@ cdef class LoadBalancer(Balancer):
         for tier in sorted(tiers):
             members = tiers[tier]
             if self.panicking:
-                up = members if self.panic else []
+                up = [i for i in members if self.panic and not (<Endpoint>self.endpoints[i]).open]
             else:
                 up = [i for i in members if not (<Endpoint>self.endpoints[i]).down]
             healthy = sum([self.weights[i] for i in up])
@@ -316,7 +326,7 @@ cdef class LoadBalancer(Balancer):
                 or n != 16:
             return None
         endpoint = self.by_id.get(PyBytes_FromStringAndSize(p, n))
-        if endpoint is None or (endpoint.down and not (self.panicking and self.panic)) \
+        if endpoint is None or endpoint.open or (endpoint.down and not (self.panicking and self.panic)) \
                 or (ex.tried is not None and endpoint in ex.tried):
             return None
         return endpoint
@@ -332,13 +342,29 @@ cdef class LoadBalancer(Balancer):
             start = random64() % <uint64_t>max(len(members), 1)
             for i in range(len(members)):
                 endpoint = members[(start + i) % len(members)]
-                if endpoint not in tried and (not endpoint.down or (self.panicking and self.panic)):
+                if endpoint not in tried and not endpoint.open and (
+                        not endpoint.down or (self.panicking and self.panic)):
                     return endpoint
         return None
 
     # ------------------------------------------------------------------ what became of it
 
+    cdef object refusal(self):
+        """The circuits of all that could be asked are open: who asks again should do so when the first is tried."""
+        cdef Endpoint endpoint, first = None
+        cdef int64_t until, soonest = 0, now = monotonic_ns()
+        if self.breaker is None:
+            return None
+        for endpoint in self.endpoints:
+            if self.breaker.shut(endpoint, now, &until) and (first is None or until < soonest):
+                first = endpoint
+                soonest = until
+        return None if first is None else self.breaker.none_left(first, now)
+
     cdef int begun(self, Exchange ex, Endpoint endpoint) except -1:
+        if self.breaker is not None and not self.breaker.enter(ex, endpoint, endpoint.reactor.now):
+            self.refresh()                       # another worker was faster
+            return REPLIED
         ex.picked = endpoint
         ex.t_picked = monotonic_ns() if endpoint.reactor is None else endpoint.reactor.now
         endpoint.in_flight += 1

@@ -109,6 +109,8 @@ CODES: dict[str, Code] = {
     # limits of requests under way
     "service_overloaded": Code(503, GATEWAY, "Too many requests are under way at the service"),
     "contract_broken": Code(400, DOWNSTREAM, "The request is not what the contract says"),
+    # a service that fails is not asked for a time
+    "circuit_open": Code(503, GATEWAY, "The circuit breaker is open"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

@@ -41,7 +41,7 @@ cdef uint64_t hash_of(const char *p, size_t n) noexcept nogil:
 
 
 cdef bint may_ask(Endpoint endpoint, Exchange ex, bint panic):
-    if endpoint.retired or (endpoint.down and not panic):
+    if endpoint.retired or endpoint.open or (endpoint.down and not panic):
         return False
     return ex.tried is None or endpoint not in ex.tried
 

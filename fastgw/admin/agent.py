@@ -63,7 +63,7 @@ class Agent(Shown):
         self.committed: asyncio.Future[None] | None = None
         self.names = Resolver(self.publish_addresses, start.addresses)
         self.discovery = Discovery(self.publish_endpoints, self.names, start.endpoints)
-        self.health = Health(self.memory.health, self.names, self.discovery)
+        self.health = Health(self.memory.health, self.names, self.discovery, self.memory.circuits)
         self.keys = KeySets(self.publish_keys, start.keys)
         self.certificates = CertificateWatch()
         self.desk = KeyDesk(lambda: self.current.head, self.memory.usage, self.tell_all)
@@ -87,7 +87,7 @@ class Agent(Shown):
             await self.handing.accept()
             await self.answer_admin()
         self.tell_serving()
-        self.health.follow(self.current.head)
+        self.health.follow(self.current.head, self.current.circuits)
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
         self.spawn(self.watch_certificates())
         self.spawn(self.watch_stale())
@@ -362,7 +362,7 @@ class Agent(Shown):
         committed = self.commit(new, removed)
         # from here on it only goes forward: a worker that cannot adopt now is replaced by one that has
         await asyncio.gather(*(self.adopt(link, *shares[link.slot], removed) for link in links))
-        self.health.follow(new.head)
+        self.health.follow(new.head, new.circuits)
         await self.closed(committed)
         close_all(opened)
         if keys:

@@ -17,6 +17,9 @@
     GET  /config/apply                  how it goes with the one that is tried, or how it went with the last one
     POST /config/apply/promote, /abort  ends what is tried now
     POST /upgrade                       200 when a new supervisor has taken over, 409 with why not
+    GET  /circuit-breakers              circuit breakers, and how they are
+    POST /circuit-breakers/{service}/reset   closes those of a service; /open and /close force them, /auto ends that;
+                                        `-` are routes' own. A body chooses: {"endpoint": URL} or {"route": NAME}
     POST /drain                         stops the gateway gracefully
 """
 
@@ -38,6 +41,7 @@ from fastgw.admin import bans, keys
 from fastgw.config.errors import Problem, dotted
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
+from fastgw.server.health import Health
 from fastgw.server.keys import KeyDesk, KeyProblem
 from fastgw.server.shared import SharedMemory
 
@@ -72,6 +76,8 @@ class Backend(Protocol):
     @property
     def desk(self) -> KeyDesk: ...
     @property
+    def health(self) -> Health: ...
+    @property
     def rollout(self) -> Rollouts: ...
 
 
@@ -88,10 +94,11 @@ Answer = tuple[int, str, bytes]
 
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
-            "/config", "/config/apply", "/consumers", "/keys", "/bans",
+            "/config", "/config/apply", "/consumers", "/keys", "/bans", "/circuit-breakers",
             "/contract"],
     "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/upgrade", "/drain",
-             "/keys", "/keys/{id}/rotate"],
+             "/keys", "/keys/{id}/rotate", "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
+             "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto"],
     "DELETE": ["/keys/{id}", "/bans/{address}"],
 }
 REASONS = {
@@ -118,6 +125,7 @@ def problem_view(found: Problem) -> dict[str, Any]:
     return {name: getattr(found, name) for name in found.__slots__}
 
 
+CIRCUIT = re.compile(r"/circuit-breakers/([^/]+)/(reset|open|close|auto)")
 AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?")
 
 
@@ -184,6 +192,7 @@ class Api:
             "/config/apply/promote": ("POST", lambda: self.end("promoted")),
             "/config/apply/abort": ("POST", lambda: self.end("aborted")),
             "/upgrade": ("POST", self.upgrade),
+            "/circuit-breakers": ("GET", self.circuits),
             "/drain": ("POST", self.drain),
         }
         if self.metrics_path is not None:
@@ -193,13 +202,16 @@ class Api:
             handlers[path] = ("GET", lambda: self.endpoints(name))
         if path == "/config/apply" and method == "POST":
             handlers[path] = ("POST", lambda: self.apply(body))
+        found = CIRCUIT.fullmatch(path)
+        if found is not None:
+            handlers[path] = ("POST", lambda: self.command(unquote(found[1]), found[2], body))
         if path not in handlers:
             return problem(404, "not_found", "GET / lists what there is.")
         wanted, handler = handlers[path]
         if method != wanted and not (method == "HEAD" and wanted == "GET"):
             return problem(405, "method_not_allowed", f"Use {wanted}.")
-        found: Answer = await handler()
-        return found
+        answer: Answer = await handler()
+        return answer
 
     async def index(self) -> Answer:
         return json(200, INDEX)
@@ -226,6 +238,23 @@ class Api:
             if service["name"] == name:
                 return json(200, service["endpoints"])
         return problem(404, "unknown_service", f"There is no service {name!r}.")
+
+    async def circuits(self) -> Answer:
+        return json(200, {"circuit_breakers": [one.view() for one in self.backend.health.circuits.states()]})
+
+    async def command(self, service: str, word: str, body: bytes) -> Answer:
+        """The body, where there is one, says which of them: `{"endpoint": URL}` or `{"route": NAME}`."""
+        try:
+            which = orjson.loads(body) if body else {}
+        except orjson.JSONDecodeError:
+            which = None
+        if not isinstance(which, dict) or not set(which) <= {"route", "endpoint"} or len(which) > 1 \
+                or not all(isinstance(value, str) for value in which.values()):
+            return problem(400, "bad_request", 'The body is {"endpoint": URL}, {"route": NAME}, or nothing.')
+        told = self.backend.health.circuits.command(service, word, which.get("route"), which.get("endpoint"))
+        if not told:
+            return problem(404, "unknown_circuit_breaker", "There is no such circuit breaker.")
+        return json(200, {"circuit_breakers": [one.view() for one in told]})
 
     async def routes(self) -> Answer:
         return json(200, await self.backend.routes())

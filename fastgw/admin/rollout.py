@@ -137,7 +137,7 @@ class Rollout:
 
     async def look_after(self, release: Release) -> None:
         await self.agent.follow(release)
-        self.agent.health.follow(release.head)
+        self.agent.health.follow(release.head, release.circuits)
 
     async def prepare(self, link: Link, trial: Trial) -> None:
         await link.ask({"op": "try"}, [trial.release.plan], PREPARE_SECONDS)

@@ -82,6 +82,7 @@ class Shown:
             certificate_failures=self.certificates.failures,
             discovery=self.discovery.states(),
             health=self.health.states(),
+            circuits=self.health.circuits.states(),
             keys=self.keys.states(),
             rollouts=self.rollout.ends,
             trial=self.rollout.seen(),

@@ -114,6 +114,9 @@ def text(file: str, data: dict[str, object]) -> str:
         sockets = data.get("websocket", [])
         assert isinstance(sockets, list)
         lines += [f"websocket {words}" for words in sockets]
+        breakers = data.get("circuit_breaker", [])
+        assert isinstance(breakers, list)
+        lines += [f"circuit   {words}" for words in breakers]
         lines.append(f"target    {data['target']}")
         if data["status"] == 308:
             lines.append("answer    308 to the path with the other trailing slash")

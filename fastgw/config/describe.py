@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
+from fastgw.config.drawings import draw
 from fastgw.config.fields import format_duration, format_size
 from fastgw.config.findings import bounds_of, fields_of, in_unit, unit_of
 from fastgw.config.registry import Resolver
@@ -276,6 +277,7 @@ def let_references_in(found: Any) -> None:
 
 def main(folder: str = "docs") -> None:
     Path(folder, "configuration.md").write_text(page())
+    draw(Path(folder))
 
 
 def schema_text(resolver: Resolver) -> str:

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 
 from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
+from fastgw.observe.upstreams import WatchedCircuit, WatchedEndpoint, circuit_metrics, health_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -74,20 +75,6 @@ class IssuerKeys(Protocol):
     failures: int
 
 
-class WatchedEndpoint(Protocol):
-    """What metrics want to know of an endpoint whose health is watched."""
-
-    service: str
-    url: str
-    state: str
-    ejections: int
-    good: int
-    bad: int
-
-    @property
-    def up(self) -> bool: ...
-
-
 class TriedPlan(Protocol):
     """What metrics want to know of one of two plans that are compared."""
 
@@ -125,6 +112,7 @@ class View:
     certificate_failures: int = 0
     discovery: Sequence[Discovered] = ()
     health: Sequence[WatchedEndpoint] = ()
+    circuits: Sequence[WatchedCircuit] = ()
     keys: Sequence[IssuerKeys] = ()
     api_keys: Sequence[tuple[str, str, int]] = ()
     rollouts: Mapping[str, int] = field(default_factory=dict)
@@ -158,7 +146,7 @@ class Collector:
         if self.view.discovery:
             yield from self.discovery()
         if self.view.health:
-            yield from self.health()
+            yield from health_metrics(self.view.health)
         if self.view.api_keys:
             uses = CounterMetricFamily(
                 "fastgw_key_requests", "Requests that came with an API key.", labels=("consumer", "key")
@@ -167,22 +155,8 @@ class Collector:
                 uses.add_metric((consumer, key), count)
             yield uses
         yield from concurrency(self.view.snapshots)
-
-    def health(self) -> Iterator[Metric]:
-        labels = ("service", "endpoint")
-        up = GaugeMetricFamily("fastgw_endpoint_up", "1: it is asked; 0: it is down or ejected.", labels=labels)
-        ejections = CounterMetricFamily(
-            "fastgw_endpoint_ejections", "Times that an endpoint was left out for failing requests.", labels=labels
-        )
-        checks = CounterMetricFamily("fastgw_health_checks", "Health checks.", labels=(*labels, "result"))
-        for one in self.view.health:
-            key = (one.service, one.url.partition("://")[2] or one.url)
-            up.add_metric(key, float(one.up))
-            ejections.add_metric(key, one.ejections)
-            if one.good or one.bad:
-                checks.add_metric((*key, "good"), one.good)
-                checks.add_metric((*key, "bad"), one.bad)
-        yield from (up, ejections, checks)
+        if self.view.circuits:
+            yield from circuit_metrics(self.view.circuits)
 
     def discovery(self) -> Iterator[Metric]:
         labels = ("service",)

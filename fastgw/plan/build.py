@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from fastgw._core.accept import Codec
 from fastgw._core.balance import Cookie, Load, LoadBalancer, StickyCookie
 from fastgw._core.bans import BanTable
+from fastgw._core.breaker import CircuitTable
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
@@ -33,7 +34,7 @@ from fastgw._core.retry import Budget
 from fastgw._core.settings import Settings
 from fastgw._core.template import Compiled
 from fastgw._core.ws import Rules
-from fastgw.plan.resilience import KeptLimits, concurrency_by, hedge_by, remaining_by, retry_by
+from fastgw.plan.resilience import BreakerSpec, KeptLimits, breaker_by, concurrency_by, hedge_by, remaining_by, retry_by
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
 from fastgw.plan.tcp import TcpSpec
@@ -45,6 +46,8 @@ logger = logging.getLogger("fastgw.plan")
 
 SLICE = 0.00003
 """Seconds of work at a time: what a request may have to wait for it."""
+CIRCUITS = 1024
+"""Of a worker that shares its circuit breakers with nobody."""
 MANY = 20_000
 """Routes. Of more, more are taken at a time, so that a build comes to its end in seconds."""
 
@@ -63,6 +66,7 @@ class Host:
     discovered    service → its endpoints as discovery told them last; see `discover`
     live          service → the native services of that name that plans hold, and what they were made from
     health        the state of endpoints, shared by all workers of the host; None: nobody is ever down
+    circuits      that of circuit breakers, likewise; None: this worker has its own
     loads         service → what the balancers of its plans share
     keys          API keys that are managed while the gateway runs
     limits        limits of requests under way, which plans share too
@@ -73,6 +77,7 @@ class Host:
     bans: BanTable | None = None
     public: PublicAnswer | None = None
     health: HealthTable | None = None
+    circuits: CircuitTable | None = None
     strict: bool = False
     discovered: dict[str, EndpointSet] = field(default_factory=dict)
     live: dict[str, WeakKeyDictionary[Service, ServiceSpec]] = field(default_factory=dict)
@@ -108,7 +113,7 @@ def native_endpoint(engine: Engine, service: ServiceSpec, given: EndpointSpec, l
         endpoint = engine.endpoint(*common, identity=(tls.identity, identity), make=make, opener=opener)
     endpoint.zone, endpoint.labels, endpoint.priority = given.zone, given.labels, given.priority
     if not service.balance.health:
-        endpoint.down = False                        # nobody will say that it is up again
+        endpoint.down = endpoint.open = False        # nobody will say that it is up again
     return endpoint
 
 
@@ -247,6 +252,7 @@ class Builder:
     def balancer(self, given: ServiceSpec) -> LoadBalancer:
         """What it knows of requests under way, and its tables, are the worker's: they outlive a plan."""
         balance = given.balance
+        breaker = given.breaker if given.breaker is not None and given.breaker.scope == "endpoint" else None
         return LoadBalancer(
             **balance.options,
             key=Compiled(balance.key) if balance.key is not None else None,
@@ -256,6 +262,7 @@ class Builder:
             service=given.name,
             health=self.host.health if balance.health else None,
             outliers=Outliers(**balance.outliers) if balance.outliers is not None else None,
+            breaker=self.breaker(breaker, given.name) if breaker is not None else None,
         )
 
     def service(self, given: ServiceSpec) -> Service:
@@ -271,13 +278,33 @@ class Builder:
             idle_ns=given.idle_ns,
             balancer=self.balancer(given),
             retry=retry_by(given.retry),
-            admissions=concurrency_by(self.engine, self.host.limits, "service", given.name, given.concurrency),
+            admissions=self.admissions(given),
         )
         if given.balance.cookie is not None:
             self.sticky.add(given.name)
         if given.discovered:
             self.host.live.setdefault(given.name, WeakKeyDictionary())[service] = given
         return service
+
+    def breaker(self, given: BreakerSpec, service: str, name: str = "") -> Any:
+        """Its state is shared by all workers of the host."""
+        if self.host.circuits is None:
+            self.host.circuits = CircuitTable(bytearray(CircuitTable.size(CIRCUITS)))
+        return breaker_by(self.host.circuits, given, service, name)
+
+    def admissions(self, given: ServiceSpec) -> tuple[Any, ...]:
+        """Who is asked before each attempt at a service; the breaker is first: what it refuses takes no place."""
+        limits = concurrency_by(self.engine, self.host.limits, "service", given.name, given.concurrency)
+        if given.breaker is None or given.breaker.scope == "endpoint":
+            return limits
+        return (self.breaker(given.breaker, given.name), *limits)
+
+    def route_admissions(self, given: RouteSpec) -> tuple[Any, ...]:
+        """The same for each attempt of a route."""
+        limits = concurrency_by(self.engine, self.host.limits, "route", given.name, given.concurrency)
+        if given.breaker is None:
+            return limits
+        return (self.breaker(BreakerSpec("route", given.breaker), "", given.name), *limits)
 
     def grpc_hook(self) -> Any:
         """One for all routes: it keeps nothing of an exchange."""
@@ -356,7 +383,7 @@ class Builder:
             body_limit=given.body_limit,
             retry=retry_by(given.retry),
             hedge=hedge_by(given.hedge, asked, self.hedges, self.budgets),
-            admissions=concurrency_by(self.engine, self.host.limits, "route", given.name, given.concurrency),
+            admissions=self.route_admissions(given),
             websocket=Rules(**given.websocket) if given.websocket is not None else None,
         )
 

@@ -21,6 +21,7 @@ from fastgw.config.fields import format_duration
 from fastgw.config.schema.routes import Route, ValueMatch
 from fastgw.config.schema.services import Service
 from fastgw.plan.precedence import Key, Precedence
+from fastgw.plan.resilience import breakers_of
 from fastgw.plan.resilience_words import resilience_words
 from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 from fastgw.plan.sockets import socket_words
@@ -227,6 +228,8 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
         data["resilience"] = resilience_words(config, route)
         if sockets := socket_words(route):
             data["websocket"] = sockets
+        if breakers := breakers_of(config, route):
+            data["circuit_breaker"] = breakers
         data["target"] = found.target
     if found.allowed:
         data["allow"] = found.allowed

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fastgw._core.breaker import Breaker, BreakerRules, CircuitTable
 from fastgw._core.hedge import Hedge
 from fastgw._core.retry import Budget, Retry
 from fastgw.config import Config
+from fastgw.config.fields import format_duration
+from fastgw.config.schema.breaker import RouteBreaker
 from fastgw.config.schema.concurrency import Concurrency as ConcurrencyRoom
 from fastgw.config.schema.hedge import Hedge as HedgeRoom
 from fastgw.config.schema.retry import GRPC_STATUSES
 from fastgw.config.schema.retry import Retry as RetryRoom
 from fastgw.config.schema.routes import Route
+from fastgw.config.schema.services import Service
 
 if TYPE_CHECKING:
     from fastgw._core.concurrency import Concurrency
@@ -24,6 +29,8 @@ SECOND = 1_000_000_000
 Told = tuple[tuple[bytes, bool, tuple[str, ...] | None], ...]
 """Of a route: the header that tells services their time, whether a client's own is honoured, and which of its services
 are told, None for all."""
+RouteCircuits = tuple[tuple[str, str, RouteBreaker], ...]
+"""Service (empty: the route's own), route, and what the circuit breaker goes by."""
 
 
 def ns(seconds: float | None) -> int:
@@ -60,9 +67,91 @@ def retry_by(given: dict[str, Any] | None) -> Retry | None:
     return Retry(Budget(**given["budget"]), **without_budget(given))
 
 
+def breaker_of(breaker: RouteBreaker | None) -> dict[str, Any] | None:
+    """The keyword arguments of _core.breaker.BreakerRules."""
+    if breaker is None:
+        return None
+    asked = [status for status in breaker.statuses if status[0].isdigit()]
+    numbers = [range(500, 600) if status == "5xx" else (int(status),) for status in asked]
+    return {
+        "failures": breaker.failure_threshold,
+        "error_rate": breaker.error_rate or 0,
+        "least": breaker.min_requests,
+        "window_ns": ns(breaker.window),
+        "slow_ns": ns(breaker.slow_call_duration),
+        "slow_rate": breaker.slow_call_rate if breaker.slow_call_duration is not None else 0,
+        "open_ns": ns(breaker.timeout),
+        "probes": breaker.half_open_requests,
+        "statuses": tuple(sorted({status for several in numbers for status in several})),
+        "grpc": tuple(GRPC_STATUSES.index(name[5:]) for name in breaker.statuses if name.startswith("grpc:")),
+    }
+
+
+@dataclass(slots=True)
+class BreakerSpec:
+    """The circuit breaker of a service: `scope` is endpoint, route or service."""
+
+    scope: str
+    rules: dict[str, Any]
+
+
+def service_breaker_of(service: Service) -> BreakerSpec | None:
+    given = service.circuit_breaker
+    rules = breaker_of(given)
+    return None if given is None or rules is None else BreakerSpec(given.scope, rules)
+
+
+def breaker_by(table: CircuitTable, given: BreakerSpec, service: str, name: str = "") -> Breaker:
+    """The native one; for `scope: endpoint` it belongs to the balancer, else to the admissions."""
+    return Breaker(table, BreakerRules(**given.rules), given.scope, service, name)
+
+
 def services_of(route: Route) -> tuple[str, ...]:
     """Who may answer on a route."""
     return (route.service,) if route.service else tuple(share.service for share in route.split)
+
+
+def route_circuits(config: Config) -> RouteCircuits:
+    """The circuit breakers that stand for a route: of services with `scope: route`, and of routes themselves."""
+    found: list[tuple[str, str, RouteBreaker]] = []
+    for route in config.routes:
+        if route.circuit_breaker is not None:
+            found.append(("", str(route.name), route.circuit_breaker))
+        for name in services_of(route):
+            given = config.services[name].circuit_breaker
+            if given is not None and given.scope == "route":
+                found.append((name, str(route.name), given))
+    return tuple(found)
+
+
+def breaker_words(breaker: RouteBreaker, what: str) -> str:
+    """When one opens and what then, for `explain`."""
+    reasons = []
+    if breaker.failure_threshold:
+        reasons.append(f"{breaker.failure_threshold} failures in a row")
+    window = f"of {breaker.min_requests} requests and more in {format_duration(breaker.window)}"
+    if breaker.error_rate is not None:
+        reasons.append(f"{breaker.error_rate:.0%} failures {window}")
+    if breaker.slow_call_duration is not None:
+        slow = f"{breaker.slow_call_rate:.0%} slower than {format_duration(breaker.slow_call_duration)}"
+        reasons.append(f"{slow} {window}")
+    return (
+        f"{what} opens after {' or '.join(reasons)}; {format_duration(breaker.timeout)} later "
+        f"{breaker.half_open_requests} probes"
+    )
+
+
+def breakers_of(config: Config, route: Route) -> list[str]:
+    """The circuit breakers that a request of a route meets, in words."""
+    words = []
+    if route.circuit_breaker is not None:
+        words.append(breaker_words(route.circuit_breaker, "that of the route"))
+    for name in services_of(route):
+        given = config.services[name].circuit_breaker
+        if given is not None:
+            whose = {"endpoint": "that of each endpoint", "route": "that of this route", "service": "that"}[given.scope]
+            words.append(breaker_words(given, f"{name}: {whose}"))
+    return words
 
 
 def remaining_of(config: Config, route: Route) -> Told:

@@ -21,7 +21,17 @@ from fastgw.config.schema.services import Service
 from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.websocket import WebSocket
 from fastgw.plan.addresses import Address, known
-from fastgw.plan.resilience import Told, concurrency_of, hedge_of, ns, remaining_of, retry_of
+from fastgw.plan.resilience import (
+    BreakerSpec,
+    Told,
+    breaker_of,
+    concurrency_of,
+    hedge_of,
+    ns,
+    remaining_of,
+    retry_of,
+    service_breaker_of,
+)  # fmt: skip
 from fastgw.plan.routing import compile_router
 from fastgw.plan.tcp import TcpSpec, compile_tcp
 from fastgw.plan.tls import (
@@ -83,6 +93,7 @@ class ServiceSpec:
     retry: dict[str, Any] | None = None
     hedge: dict[str, Any] | None = None
     concurrency: dict[str, Any] | None = None
+    breaker: BreakerSpec | None = None
 
 
 @dataclass(slots=True)
@@ -122,6 +133,7 @@ class RouteSpec:
     remaining: Told = ()
     hedge: dict[str, Any] | None = None
     concurrency: dict[str, Any] | None = None
+    breaker: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -222,7 +234,8 @@ def balance_of(config: Config, service: Service) -> BalanceSpec:
             "share": watch.max_ejected,
             "grpc": tuple(GRPC_STATUSES.index(name) for name in watch.grpc_errors),
         }
-    health = service.health_check is not None or outliers is not None
+    breaker = service.circuit_breaker is not None and service.circuit_breaker.scope == "endpoint"
+    health = service.health_check is not None or outliers is not None or breaker
     return BalanceSpec(options, parts, cookie, health, outliers)
 
 
@@ -297,6 +310,7 @@ def service_of(config: Config, name: str, service: Service, slot: int) -> Servic
         retry_of(service.retry),
         hedge_of(service.hedge),
         concurrency_of(config, service.concurrency),
+        service_breaker_of(service),
     )
 
 
@@ -387,6 +401,7 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         websocket=websockets_of(route),
         broadcast=broadcast_of(route),
         retry=retry_of(route.retry),
+        breaker=breaker_of(route.circuit_breaker),
         remaining=remaining_of(config, route),
         hedge=hedge_of(route.hedge),
         concurrency=concurrency_of(config, route.concurrency),

@@ -13,6 +13,7 @@ from fastgw.config.errors import dotted
 from fastgw.config.material import Material
 from fastgw.config.schema.routes import Route
 from fastgw.plan import PlanSpec, Tickets, TlsSpec, compile_spec, with_tls
+from fastgw.plan.resilience import RouteCircuits, route_circuits
 from fastgw.policies import RESOLVER, Policy, PolicyError
 from fastgw.policies._keysets import Source as KeySource
 from fastgw.server import control, plan_file
@@ -48,6 +49,7 @@ class Release:
             that checked them
     tls     the plan's, by listener
     keys    the issuers whose keys are to be fetched
+    circuits the circuit breakers that stand for a route
     """
 
     generation: int
@@ -59,6 +61,7 @@ class Release:
     routes: int | tuple[Route, ...]
     tls: Mapping[str, TlsSpec] = field(default_factory=dict)
     keys: frozenset[KeySource] = frozenset()
+    circuits: RouteCircuits = ()
 
     @classmethod
     def of(cls, compiled: Compiled) -> Release:
@@ -73,6 +76,7 @@ class Release:
             compiled.config.routes,
             compiled.spec.tls,
             key_sources(compiled.config),
+            route_circuits(compiled.config),
         )
 
     def refreshed(self, material: Material, rotate: Container[str]) -> Release:
@@ -83,7 +87,7 @@ class Release:
         routes = self.routes
         routes = os.dup(routes) if isinstance(routes, int) else control.memory_file(control.dumps(routes))
         slots = self.route_slots.again(spec.generation), self.service_slots.again(spec.generation)
-        return Release(spec.generation, head, [], *slots, plan, routes, spec.tls, self.keys)
+        return Release(spec.generation, head, [], *slots, plan, routes, spec.tls, self.keys, self.circuits)
 
     def summary(self) -> Release:
         """What travels in a message; the files go with it as descriptors."""

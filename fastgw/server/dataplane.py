@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fastgw._core.bans import BanTable
+from fastgw._core.breaker import CircuitTable
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Reply, Route
 from fastgw._core.health import HealthTable
@@ -56,12 +57,14 @@ class DataPlane:
         health: HealthTable | None = None,
         usage: UsageTable | None = None,
         bans: BanTable | None = None,
+        circuits: CircuitTable | None = None,
     ) -> None:
         self.loop = loop
         self.engine = Engine(loop, stats)
         self.public = public
+        keys = KeyTable(usage)
         self.host = Host(
-            bucket_table=buckets, public=self.answer_public, health=health, keys=KeyTable(usage), bans=bans
+            bucket_table=buckets, bans=bans, public=self.answer_public, health=health, keys=keys, circuits=circuits
         )
         self.keys = ring_of(self.host.shared)
         self.api_keys_read: Stamp | None = None

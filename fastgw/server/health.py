@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastgw._core.breaker import CircuitTable
 from fastgw._core.health import R_LATENCY, R_SUCCESS_RATE, HealthTable
 from fastgw.config import Config
 from fastgw.config.schema.address import Origin
@@ -23,6 +24,8 @@ from fastgw.config.schema.health import Outliers as OutlierOptions
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.tls import UpstreamTls
 from fastgw.plan.addresses import host_of, known
+from fastgw.plan.resilience import RouteCircuits
+from fastgw.server.circuits import Circuits
 from fastgw.server.discovery import Discovery, fallback_of
 from fastgw.server.names import Resolver
 from fastgw.upstreams.health import Check, trust_of
@@ -82,10 +85,13 @@ class Watched:
 class Health:
     """`follow(config)` when it is in force; `refresh()` when discovery told other endpoints."""
 
-    def __init__(self, table: HealthTable, names: Resolver, discovery: Discovery) -> None:
+    def __init__(
+        self, table: HealthTable, names: Resolver, discovery: Discovery, circuits: CircuitTable
+    ) -> None:
         self.table = table
         self.names = names
         self.discovery = discovery
+        self.circuits = Circuits(circuits, table, self.endpoints)
         self.services: dict[str, Service] = {}
         self.trusts: dict[str, ssl.SSLContext | None] = {}
         self.watched: dict[Key, Watched] = {}
@@ -108,8 +114,9 @@ class Health:
 
     # ------------------------------------------------------------------ what is watched
 
-    def follow(self, config: Config) -> None:
-        wanted = {name: one for name, one in config.services.items() if one.health_check or one.outliers}
+    def follow(self, config: Config, circuits: RouteCircuits) -> None:
+        self.circuits.follow(config, circuits)
+        wanted = {name: one for name, one in config.services.items() if is_watched(one)}
         loop = asyncio.get_running_loop()
         for name in self.services.keys() | wanted.keys():
             # with another way to ask, what was found the old way says nothing
@@ -143,7 +150,7 @@ class Health:
                 if running is not None:
                     running[1].cancel()
                 self.judges[name] = options, loop.create_task(self.judge(name, options))
-        if wanted and self.toucher is None:
+        if self.toucher is None:
             self.toucher = loop.create_task(self.touch())
         self.refresh()
 
@@ -195,6 +202,7 @@ class Health:
             await asyncio.sleep(TOUCH_SECONDS)
             for key in self.watched:
                 self.table.slot(*key)
+            self.circuits.touch()
 
     # ------------------------------------------------------------------ checks
 
@@ -326,6 +334,12 @@ class Others:
             return self.sorted[k if k < at else k + 1]
 
         return other(count // 2) if count % 2 else (other(count // 2 - 1) + other(count // 2)) / 2
+
+
+def is_watched(service: Service) -> bool:
+    """Is there a state of its endpoints, beyond that they are there?"""
+    breaker = service.circuit_breaker
+    return bool(service.health_check or service.outliers or (breaker is not None and breaker.scope == "endpoint"))
 
 
 def way(service: Service) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fastgw._core.bans import BanTable
+from fastgw._core.breaker import CircuitTable
 from fastgw._core.bucket import BucketTable
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
@@ -31,7 +32,10 @@ BUCKETS_LAYOUT = "1"
 BANS_LAYOUT = "1"
 HEALTH_LAYOUT = "1"
 USAGE_LAYOUT = "1"
-"""Change the word with the meaning of a byte: `_core/bucket.pyx`, `_core/health.pyx`. The size stands beside it."""
+CIRCUITS_LAYOUT = "1"
+"""Change the word with the meaning of a byte, in the module of `_core` with the table. The size stands beside it."""
+CIRCUITS = 32_768
+"""Circuit breakers, of endpoints, routes and services; likewise."""
 
 
 class Slots:
@@ -123,8 +127,8 @@ class Segment:
 
 
 class SharedMemory:
-    """One block of counters per worker, one table of buckets, one of endpoints, one of the uses of API keys, one
-    of banned addresses.
+    """One block of counters per worker; a table of buckets, of endpoints, of uses of API keys, of banned addresses, and
+    of circuit breakers.
 
     `handed` are segments of a gateway that this one takes over from: what is not known here, by its layout, begins
     empty, and what is left over is in `unknown`. Counters begin at zero, as after a start: the workers before still
@@ -143,7 +147,8 @@ class SharedMemory:
         health = Segment.take("health", HEALTH_LAYOUT, HealthTable.size(ENDPOINTS), left)
         usage = Segment.take("usage", USAGE_LAYOUT, UsageTable.size(KEYS), left)
         bans = Segment.take("bans", BANS_LAYOUT, BanTable.size(BANS), left)
-        self.segments = [buckets, health, usage, bans]
+        circuits = Segment.take("circuits", CIRCUITS_LAYOUT, CircuitTable.size(CIRCUITS), left)
+        self.segments = [buckets, health, usage, bans, circuits]
         self.unknown = list(left)
         self.empty = [segment.layout for segment in self.segments if segment.fresh]
         for fd in left.values():
@@ -154,6 +159,7 @@ class SharedMemory:
         self.health = HealthTable(health.memory)
         self.usage = UsageTable(usage.memory)
         self.bans = BanTable(bans.memory)
+        self.circuits = CircuitTable(circuits.memory)
 
     def hand_on(self) -> dict[str, int]:
         """Layout → descriptor, for the gateway that takes over."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastgw._core.bans import BanTable
+from fastgw._core.breaker import CircuitTable
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
@@ -33,6 +34,7 @@ class WorkerStart:
     usage: UsageTable
     bans: BanTable
     key_file: str | None
+    circuits: CircuitTable
     access_log: AccessLogConfig
     drain: float
     trial: TrialCounts

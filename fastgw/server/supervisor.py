@@ -205,6 +205,7 @@ class Supervisor:
                 usage=self.memory.usage,
                 bans=self.memory.bans,
                 key_file=config.api_keys.file,
+                circuits=self.memory.circuits,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
                 trial=self.memory.trials[slot],

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from fastgw.config import Config
 from fastgw.config.fields import Secret
+from fastgw.server.circuits import CircuitState
 from fastgw.server.discovery import Discovery, fallback_of
 from fastgw.server.health import EndpointHealth, Health
 from fastgw.upstreams.discovery import EndpointSet
@@ -152,6 +153,9 @@ def services_view(
     states = {state.service: state for state in discovery.states()} if discovery is not None else {}
     conditions = health.by_key() if health is not None else {}
     found = []
+    circuits: dict[str, list[CircuitState]] = {}
+    for circuit in health.circuits.states() if health is not None else ():
+        circuits.setdefault(circuit.service, []).append(circuit)
     for name, service in config.services.items():
         told = known.get(name)
         endpoints = told.endpoints if told is not None else fallback_of(service)
@@ -171,5 +175,7 @@ def services_view(
         view: dict[str, Any] = {"name": name, "balance": service.balance.type, "endpoints": rows}
         if (limit := limits.get(("service", name))) is not None:
             view["concurrency"] = limit
+        if name in circuits:
+            view["circuit_breakers"] = [one.view() for one in circuits[name]]
         found.append(view | {"discovery": discovery_view(states.get(name), told)})
     return found

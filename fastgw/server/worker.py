@@ -34,7 +34,8 @@ class Worker:
         self.questions: dict[str, asyncio.Future[Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         start.stats.reset_gauges()
-        self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, start.health, start.usage, start.bans)
+        shared = start.health, start.usage, start.bans, start.circuits
+        self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, *shared)
         self.plane.read_api_keys(start.key_file)
 
     def run(self) -> None:

@@ -29,7 +29,6 @@ def test_check_lists_exactly_what_is_not_there_yet():
     assert config is None
     assert [(p.severity, p.code, p.line, p.path) for p in problems] == [
         ("error", "not_implemented", 35, "api_gateway.plugins[2]"),
-        ("error", "not_implemented", 51, "api_gateway.circuit_breaker"),
         ("error", "not_implemented", 64, "api_gateway.observability.tracing.exporter"),
     ]
 
@@ -43,7 +42,7 @@ def test_the_verb_exits_with_1():
         cwd=HERE.parents[1],
     )
     assert result.returncode == 1
-    assert result.stdout.count("error[not_implemented]") == 3
+    assert result.stdout.count("error[not_implemented]") == 2
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,6 @@ def config():
     text = text_without(
         ("- name: caching", "max_size"),
         ("service_discovery:", "refresh_interval"),
-        ("circuit_breaker:", "half_open_requests"),
         ("exporter: jaeger", "exporter: jaeger"),
     )
     text += "\n  services: {user-service: 'http://u', order-service: 'http://o', product-service: 'http://p'}\n"
@@ -113,10 +111,16 @@ def test_discovery_that_no_service_needs_is_told():
     assert ("unused", 46, "api_gateway.service_discovery") in {(p.code, p.line, p.path) for p in problems}
 
 
+def test_the_circuit_breaker_is_for_every_service(config):
+    for service in config.services.values():
+        breaker = service.circuit_breaker
+        assert (breaker.failure_threshold, breaker.timeout, breaker.half_open_requests) == (5, 60.0, 3)
+        assert breaker.scope == "endpoint"
+
+
 def test_services_that_are_not_declared_come_from_discovery():
     text = text_without(
         ("- name: caching", "max_size"),
-        ("circuit_breaker:", "half_open_requests"),
         ("exporter: jaeger", "exporter: jaeger"),
     )
     text += "\n  services: {order-service: 'http://o'}\n"

@@ -6,8 +6,6 @@ from importlib import import_module
 
 import pytest
 
-from fastgw._core.exchange import Route
-from fastgw._core.pool import Service
 from fastgw._core.probe import ScriptedAdmission
 from fastgw.testing import FakeUpstream
 from fastgw.testing.inprocess import GatewayThread
@@ -53,11 +51,8 @@ class Doors:
 def world(monkeypatch, play=None, service=None, route=None):
     doors = Doors()
 
-    def guarded(kind, name):
-        return lambda *args, **options: kind(*args, **{**options, "admissions": (doors.doors[name],)})
-
-    monkeypatch.setattr(BUILD, "Service", guarded(Service, "service"))
-    monkeypatch.setattr(BUILD, "Route", guarded(Route, "route"))
+    monkeypatch.setattr(BUILD.Builder, "admissions", lambda self, given: (doors.doors["service"],))
+    monkeypatch.setattr(BUILD.Builder, "route_admissions", lambda self, given: (doors.doors["route"],))
     with FakeUpstream(play) if play else FakeUpstream() as up:
         config = {
             "services": {"up": {"endpoints": [up.url], **(service or {})}},

@@ -8,6 +8,7 @@ from statistics import median
 
 import pytest
 
+from fastgw._core.breaker import CircuitTable
 from fastgw._core.health import HealthTable
 from fastgw.config import load
 from fastgw.config.schema.address import parse_origin
@@ -49,7 +50,8 @@ def config(count, room):
 
 def health_of(table):
     names = Resolver(lambda changed: None)
-    return Health(table, names, Discovery(lambda changed: None, names))
+    circuits = CircuitTable(bytearray(CircuitTable.size(16)))
+    return Health(table, names, Discovery(lambda changed: None, names), circuits)
 
 
 def test_the_median_of_the_others():
@@ -63,7 +65,7 @@ def test_the_median_of_the_others():
 async def test_thresholds(table):
     health = health_of(table)
     room = "health_check: {healthy_threshold: 2, unhealthy_threshold: 3, interval: 1h}"
-    health.follow(config(1, room))
+    health.follow(config(1, room), ())
     (one,) = health.watched.values()
     options = one.check.options
     seen = []
@@ -77,7 +79,7 @@ async def test_thresholds(table):
 @in_a_loop
 async def test_the_first_answer_decides_alone(table):
     health = health_of(table)
-    health.follow(config(1, "health_check: {interval: 1h}"))
+    health.follow(config(1, "health_check: {interval: 1h}"), ())
     (one,) = health.watched.values()
     assert health.states()[0].state == "unchecked" and health.states()[0].up
     health.answered(one, one.check.options, "status 503")
@@ -130,7 +132,7 @@ OUTLIERS = "outliers: {success_rate_below: 20%, latency_above: 3, min_requests: 
 @in_a_loop
 async def test_who_is_worse_than_the_others(table, traffic, ejected):
     health = health_of(table)
-    health.follow(config(len(traffic), OUTLIERS))
+    health.follow(config(len(traffic), OUTLIERS), ())
     watched = list(health.watched.values())
     options = health.services["s"].outliers
     health.compare("s", options)

@@ -28,6 +28,7 @@ from fastgw.config.pattern import PathPattern, Rewrite, parse_path, parse_rewrit
 from fastgw.config.registry import PolicySpec
 from fastgw.config.schema.address import HOST_NAME
 from fastgw.config.schema.base import Room, key
+from fastgw.config.schema.breaker import RouteBreaker
 from fastgw.config.schema.concurrency import Concurrency
 from fastgw.config.schema.hedge import Hedge
 from fastgw.config.schema.retry import Retry
@@ -398,6 +399,11 @@ class Route(Match):
     )
     concurrency: Concurrency | None = key(
         None, "How many of its requests may be under way at once, beside what its service says.", example=50
+    )
+    circuit_breaker: RouteBreaker | None = key(
+        None,
+        "Refuses its requests for a time when they fail, beside the circuit breakers of its service.",
+        example={"failure_threshold": 10},
     )
     policies: PolicyList = key((), "Its policies, after those for every route.", example=["request_id"])
     without: tuple[Name, ...] = key(

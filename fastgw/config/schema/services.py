@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Duration, Ratio, Size, shown, wrong
+from fastgw.config.fields import Duration, Size, shown, wrong
 from fastgw.config.schema.address import HOST_NAME, OriginUrl
 from fastgw.config.schema.balance import Balance
-from fastgw.config.schema.base import Later, Room, key
+from fastgw.config.schema.base import Room, key
+from fastgw.config.schema.breaker import CircuitBreaker
 from fastgw.config.schema.concurrency import Concurrency
 from fastgw.config.schema.discovery import Discovery
 from fastgw.config.schema.health import HealthCheck, Outliers
@@ -88,13 +89,6 @@ class Dns(Room):
     )
 
 
-class CircuitBreaker(Later):
-    failure_threshold: int = key(5, "Failures in a row that open it.", ge=1, le=100000)
-    failure_rate: Ratio = key(0.5, "Or this share of the requests.")
-    timeout: Duration = key(60.0, "How long it stays open.", ge=0.1, le=86400)
-    half_open_requests: int = key(3, "Requests let through to probe.", ge=1, le=1000)
-
-
 def parse_host_header(value: object) -> str:
     text = str(value) if isinstance(value, str) else ""
     name, _, port = text.partition(":")
@@ -123,7 +117,9 @@ class Service(Room):
         None, "Asks each endpoint how it is; those that do not answer well are left out.", example="/health"
     )
     outliers: Outliers | None = key(None, "Leaves endpoints out that fail requests.", example={})
-    circuit_breaker: CircuitBreaker | None = key(None, "Stops asking a service that fails.", later=True)
+    circuit_breaker: CircuitBreaker | None = key(
+        None, "Stops asking what fails of it, for a time.", example={"error_rate": "50%"}
+    )
     retry: Retry | None = key(
         None, "What is sent again when it fails; without, only what a dead kept connection swallowed."
     )
