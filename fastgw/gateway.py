@@ -21,6 +21,7 @@ from fastgw.server.health import Health
 from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets
 from fastgw.server.names import Resolver
+from fastgw.server.secrets import SecretWatch
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_single, remove_file
 from fastgw.server.stale import StaleWatch, empty_services
@@ -57,6 +58,7 @@ class Gateway:
         self._keys: KeySets | None = None
         self._certificates = CertificateWatch()
         self._watching: asyncio.Task[None] | None = None
+        self._watching_secrets: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
         self.rollout = AtOnce(source, self._config, self.reload)
         self._desk: KeyDesk | None = None
@@ -99,6 +101,7 @@ class Gateway:
             self._certificates.follow(compiled.config, compiled.spec.tls, loop.time())
             self._stale = StaleWatch(loop.time())
             self._watching = loop.create_task(self._watch_certificates())
+            self._watching_secrets = loop.create_task(SecretWatch(self._config, self.reload).run())
         except BaseException:
             await self.stop(0)
             raise
@@ -121,8 +124,9 @@ class Gateway:
     async def stop(self, drain: float | None = None) -> None:
         """Drains for the configured time (or `drain` seconds), then closes everything."""
         self._draining = True
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in (self._watching, self._watching_secrets):
+            if watching is not None:
+                watching.cancel()
         if self.plane is not None:
             seconds = self.compiled.config.server.timeouts.drain if drain is None and self.compiled else drain or 0.0
             await self.plane.drain(seconds)

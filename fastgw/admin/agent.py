@@ -32,6 +32,7 @@ from fastgw.server.health import Health
 from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets, Told
 from fastgw.server.names import Resolver
+from fastgw.server.secrets import SecretWatch
 from fastgw.server.sockets import share_of
 from fastgw.server.stale import StaleWatch
 from fastgw.server.start import AgentStart
@@ -91,6 +92,7 @@ class Agent(Shown):
         self.certificates.follow(self.current.head, self.current.tls, self.loop.time())
         self.spawn(self.watch_certificates())
         self.spawn(self.watch_stale())
+        self.spawn(SecretWatch(lambda: self.current.head, self.reload).run())
         await self.stopped.wait()
         await self.server.close(answers=self.handing.over)
 

@@ -19,8 +19,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "explain",
         help="tell which route takes a request, and why",
         description="Lists the routes whose host and path fit, in the router's order, with the first predicate that "
-        "failed; then the chosen route, its policies in order, its service and the target sent there. Exit code 0: a "
-        "route was found; 1: none, or the configuration has problems.",
+        "failed; then the chosen route, its policies in order, its service and the target sent there, and what the "
+        "policies that ask who calls say to the keys and tokens of -H. Exit code 0: a route was found; 1: none, or the "
+        "configuration has problems.",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument(
@@ -58,6 +59,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"fastgw: {error}", file=sys.stderr)
         return 2
     data = as_data(config, found)
+    if found.chosen is not None and found.asked is not None:
+        from fastgw.server.verdicts import verdicts
+
+        try:
+            data["verdicts"] = verdicts(config, found.chosen, found.asked, found.captures)
+        except ValueError as error:
+            print(f"fastgw: the policies cannot be asked: {error}", file=sys.stderr)
     if args.json:
         print(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
     else:
@@ -111,6 +119,11 @@ def text(file: str, data: dict[str, object]) -> str:
         resilience = data["resilience"]
         assert isinstance(resilience, dict)
         lines += [f"{key:<9} {words}" for key, several in resilience.items() for words in several]
+        from fastgw.server.verdicts import as_text
+
+        verdicts = data.get("verdicts", [])
+        assert isinstance(verdicts, list)
+        lines += as_text(verdicts)
         sockets = data.get("websocket", [])
         assert isinstance(sockets, list)
         lines += [f"websocket {words}" for words in sockets]

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from fastgw.config.errors import CODES, ConfigError, Finding, Path, Problem, dotted
+from fastgw.config.fields import file_stamp
 from fastgw.config.registry import PolicySpec, Registry, Resolver
 from fastgw.config.schema import Config
 from fastgw.config.template import ROOT as TEMPLATE_ROOT
@@ -58,6 +59,7 @@ def check(
 
     environment: Mapping[str, str] = os.environ if env is None else env
     finder: Resolver = Registry(resolver) if isinstance(resolver, Mapping) else resolver
+    stamp = file_stamp(os.fspath(source)) if is_file(source) else None
     document = open_source(source, environment, file)
     if document.findings and document.data is None:
         return None, finish(document, document.findings)
@@ -70,6 +72,7 @@ def check(
     state = Check(data, document.file, document.base, finder)
     with collector_off():
         config = state.run()
+    config.stamp = stamp
     state.unread_templates(document.templates)
     if translation is not None:
         for finding in state.findings:
@@ -77,6 +80,10 @@ def check(
             finding.mark = None
     problems = finish(document, without_echoes(found, state.findings))
     return (None if any(p.severity == "error" for p in problems) else config), problems
+
+
+def is_file(source: Source) -> TypeGuard[str | os.PathLike[str]]:
+    return not isinstance(source, Mapping) and not (isinstance(source, str) and "\n" in source)
 
 
 def open_source(source: Source, env: Mapping[str, str], file: str | None) -> Document:

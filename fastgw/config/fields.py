@@ -16,6 +16,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import math
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -243,8 +244,8 @@ Regex = Annotated[str, BeforeValidator(parse_regex), WithJsonSchema({"type": "st
 class Secret:
     """A value that must not be seen: `repr`, `str`, comparison and pickling of it give nothing away.
 
-    Written as text, as `${VAR}`, or as `file:path` (relative to the configuration; one trailing newline is
-    dropped). `reveal()` gives the text.
+    Written as text, as `${VAR}`, as `file:path` (relative to the configuration; one trailing newline is
+    dropped), or as `credential:name` (of systemd). `reveal()` gives the text.
     """
 
     __slots__ = ("_value",)
@@ -297,15 +298,45 @@ class Secret:
         if not isinstance(value, str):
             kind = "a number must be quoted" if isinstance(value, (int, float)) else "the value is not text"
             raise wrong("wrong_type", f"a secret is text; {kind}", "text, ${VAR} or file:path")
-        if not value.startswith("file:"):
+        context = info.context if isinstance(info.context, dict) else {}
+        if value.startswith("credential:"):
+            path = credential_path(str(value)[11:])
+        elif value.startswith("file:"):
+            name = str(value)[5:]
+            path = Path(context.get("base") or ".", name.removeprefix("//") if name.startswith("///") else name)
+        else:
             return cls(str(value))
-        base = (info.context or {}).get("base") if isinstance(info.context, dict) else None
-        return cls(read_secret(str(value)[5:], base, value))
+        stamp = file_stamp(str(path))
+        found = cls(read_secret(path, value))
+        context.get("secret_files", {})[str(path.absolute())] = stamp
+        return found
 
 
-def read_secret(name: str, base: str | None, written: str) -> str:
-    """The content of a `file:` reference, without one trailing newline."""
-    path = Path(base or ".", name.removeprefix("//") if name.startswith("///") else name)
+FileStamp = tuple[int, int, int] | None
+
+
+def file_stamp(path: str) -> FileStamp:
+    """What changes when a file does; None when it is not there."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
+def credential_path(name: str) -> Path:
+    """Where systemd puts a credential (systemd.exec(5), LoadCredential=)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        what = "a credential needs $CREDENTIALS_DIRECTORY, which systemd sets"
+        raise wrong("file_unreadable", what, "LoadCredential= in the unit, or file:path")
+    if not NAME.match(name) or "/" in name:
+        raise wrong("bad_value", f"{shown(name)} is not the name of a credential", "a name of LoadCredential=")
+    return Path(folder, name)
+
+
+def read_secret(path: Path, written: str) -> str:
+    """The content of a `file:` or `credential:` reference, without one trailing newline."""
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_SECRET_FILE + 1)

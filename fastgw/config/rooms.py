@@ -48,7 +48,7 @@ class Check:
         self.data = data
         self.resolver = resolver
         self.findings: list[Finding] = []
-        self.context: dict[str, Any] = {"base": base, "templates": []}
+        self.context: dict[str, Any] = {"base": base, "templates": [], "secret_files": {}}
         self.config = Config(file=file)
         self.service_names: set[str] = set()
         self.used_services: set[str] = set()
@@ -90,6 +90,7 @@ class Check:
         self.tests(data.get("tests"))
         self.tls()
         self.cross()
+        self.config.secret_files = tuple(self.context["secret_files"].items())
         return self.config
 
     def report(self, finding: Finding) -> None:

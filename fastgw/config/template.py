@@ -15,7 +15,10 @@ from fastgw.config.text import Map, Seq
 
 ROOT = "api_gateway"
 KEYS = {
-    (): ("server", "routing", "plugins", "service_discovery", "circuit_breaker", "observability", "services"),
+    (): (
+        "server", "routing", "plugins", "service_discovery", "circuit_breaker", "observability", "services",
+        "consumers", "plans",
+    ),
     ("server",): ("host", "port", "timeout"),
     ("routing",): ("routes",),
     ("routes",): ("path", "service", "strip_prefix", "methods", "load_balancer"),
@@ -26,6 +29,11 @@ KEYS = {
     ("observability",): ("metrics", "tracing", "logging"),
     ("logging",): ("level", "format"),
 }
+AUTHENTICATION = {
+    "jwt": "jwt", "api_key": "key_auth", "key": "key_auth", "basic": "basic_auth", "hmac": "hmac", "mtls": "mtls",
+    "oauth2": "oauth2_introspection", "oidc": "oidc", "forward": "forward_auth",
+}  # fmt: skip
+"""`type` of the plugin `authentication` → the policy whose options its `config` has."""
 PLUGINS = {"authentication": "jwt", "rate_limiting": "rate_limit", "caching": "cache", "cors": "cors"}
 BY = {"user_id": "claim:sub", "ip": "client_ip", "ip_address": "client_ip", "api_key": "consumer"}
 """What the document calls a key of a rate limit; `user_id` is the token's subject."""
@@ -79,6 +87,10 @@ class Translation:
             for name, service in root["services"].items():
                 self.services[name] = {"endpoints": [service]} if isinstance(service, str) else service
             self.places[("services",)] = (ROOT, "services")
+        for name in ("consumers", "plans"):
+            if root.get(name) is not None:
+                tree[name] = root[name]
+                self.places[(name,)] = (ROOT, name)
         tree["routes"] = self.routes(root.get("routing"))
         self.plugins(root.get("plugins"), tree["policies"])
         self.everywhere(root)
@@ -146,24 +158,29 @@ class Translation:
                     Finding("unknown_policy", (*at, "name"), f"there is no plugin {shown(name)}", expected, hint)
                 )
                 continue
-            ours = PLUGINS[name]
+            ours = PLUGINS[name] if name != "authentication" else self.authentication(given.get("config"), at)
             to = ("policies", len(policies))
             options = self.options(name, given.get("config"), (*to, ours), (*at, "config"))
-            if options is None:
-                continue
             self.places[to] = at
             self.places[(*to, ours)] = at
             policies.append({ours: options})
             policies.marks.append((item.line, item.col) if isinstance(item, Map) else (0, 0))
 
-    def options(self, name: str, value: Any, to: Path, at: Path) -> dict[str, Any] | None:
+    def authentication(self, value: Any, at: Path) -> str:
+        """The policy of a plugin `authentication`; without a `type` it is `jwt`."""
+        kind = value.get("type", "jwt") if isinstance(value, dict) else "jwt"
+        found = AUTHENTICATION.get(kind) if isinstance(kind, str) else None
+        if found is None:
+            hint = did_you_mean(kind, AUTHENTICATION) if isinstance(kind, str) else ""
+            what = f"there is no authentication by {shown(kind)}"
+            expected = "" if hint else "one of " + ", ".join(AUTHENTICATION)
+            self.findings.append(Finding("bad_choice", (*at, "config", "type"), what, expected, hint))
+        return found or "jwt"
+
+    def options(self, name: str, value: Any, to: Path, at: Path) -> dict[str, Any]:
         given = self.section(value, (name,), at)
         options: dict[str, Any] = {}
         if name == "authentication":
-            if given.get("type", "jwt") != "jwt":
-                what = f"authentication by {shown(given['type'])} is not available"
-                self.findings.append(Finding("not_implemented", (*at, "type"), what))
-                return None
             for key in given:
                 if key != "type":
                     self.put(options, (*to, key), given, key, at)

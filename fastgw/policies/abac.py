@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,38 +18,50 @@ from fastgw.policies.base import BuildContext, Policy, PolicyError
 MAX_RULE = 4096
 MAX_HEADERS = 100
 
-VALUES: dict[str, Callable[[Exchange], Any]] = {
-    "request": lambda exchange: {
-        "method": exchange.method,
-        "path": exchange.path,
-        "query": exchange.query,
-        "host": exchange.host,
-        "scheme": exchange.scheme,
-        "headers": {name.lower(): value for name, value in reversed(exchange.request.pairs()[:MAX_HEADERS])},
-    },
-    "route": lambda exchange: {
-        "name": exchange.route.name if exchange.route is not None else "",
-        "params": exchange.params,
-    },
-    "claims": lambda exchange: dict(exchange.claims or {}),
-    "consumer": lambda exchange: consumer(exchange),
-    "client": lambda exchange: {"ip": exchange.client_ip},
-    "now": lambda exchange: datetime.now(UTC),
+REQUEST: dict[str, Callable[[Exchange], Any]] = {
+    "method": lambda exchange: exchange.method,
+    "path": lambda exchange: exchange.path,
+    "query": lambda exchange: exchange.query,
+    "host": lambda exchange: exchange.host,
+    "scheme": lambda exchange: exchange.scheme,
+    "headers": lambda exchange: {name.lower(): text for name, text in reversed(exchange.request.pairs()[:MAX_HEADERS])},
 }
-"""What a rule may name. Each is made only for rules that do."""
+ROUTE: dict[str, Callable[[Exchange], Any]] = {
+    "name": lambda exchange: exchange.route.name if exchange.route is not None else "",
+    "params": lambda exchange: exchange.params,
+}
+CONSUMER: dict[str, Callable[[Exchange], Any]] = {
+    "name": lambda exchange: exchange.consumer.name if exchange.consumer is not None else "",
+    "groups": lambda exchange: list(exchange.consumer.groups) if exchange.consumer is not None else [],
+    "plan": lambda exchange: (exchange.consumer.plan or "") if exchange.consumer is not None else "",
+    "scopes": lambda exchange: sorted(exchange.consumer.scopes or ()) if exchange.consumer is not None else [],
+    "metadata": lambda exchange: dict(exchange.consumer.metadata) if exchange.consumer is not None else {},
+}
+VALUES: dict[str, dict[str, Callable[[Exchange], Any]]] = {
+    "request": REQUEST,
+    "route": ROUTE,
+    "consumer": CONSUMER,
+    "client": {"ip": lambda exchange: exchange.client_ip},
+    "claims": {},
+    "now": {},
+}
+"""What a rule may name. Each is made only for rules that name it: to convert values is most of what a rule costs."""
 
 
-def consumer(exchange: Exchange) -> dict[str, Any]:
-    found = exchange.consumer
-    if found is None:
-        return {"name": "", "groups": [], "plan": "", "scopes": [], "metadata": {}}
-    return {
-        "name": found.name,
-        "groups": list(found.groups),
-        "plan": found.plan or "",
-        "scopes": sorted(found.scopes or ()),
-        "metadata": dict(found.metadata),
-    }
+def maker(name: str, text: str) -> Callable[[Exchange], Any]:
+    """What gives a rule, `text`, its value of `name`, with no more members than the rule speaks of."""
+    if name == "now":
+        return lambda exchange: datetime.now(UTC)
+    members = re.findall(rf"(?<![\w.]){name}\s*\.\s*([A-Za-z_]\w*)", text)
+    # named in another way too, such as by an index: then all of it may be meant
+    whole = len(members) != len(re.findall(rf"(?<![\w.]){name}(?!\w)", text))
+    wanted = frozenset(members)
+    if name == "claims":
+        if whole:
+            return lambda exchange: dict(exchange.claims or {})
+        return lambda exchange: {key: value for key, value in (exchange.claims or {}).items() if key in wanted}
+    makers = [(member, make) for member, make in VALUES[name].items() if whole or member in wanted]
+    return lambda exchange: {member: make(exchange) for member, make in makers}
 
 
 def compiled(text: str) -> Any:
@@ -136,7 +149,7 @@ class Abac(Policy):
         self.rules = []
         for number, rule in enumerate(options.rules, 1):
             program = compiled(rule.allow)
-            wanted = [(name, VALUES[name]) for name in program.variables()]
+            wanted = [(name, maker(name, rule.allow)) for name in program.variables()]
             self.rules.append((rule.rule or f"rule-{number}", program, wanted))
 
     @classmethod

@@ -141,3 +141,50 @@ def test_two_balancers_for_one_service_are_a_conflict():
     _, problems = check(text, resolver=RESOLVER, env=ENV)
     place = "api_gateway.routing.routes[2].load_balancer"
     assert ("conflict", place) in {(p.code, p.path) for p in problems}
+
+
+AUTHENTICATED = """
+api_gateway:
+  routing: {routes: [{path: /x, service: a}]}
+  services: {a: "http://127.0.0.1:9001"}
+  plans: {gold: {scopes: ["x"]}}
+  consumers:
+    - name: ada
+      plan: gold
+      keys: ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
+      certificates: ["subject:CN=ada"]
+      signing_keys: [{id: k, secret: a secret of more than 32 bytes it is}]
+  plugins:
+    - name: authentication
+      config: CONFIG
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "policy", "facts"),
+    [
+        ("{type: api_key, header: X-Key, excluded_paths: [/health]}", "key_auth", {"header": "X-Key"}),
+        ("{type: basic, realm: shop}", "basic_auth", {"realm": "shop"}),
+        ("{type: mtls, optional: true}", "mtls", {"optional": True}),
+        ("{type: hmac, max_age: 1m}", "hmac", {"max_age": 60.0}),
+        ("{type: forward, service: a}", "forward_auth", {"service": "a"}),
+        ("{type: jwt, secret: another secret of more than 32 bytes}", "jwt", {"forward_token": False}),
+        ("{secret: another secret of more than 32 bytes}", "jwt", {}),
+    ],
+)
+def test_ways_to_authenticate(given, policy, facts):
+    config = load(AUTHENTICATED.replace("CONFIG", given), resolver=RESOLVER, env={})
+    (use,) = config.policies
+    assert use.name == policy
+    assert {name: getattr(use.options, name) for name in facts} == facts
+    assert config.consumers[0].plan == "gold" and config.plans["gold"].scopes == ("x",)
+
+
+def test_a_way_to_authenticate_that_is_none():
+    config, problems = check(AUTHENTICATED.replace("CONFIG", "{type: api_kye}"), resolver=RESOLVER, env={})
+    assert config is None
+    place = "api_gateway.plugins[0].config.type"
+    assert ("bad_choice", place, 14) in {(p.code, p.path, p.line) for p in problems}
+    wrong = AUTHENTICATED.replace("plan: gold", "plan: gild").replace("CONFIG", "{type: api_key}")
+    config, problems = check(wrong, resolver=RESOLVER, env={})
+    assert [(p.code, p.path, p.line) for p in problems] == [("unknown_plan", "api_gateway.consumers[0].plan", 8)]

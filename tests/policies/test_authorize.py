@@ -132,6 +132,8 @@ def rule(text, line="GET /a?x=1", headers=(), **who):
         ('claims.age > "17"', False),                                # two kinds: not true
         ('claims.missing == "x"', False),
         ('!(claims.missing == "x")', False),                         # nor is its opposite
+        ('claims["tenant"] == "t1" && consumer["name"] == "ada" && size(claims) == 2', True),
+        ('claims.tenant.startsWith("t") && claims . age == 18 && has(claims.tenant)', True),
         ('claims.age', False),                                       # not a truth
         ('"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!".matches("^(a+)+$")', False),
     ],

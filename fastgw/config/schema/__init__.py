@@ -13,6 +13,8 @@
       .policies    tuple[PolicyUse, ...]   for every route, in order (routes.py)
       .routes      tuple[Route, ...]       in file order; match keys are flat on the route
       .tls         Material                what the files of certificates held (material.py)
+      .secret_files  tuple[(path, FileStamp), ...]   files that secrets were read from, as they were
+      .stamp       FileStamp | None        of the configuration file, when it was read
       .tests       tuple[(ConfigTest, line), ...]   what `fastgw test` runs (tests.py)
 
 Durations are seconds (float), sizes bytes (int), address ranges `ipaddress` networks, secrets `Secret`,
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastgw.config.errors import Path
+from fastgw.config.fields import FileStamp
 from fastgw.config.material import Material
 from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
@@ -65,6 +68,8 @@ class Config:
     routes: tuple[Route, ...] = ()
     tls: Material = field(default_factory=Material)
     tests: tuple[tuple[ConfigTest, int], ...] = ()
+    secret_files: tuple[tuple[str, FileStamp], ...] = ()
+    stamp: FileStamp = None
 
     def chain(self, route: Route) -> tuple[PolicyUse, ...]:
         """The policies of a route in order: those for every route but `without`, then its own."""

@@ -1,0 +1,100 @@
+"""`fastgw explain`: what the policies say to a key or a token."""
+
+import hashlib
+import json
+
+import jwt
+import pytest
+
+from fastgw.cli import main
+from fastgw.config.schema.consumers import ApiKeys
+from fastgw.server.keys import KeyFile
+
+SECRET = "planted-secret-of-32-bytes-and-more"
+KEY = "planted-key-1"
+CONFIG = f"""
+services: {{up: http://127.0.0.1:9001}}
+plans: {{gold: {{scopes: [orders:read]}}}}
+api_keys: {{file: keys.json}}
+consumers:
+  - {{name: ada, plan: gold, groups: [staff], keys: ["sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"]}}
+  - {{name: bob}}
+routes:
+  - path: /orders/{{tenant}}
+    service: up
+    policies:
+      - request_id
+      - any_of: [key_auth, {{jwt: {{secret: {SECRET}}}}}]
+      - authorize: {{rule: readers, scopes: [orders:read]}}
+      - abac: [{{rule: own, allow: 'route.params.tenant == "t1"'}}]
+  - path: /outside
+    service: up
+    policies: [{{forward_auth: {{service: up}}}}, {{acl: {{allow: {{groups: [staff]}}}}}}]
+  - {{path: /open, service: up}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "gateway.yaml").write_text(CONFIG)
+    return tmp_path / "gateway.yaml"
+
+
+@pytest.fixture
+def explain(file, capsys):
+    def run(request, *headers):
+        code = main(["explain", str(file), request, "--json", *(word for header in headers for word in ("-H", header))])
+        shown = capsys.readouterr().out
+        assert code == 0 and SECRET not in shown and KEY not in shown
+        return json.loads(shown)["verdicts"]
+
+    return run
+
+
+def test_a_key(explain):
+    rows = explain("/orders/t1", f"X-API-Key: {KEY}")
+    assert [(row["policy"], row["verdict"]) for row in rows] == [
+        ("any_of", "passes"), ("authorize", "passes"), ("abac", "passes"),
+    ]  # fmt: skip
+    assert rows[0]["consumer"] == "ada" and rows[0]["plan"] == "gold" and rows[0]["scopes"] == ["orders:read"]
+    rows = explain("/orders/t2", f"X-API-Key: {KEY}")
+    assert rows[-1]["code"] == "rule_refused" and "own" in rows[-1]["detail"]
+
+
+def test_a_token(explain):
+    token = jwt.encode({"sub": "eve", "scope": "users:read"}, SECRET, "HS256")
+    rows = explain("/orders/t1", f"Authorization: Bearer {token}")
+    assert rows[0]["consumer"] == "eve"
+    assert (rows[1]["verdict"], rows[1]["status"], rows[1]["code"]) == ("refuses", 403, "insufficient_scope")
+    assert len(rows) == 2                                        # what comes later is not reached
+    bad = jwt.encode({"sub": "eve"}, "x" * 32, "HS256")
+    assert explain("/orders/t1", f"Authorization: Bearer {bad}")[0]["code"] == "invalid_token"
+
+
+def test_nobody(explain):
+    assert explain("/orders/t1")[0]["code"] == "unauthorized"
+    assert explain("/open") == []
+
+
+def test_a_managed_key(explain, file):
+    keys = KeyFile(ApiKeys(file=str(file.parent / "keys.json")), lambda put, drop: None)
+    record, key = keys.create("bob", ["orders:read"], None, "")
+    assert explain("/orders/t1", f"X-API-Key: {key}")[0]["credential"] == record.id
+    keys.revoke(record.id)
+    assert explain("/orders/t1", f"X-API-Key: {key}")[0]["code"] == "invalid_key"
+    (file.parent / "keys.json").write_text("nonsense")
+    assert explain("/orders/t1", f"X-API-Key: {key}")[0]["status"] == 503
+
+
+def test_who_cannot_be_asked_here(explain):
+    rows = explain("/outside")
+    assert rows[0]["verdict"] == "not tried" and "forward_auth" in rows[0]["detail"]
+    assert rows[1]["code"] == "unauthorized"
+
+
+def test_in_words(file, capsys):
+    assert main(["explain", str(file), "/orders/t1", "-H", f"X-API-Key: {KEY}"]) == 0
+    shown = capsys.readouterr().out
+    assert "verdict   any_of: passes as ada (ada/0, groups staff, plan gold, scopes orders:read)" in shown
+    main(["explain", str(file), "/orders/t1"])
+    assert "verdict   any_of: refuses with 401 unauthorized" in capsys.readouterr().out
