@@ -379,6 +379,27 @@ def test_balancers_count_both():
         assert len(turns.asked) == 1 and counted(gateway, "hedges_total") == 0
 
 
+def test_breakers_hear_of_both():
+    """The second attempt is cut off, which opens the breaker of its endpoint: nobody asks it again."""
+    go = threading.Event()
+
+    def first(connection):
+        connection.wait(go)
+        connection.send(GOOD)
+
+    breaker = {"scope": "endpoint", "failure_threshold": 1, "timeout": "10m"}
+    with world(first, (cut, GOOD), service={"circuit_breaker": breaker}) as (client, gateway, script):
+        client.send(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")
+        until(lambda: len(script.asked) == 2)
+        until(lambda: script.ups[1].open_connections() == 0)
+        go.set()
+        assert client.response().status == 200
+        for _ in range(6):
+            assert get(client).status == 200
+        assert (len(script.of(0)), len(script.of(1))) == (7, 1)
+        assert counted(gateway, "hedges_total") == 1
+
+
 class Http2Script:
     """What a service of HTTP/2 does with its requests, one after the other."""
 
