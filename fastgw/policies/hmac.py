@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Awaitable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from fastgw._core.exchange import Consumer, Exchange, Problem, WholeBody
 from fastgw.config.fields import Duration, Size, wrong
+from fastgw.config.registry import Reference
 from fastgw.config.schema.base import Room, key
-from fastgw.policies._credentials import refused
+from fastgw.policies._credentials import refused, unavailable
 from fastgw.policies._members import consumer_of
 from fastgw.policies.base import BuildContext, Policy, PolicyError
+from fastgw.store import Store, StoreError
 
 MAX_INPUT = 4096
 MAX_NONCE = 256
 LEAST_SECRET = 32
 CHALLENGE = "Signature"
+NO_NONCE = "The signature has no nonce, or too long a one."
 DIGEST = "content-digest"
 SECOND = 1_000_000_000
 
@@ -38,6 +43,9 @@ class HmacOptions(Room):
     max_body: Size = key(1024 * 1024, "Of a body that is checked; more is 413.", ge=0, le=64 * 1024 * 1024)
     replay: bool = key(
         True, "Every signature must have a `nonce`, and is taken once within `max_age` by all workers of this host."
+    )
+    replay_store: Literal["host", "redis"] = key(
+        "host", "Where nonces are remembered: in the memory of this host, or in `stores.redis`, for several hosts.",
     )
     forward: bool = key(False, "Let the upstream see the signature.")
 
@@ -73,8 +81,9 @@ class Hmac(Policy):
 
     HMAC-SHA256 by RFC 9421: `Signature-Input` and `Signature`, with `keyid`, `created` and `nonce`. What is signed is
     the request as the gateway routes it, with the path normalised. A nonce is remembered in the memory that workers
-    share; without room there is 503 `limiter_full`. 401 `unauthorized`, `invalid_signature`, `request_replayed`. Needs
-    the extra `fastgw[signatures]`. Order: before everything that asks who calls. Failure: closed.
+    share (503 `limiter_full` without room) or in Redis (503 `authorizer_unavailable` without an answer). 401
+    `unauthorized`, `invalid_signature`, `request_replayed`. Needs the extra `fastgw[signatures]`. Order: before
+    everything that asks who calls. Failure: closed.
     """
 
     name = "hmac"
@@ -101,11 +110,17 @@ class Hmac(Policy):
             def resolve_public_key(self, key_id: str) -> Any:
                 return secrets.get(key_id)
 
+        self.store = context.store("redis") if options.replay and options.replay_store == "redis" else None
         self.verifier = HTTPMessageVerifier(signature_algorithm=algorithms.HMAC_SHA256, key_resolver=Keys())
         self.verifier.max_clock_skew = timedelta(seconds=options.clock_skew)
         self.max_age = timedelta(seconds=options.max_age)
 
-    def request(self, exchange: Exchange) -> Problem | WholeBody | None:
+    @classmethod
+    def references(cls, options: HmacOptions) -> Iterable[Reference]:
+        if options.replay and options.replay_store == "redis":
+            yield Reference("store", "redis", ("replay_store",))
+
+    def request(self, exchange: Exchange) -> Problem | WholeBody | Awaitable[Problem | None] | None:
         options = self.options
         head = exchange.request
         given = head.get("signature-input")
@@ -130,23 +145,48 @@ class Hmac(Policy):
         if len(results) != 1:
             return refused("invalid_signature", CHALLENGE)
         parameters = results[0].parameters
+        if self.store is not None:
+            return self.once(exchange, parameters, self.store)
         if options.replay and (problem := self.replayed(parameters)) is not None:
             return problem
+        return self.passed(exchange, parameters)
+
+    def passed(self, exchange: Exchange, parameters: dict[str, Any]) -> Problem | None:
         exchange.consumer = self.consumers[str(parameters["keyid"])]
-        if not options.forward:
-            head.remove("signature")
-            head.remove("signature-input")
+        if not self.options.forward:
+            exchange.request.remove("signature")
+            exchange.request.remove("signature-input")
         return None
+
+    @property
+    def longest(self) -> float:
+        """Seconds in which a request could come again."""
+        return self.options.max_age + 2 * self.options.clock_skew + 1
+
+    def nonce(self, parameters: dict[str, Any]) -> bytes | None:
+        """What stands for a nonce in a memory; None when there is none, or too long a one."""
+        nonce = parameters.get("nonce")
+        if not nonce or len(nonce) > MAX_NONCE:
+            return None
+        return f"hmac\0{parameters['keyid']}\0{nonce}".encode()
 
     def replayed(self, parameters: dict[str, Any]) -> Problem | None:
         """A bucket that holds one token for as long as the request could come again."""
-        nonce = parameters.get("nonce")
-        if not nonce or len(nonce) > MAX_NONCE:
-            return refused("invalid_signature", CHALLENGE, "The signature has no nonce, or too long a one.")
+        nonce = self.nonce(parameters)
+        if nonce is None:
+            return refused("invalid_signature", CHALLENGE, NO_NONCE)
         table = self.context.bucket_table
-        mark = table.key_of(f"hmac\0{parameters['keyid']}\0{nonce}".encode())
-        longest = self.options.max_age + 2 * self.options.clock_skew + 1
-        taken = table.try_take(mark, int(longest * SECOND), 1)
+        taken = table.try_take(table.key_of(nonce), int(self.longest * SECOND), 1)
         if taken is None:
             return Problem(503, "limiter_full", "There is no room for another nonce.", side=2)
         return None if taken[0] else refused("request_replayed", CHALLENGE)
+
+    async def once(self, exchange: Exchange, parameters: dict[str, Any], store: Store) -> Problem | None:
+        nonce = self.nonce(parameters)
+        if nonce is None:
+            return refused("invalid_signature", CHALLENGE, NO_NONCE)
+        try:
+            new = await store.put_new(f"nonce/{hashlib.sha256(nonce).hexdigest()}", b"1", self.longest)
+        except StoreError as error:
+            return unavailable(f"Nonces cannot be looked up ({error.reason}).")
+        return self.passed(exchange, parameters) if new else refused("request_replayed", CHALLENGE)

@@ -14,12 +14,14 @@ import pytest
 from pydantic import ValidationError
 
 from fastgw._core.bucket import BucketTable
+from fastgw.config import check
 from fastgw.config.schema.consumers import Consumer
-from fastgw.policies import BuildContext, _passwords, resolve
+from fastgw.policies import RESOLVER, BuildContext, _passwords, resolve
 from fastgw.policies._credentials import Remembered
 from fastgw.testing import GatewayProcess
 from fastgw.testing.certificates import Authority
 from fastgw.testing.policy import Trial
+from tests.store.redis_server import RedisServer, needed
 
 ARGON2 = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$"
 PASSWORD = "correct horse: battery"
@@ -294,6 +296,37 @@ routes: [{{path: /x, service: up, policies: [{{hmac: {{max_body: 100}}}}, identi
         assert client.request(head.encode()).status == 401
 
 
+@needed
+def test_nonces_of_several_hosts(gateway, upstream, tmp_path):
+    with RedisServer(tmp_path) as redis:
+        text = f"""
+services: {{up: "{upstream.url}"}}
+stores: {{redis: {{url: "{redis.url}", deadline: 5s, timeout: 10s}}}}
+consumers: [{{name: ada, signing_keys: [{{id: k1, secret: {SECRET}}}]}}]
+routes: [{{path: /x, service: up, policies: [{{hmac: {{replay_store: redis}}}}, identity]}}]
+"""
+        one, other = gateway(text), gateway(text)
+        headers = {**signed(path="/x"), "Host": "example.com"}
+
+        def send(running):
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            with running.client() as client:
+                return client.request(f"GET /x HTTP/1.1\r\n{lines}\r\n".encode())
+
+        assert send(one).status == 200 and upstream.requests[-1].get("X-User-Id") == "ada"
+        assert upstream.requests[-1].get("Signature") is None
+        for running in (one, other):
+            answer = send(running)
+            assert answer.status == 401 and b"request_replayed" in answer.body
+        headers = {**signed(path="/x", nonce=None), "Host": "example.com"}
+        assert b"nonce" in send(one).body
+        redis.kill()
+        headers = {**signed(path="/x"), "Host": "example.com"}
+        answer = send(one)
+        assert answer.status == 503 and b"authorizer_unavailable" in answer.body
+        assert len(upstream.requests) == 1
+
+
 @pytest.mark.parametrize(
     "what",
     [
@@ -375,3 +408,13 @@ def test_certificates_that_name_two():
             Consumer(name="a", certificates=[name])
     spaced = Consumer(name="a", certificates=["fingerprint:" + ":".join(["AB"] * 32)])
     assert spaced.certificates == ("fingerprint:" + "ab" * 32,)
+
+
+def test_a_store_that_is_not_there_is_told():
+    text = f"""
+services: {{a: http://127.0.0.1:9001}}
+consumers: [{{name: ada, signing_keys: [{{id: k1, secret: {SECRET}}}]}}]
+routes: [{{path: /x, service: a, policies: [{{any_of: [{{hmac: {{replay_store: redis}}}}]}}]}}]
+"""
+    config, problems = check(text, resolver=RESOLVER, env={})
+    assert config is None and problems[0].code == "missing_key" and "redis" in str(problems[0])
