@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from typing import Any
@@ -322,9 +323,21 @@ class Gateway:
         return False, {"detail": "there is no supervisor in this process that another one could take over from"}
 
     async def drain(self) -> None:
-        """What the admin API asks: accepts no more, and tells who runs us by `stop_wanted`."""
+        """What the admin API asks: `/ready` is false, nothing more is accepted (with a `drain_delay`: by `stop`, when who
+        runs us calls it), and who runs us is told by `stop_wanted`."""
         self._draining = True
-        if self.plane is not None:
+        if self.plane is not None and not self._delay:
             self.plane.unlisten_all()
             self.plane.engine.drain()
         self.stop_wanted.set()
+
+    @property
+    def _delay(self) -> float:
+        return self.compiled.config.server.timeouts.drain_delay if self.compiled is not None else 0.0
+
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Before `stop`: `/ready` is false from now on. Returns after `drain_delay`, or when `hurry` is set."""
+        self._draining = True
+        if self._delay:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), self._delay)

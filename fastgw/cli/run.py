@@ -146,8 +146,9 @@ async def single(file: str) -> int:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
+        hurry = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
         loop.add_signal_handler(signal.SIGHUP, reload)
         assert gateway.plane is not None
         loop.add_signal_handler(signal.SIGUSR1, gateway.plane.reopen_log)
@@ -155,6 +156,7 @@ async def single(file: str) -> int:
         notifier.ready("serving in one process")
         await stop.wait()
         notifier.stopping("draining")
+        await gateway.leave(hurry)
     return 0
 
 

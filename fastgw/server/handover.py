@@ -41,7 +41,7 @@ class Handover:
         why = ""
         if not self.command:
             why = "it was started with --demo: start it anew"
-        elif self.done or self.supervisor.stopping:
+        elif self.done or self.supervisor.stopping or self.supervisor.drain_at:
             why = "it is draining"
         elif self.pending:
             why = "an upgrade is under way"

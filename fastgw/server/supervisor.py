@@ -89,13 +89,11 @@ class Supervisor:
         self.endpoints: dict[str, EndpointSet] = dict(left.endpoints)
         self.keys: dict[Any, Any] = dict(left.keys)  # Source → KeySet
         self.restarts = 0
-        self.reloads_wanted = 0
-        self.reloads_done = 0
-        self.agents_left = 0
+        self.reloads_wanted = self.reloads_done = self.agents_left = 0
         self.stopping = False
         self.terms = 0
         self.agent_told = False
-        self.deadline = 0.0
+        self.deadline = self.drain_at = 0.0
         self.parent = os.getpid()
 
     # ------------------------------------------------------------------ start
@@ -131,6 +129,8 @@ class Supervisor:
             self.reap()
             self.handover.look()
             self.notifier.beat()
+            if self.drain_at and not self.stopping:
+                self.stop()                          # when it is time
             if self.stopping:
                 if self.finished():
                     # the interpreter gives them their defaults back on its way out: a late one would be the exit code
@@ -150,6 +150,8 @@ class Supervisor:
         dates = [child.due for child in (*self.workers, self.agent) if child.pid == 0 and child.due]
         if self.stopping:
             dates.append(self.deadline)
+        elif self.drain_at:
+            dates.append(self.drain_at)
         beat = self.notifier.next_beat()
         if beat is not None:
             dates.append(beat)
@@ -228,6 +230,8 @@ class Supervisor:
         self.channel = control.channel()
         if not self.fork(self.agent):
             self.watch(self.channel[0], self.on_agent)
+            if self.drain_at:
+                self.tell_agent({"op": "draining"})
             if self.reloads_done < self.reloads_wanted and self.agents_left:
                 self.ask_reload()                    # it came while there was no agent, or with one that died of it
             elif self.reloads_done < self.reloads_wanted:
@@ -442,18 +446,24 @@ class Supervisor:
                 os.kill(child.pid, number)
 
     def stop(self, at_once: bool = False) -> None:
-        """Drains; `at_once`, a second SIGTERM, lets nothing come to its end."""
+        """Drains, `drain_delay` after the first call; `at_once`, a second SIGTERM, lets nothing come to its end."""
         now = time.monotonic()
-        if not self.stopping:
-            self.stopping = True
-            self.deadline = now + self.release.head.server.timeouts.drain + GRACE
+        timeouts = self.release.head.server.timeouts
+        if self.stopping and not at_once:
+            return
+        if not self.drain_at:
+            self.drain_at = now + timeouts.drain_delay
             logger.info("draining")
             self.notifier.stopping("draining")
-        elif not at_once:
+            self.tell_agent({"op": "draining"})
+            self.handover.abort()
+        if now < self.drain_at and not at_once:
             return
+        if not self.stopping:
+            self.stopping = True
+            self.deadline = now + timeouts.drain + GRACE
         if at_once:
             self.deadline = min(self.deadline, now + GRACE)
-        self.tell_agent({"op": "draining"})
         self.listeners.forget()                      # as the workers do: who comes now is refused, not kept waiting
         self.signal_workers(signal.SIGTERM)
 

@@ -202,3 +202,54 @@ def test_public_endpoints_share_the_agents_answer_and_do_not_wait_for_ever(short
         assert [client.response().status for client in clients] == [200] * 20
         for client in clients:
             client.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", ["SIGTERM", "admin"])
+def test_before_a_drain_load_balancers_have_time_to_look_away(short, eventually, workers, how):
+    """/ready is false at once, everything is served as before, dead processes are replaced; a second SIGTERM hurries."""
+    short["server"]["workers"] = workers
+    short["server"]["timeouts"]["drain_delay"] = "10m"
+    with GatewayProcess(short) as gateway, gateway.client() as kept:
+        assert kept.request(GET).status == 200
+        if how == "admin":
+            assert gateway.admin("/drain", "POST")[0] == 202
+        else:
+            gateway.signal(signal.SIGTERM)
+        eventually(lambda: gateway.admin("/ready")[0] == 503, "not ready")
+        answer = kept.request(GET)
+        assert (answer.status, ("Connection", "close") in answer.headers) == (200, False)
+        with gateway.client() as fresh:
+            assert fresh.request(GET).status == 200
+        if workers:
+            for name in ("fastgw-0", "fastgw-agent"):
+                old = named(gateway, name)
+                os.kill(old, signal.SIGKILL)
+                eventually(lambda name=name, old=old: named(gateway, name) not in (0, old), "it is replaced")
+            eventually(lambda: answers(gateway) and gateway.admin("/ready")[0] == 503, "the new agent knows")
+        kept.close()
+        if how == "admin" and workers:
+            gateway.signal(signal.SIGTERM)            # the first signal says nothing that is not known
+            eventually(lambda: not pending(gateway.pid, signal.SIGTERM), "it has arrived")
+            assert gateway.admin("/ready")[0] == 503
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait(60) == 0
+
+
+def test_the_drain_begins_when_the_delay_is_over(short):
+    short["server"]["timeouts"]["drain_delay"] = "300ms"
+    with GatewayProcess(short) as gateway, gateway.client() as kept:
+        assert kept.request(GET).status == 200
+        begun = time.monotonic()
+        gateway.signal(signal.SIGTERM)
+        assert kept.sock.recv(1) == b""
+        assert time.monotonic() - begun >= 0.29
+        kept.close()
+        assert gateway.wait(30) == 0
+
+
+def answers(gateway):
+    try:
+        return bool(gateway.admin("/ready"))
+    except OSError:
+        return False

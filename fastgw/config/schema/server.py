@@ -137,6 +137,14 @@ class ServerTimeouts(Room):
     )
     body: Duration = key(30.0, "Between two pieces of a request body; then 408.", ge=0.1, le=3600)
     idle: Duration = key(75.0, "Between two requests of a connection; then it is closed.", ge=0.1, le=86400)
+    drain_delay: Duration = key(
+        0.0,
+        "Before a stop: for so long `/ready` says 503 and everything is served still, so that load balancers look away "
+        "first. Not before an upgrade, nor a second SIGTERM.",
+        ge=0,
+        le=3600,
+        example="5s",
+    )
     drain: Duration = key(
         30.0, "How long a stopping worker lets requests in flight come to their end.", ge=0, le=3600
     )
