@@ -323,8 +323,8 @@ class Gateway:
         return False, {"detail": "there is no supervisor in this process that another one could take over from"}
 
     async def drain(self) -> None:
-        """What the admin API asks: `/ready` is false, nothing more is accepted (with a `drain_delay`: by `stop`, when who
-        runs us calls it), and who runs us is told by `stop_wanted`."""
+        """What the admin API asks: `/ready` is false, nothing more is accepted (with a `drain_delay`: when who runs us
+        calls `stop`), and who runs us is told by `stop_wanted`."""
         self._draining = True
         if self.plane is not None and not self._delay:
             self.plane.unlisten_all()

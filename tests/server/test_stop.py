@@ -207,7 +207,7 @@ def test_public_endpoints_share_the_agents_answer_and_do_not_wait_for_ever(short
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("how", ["SIGTERM", "admin"])
 def test_before_a_drain_load_balancers_have_time_to_look_away(short, eventually, workers, how):
-    """/ready is false at once, everything is served as before, dead processes are replaced; a second SIGTERM hurries."""
+    """/ready is false at once, all is served as before, dead processes are replaced; a second SIGTERM hurries."""
     short["server"]["workers"] = workers
     short["server"]["timeouts"]["drain_delay"] = "10m"
     with GatewayProcess(short) as gateway, gateway.client() as kept:
