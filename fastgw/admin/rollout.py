@@ -123,8 +123,14 @@ class Rollout:
         slots = agent.memory.route_slots, agent.memory.service_slots
         links = [link for link in agent.links.values() if link.serves]
         try:
-            head, keys = together(agent.current.head, trial.release.head), agent.current.keys | trial.release.keys
-            await self.look_after(replace(agent.current, head=head, keys=keys))
+            old, new = agent.current, trial.release
+            both = replace(
+                old,
+                head=together(old.head, new.head),
+                keys=old.keys | new.keys,
+                circuits=old.circuits + tuple(one for one in new.circuits if one not in old.circuits),
+            )
+            await self.look_after(both)
             for counts in agent.memory.trials:
                 counts.reset()
             agent.memory.adopt(trial.release.route_slots, trial.release.service_slots)

@@ -243,6 +243,7 @@ def together(old: Config, new: Config) -> Config:
                 "endpoints": mine.endpoints + more,
                 "health_check": mine.health_check or theirs.health_check,
                 "outliers": mine.outliers or theirs.outliers,
+                "circuit_breaker": mine.circuit_breaker or theirs.circuit_breaker,
             }
         )
     tls = replace(old.tls, services={**new.tls.services, **old.tls.services})

@@ -27,11 +27,11 @@ def families():
     thing = SimpleNamespace(
         service="s", url="http://a", state="up", ejections=1, good=1, bad=1, up=True, age=1.0, endpoints=1, updates=1,
         failures=1, listener="l", name="n", kind="k", not_after=1, issuer="i", keys=1, fetches=1, requests=1, errors=1,
-        quantile=lambda q: 1.0,
+        quantile=lambda q: 1.0, scope="s", facts={"transitions": {"open": 1}, "refused": 1},
     )  # fmt: skip
     view = View(
         stats=[Stats()], certificates=[thing], discovery=[thing], health=[thing], keys=[thing],
-        rollouts={"promoted": 1}, trial=(thing, thing),
+        rollouts={"promoted": 1}, trial=(thing, thing), circuits=[thing],
     )  # fmt: skip
     return {family.name for family in Collector(view).collect()}
 

@@ -115,6 +115,32 @@ def test_slow_and_hedged(world):
     assert load.longest < 2.5
 
 
+def test_all_fail_and_a_breaker_keeps_the_load_from_them(world):
+    """all answer 503, `circuit_breaker: {scope: service, timeout: 1s}` | open, 2 requests a second reach them"""
+    endpoints, _ = world
+    breaker = {"scope": "service", "failure_threshold": 10, "timeout": "1s", "half_open_requests": 2}
+    gateway = gateway_for(world, circuit_breaker=breaker)
+    with Load(gateway) as load:
+        until(lambda: {answer[1] for answer in load.answers} == {0, 1, 2}, "answers of all")
+        for one in endpoints:
+            one.toggle("failing")
+        until(lambda: any(who is None for _, who, _ in load.failures()), "an open breaker")
+        opened = time.monotonic() + 0.2
+        until(lambda: time.monotonic() > opened + 3, "3 s of that")
+        failed = load.since(opened)
+        asked = [answer for answer in failed if answer[1] is not None]
+        seconds = time.monotonic() - opened
+        assert len(asked) <= 2 * (seconds + 1)
+        assert len(failed) > 10 * len(asked)
+        for one in endpoints:
+            one.toggle("failing")
+        well = time.monotonic()
+        until(lambda: any(status == 200 for _, _, status in load.since(well)), "answers")
+        back = next(when for when, _, status in load.since(well) if status == 200)
+        until(lambda: len([answer for answer in load.since(back) if answer[2] == 200]) > 300, "the whole load")
+    assert back - well < 10
+
+
 @pytest.mark.parametrize(
     "scenario", [name for name in dir(sys.modules[__name__]) if name.startswith("test_") and name != "test_table"]
 )
