@@ -21,6 +21,7 @@ from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
 from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets
+from fastgw.server.mirrors import mirrors_view
 from fastgw.server.names import Resolver
 from fastgw.server.secrets import SecretWatch
 from fastgw.server.shared import SharedMemory
@@ -219,6 +220,15 @@ class Gateway:
     async def services(self) -> list[dict[str, Any]]:
         assert self.plane is not None and self.compiled is not None
         return services_view(self.compiled.config, [self.plane.snapshot()], self._discovery, self._health)
+
+    async def mirrors(self) -> dict[str, list[dict[str, Any]]]:
+        assert self.plane is not None and self._memory is not None and self.compiled is not None
+        told, slots = [self.plane.mirrors()], self._memory.service_slots.by_slot()
+        return mirrors_view(self.compiled.config, told, self._memory.stats, slots)
+
+    async def reset_mirrors(self, route: str) -> None:
+        assert self.plane is not None
+        self.plane.reset_mirrors(route)
 
     async def routes(self) -> list[dict[str, Any]]:
         assert self.compiled is not None

@@ -237,6 +237,7 @@ cdef class Exchange(Timed):
     cdef int64_t hedge_at                 # ns: the next one begins then; 0 = none is due
     cdef int hedged                       # how many were; below 0: and one of them gave the answer
     cdef int64_t t_pool                   # ns: when the attempt under way asked for a connection
+    cdef Downstream copy                  # gets the request's body too as it passes (mirror.Shadow), or None
     cdef list tried                       # pool.Endpoint of attempts before this one, or None
     cdef object picked                    # pool.Endpoint of this attempt while a balancer counts it, else None
     cdef int64_t t_picked                 # ns; then the balancer's mark of what it counted

@@ -355,6 +355,7 @@ cdef class Exchange(Timed):
         self.close_after = self.has_body = self.detached = False
         self.attempts = 0
         self.tried = None
+        self.copy = None
         self.retry = self.replay = self.hedge = self.race = None
         self.ticket = self.instead = self.fallback = None
         self.watched = False

@@ -247,7 +247,7 @@ cdef char* put_forwarding(char *o, Exchange ex, Settings settings) noexcept:
     cdef int i
     cdef Header *h
     cdef bint proto = False, host = False, first = True
-    if not ex.detached:
+    if ex.peer_len or not ex.detached:           # a copy of a client's request has one behind it too
         if settings.x_forwarded:
             o = _put(o, b"X-Forwarded-For: ", 17)
             if ex.trusted_peer:

@@ -54,7 +54,7 @@ cdef enum:
     BUCKETS = 24             # bounds of a histogram, the last is infinite
     HISTOGRAM = 26           # its words: buckets, sum in ns, count
     ROUTE_WORDS = 96         # status classes, bytes, three histograms
-    SERVICE_WORDS = 32       # silent retries; from 8 on gRPC calls by status
+    SERVICE_WORDS = 40       # silent retries; from 8 on gRPC calls by status
     GRPC_AT = 8
     GRPC_STATUSES = 18       # 0 to 16, and none or another
     CODES_MAX = 96
@@ -72,6 +72,11 @@ cdef enum:
     W_HEDGES = 26            # attempts beside the first,
     W_HEDGES_WON             # those whose answer was taken,
     W_HEDGES_DENIED          # and those there was no budget for
+    W_MIRROR_ANSWERED = 32   # copies of requests that went to it, by what became of them
+    W_MIRROR_FAILED
+    W_MIRROR_FULL            # not sent: too many under way,
+    W_MIRROR_LARGE           # a body too large,
+    W_MIRROR_CUT             # or one that did not come to its end
 
 
 cdef class Stats:

@@ -26,8 +26,10 @@ COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited
             "proxy_timeout", "proxy_closed", "proxy_missing", "proxy_malformed",
             "ws_opened", "ws_open", "ws_frames_in", "ws_frames_out", "ws_messages_in", "ws_messages_out", "ws_pings",
             *("ws_close_" + code for code in WS_CLOSES), "feed_streams", "feed_messages", "feed_dropped")
+# Of copies for a service, by what became of them.
+MIRROR_RESULTS = ("answered", "failed", "too_many", "too_large", "cut")
 STATUS_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
-MAGIC = 0x66617374677731
+MAGIC = 0x66617374677732
 
 assert len(NAMES) <= CODES_MAX and len(BOUNDS) == BUCKETS - 1 and len(COUNTERS) == C_COUNTERS
 
@@ -201,6 +203,14 @@ cdef class Stats:
             raise IndexError(slot)
         block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
         return block[W_HEDGES], block[W_HEDGES_WON], block[W_HEDGES_DENIED]
+
+    def read_mirror(self, int slot):
+        """Copies of requests meant for a service, in the order of MIRROR_RESULTS."""
+        cdef int i
+        if not 0 <= slot < self.services:
+            raise IndexError(slot)
+        block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
+        return tuple([block[W_MIRROR_ANSWERED + i] for i in range(5)])
 
     def read_grpc(self, int slot):
         """gRPC calls of a service by status, 0 to 16, and those that ended without one."""

@@ -482,6 +482,8 @@ cdef class Relay(Driver):
                     out = hook.request_body(ex, out, end)
         except Exception as error:
             return self._end_by(ex, _filter_problem(ex, error))
+        if out and ex.copy is not None:
+            ex.copy.send_data(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out))
         if out and ex.up is not None:
             ex.up.send_data(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out))
         return 0
@@ -508,10 +510,14 @@ cdef class Relay(Driver):
                 ex.replay = None
             else:
                 ex.replay += PyBytes_FromStringAndSize(p, n)
+        if ex.copy is not None:
+            ex.copy.send_data(ex, p, n)
         return ex.up.send_data(ex, p, n)
 
     cdef int request_end(self, Exchange ex) except -1:
         ex.request_done = True
+        if ex.copy is not None:
+            ex.copy.send_end(ex)
         if ex.state == S_DONE:
             return 0
         if ex.request_buffer is not None:

@@ -18,7 +18,8 @@ from typing import Any
 
 from fastgw.admin.api import AdminServer, Api, problem_view
 from fastgw.admin.handing import Handing
-from fastgw.admin.link import ANSWER_SECONDS, Link, close_all
+from fastgw.admin.link import ANSWER_SECONDS, Link, ask_all, close_all
+from fastgw.admin.mirrors import MirrorViews
 from fastgw.admin.rollout import Refused, Rollout
 from fastgw.admin.shown import Shown
 from fastgw.config import ConfigError
@@ -42,7 +43,7 @@ logger = logging.getLogger("fastgw.agent")
 PREPARE_SECONDS = 30.0
 
 
-class Agent(Shown):
+class Agent(Shown, MirrorViews):
     def __init__(self, start: AgentStart) -> None:
         self.current = start.release
         self.source = start.source
@@ -207,11 +208,7 @@ class Agent(Shown):
         self.health.refresh()
 
     async def snapshots(self) -> list[dict[str, Any]]:
-        answers = await asyncio.gather(
-            *(link.ask({"op": "snapshot"}, timeout=1.0) for link in self.links.values() if link.serves),
-            return_exceptions=True,
-        )
-        return [answer for answer in answers if isinstance(answer, dict)]
+        return await ask_all(self.links.values(), {"op": "snapshot"}, 1.0)
 
     # ------------------------------------------------------------------ the supervisor
 

@@ -8,6 +8,9 @@
     GET  /services/{name}/endpoints     the endpoints of one
     GET  /routes                        routes in the order of the file
     GET  /routes/stale                  routes by how long nobody asked for them, or their service had no endpoint
+    GET  /mirrors                       routes whose requests are copied, and what became of the copies
+    GET  /mirrors/{route}/report        what differs between the answers, ranked
+    POST /mirrors/{route}/reset         forgets that
     GET  /config                        the configuration in force, secrets masked
     GET  /contract                      traffic that OpenAPI documents do not know, by the policy `openapi`
     GET  /bans; DELETE /bans/{address}: see bans.py
@@ -67,6 +70,8 @@ class Backend(Protocol):
     async def snapshots(self) -> list[dict[str, Any]]: ...
     async def routes(self) -> list[dict[str, Any]]: ...
     async def stale_routes(self) -> dict[str, Any]: ...
+    async def mirrors(self) -> dict[str, list[dict[str, Any]]]: ...
+    async def reset_mirrors(self, route: str) -> None: ...
     async def config(self) -> dict[str, Any]: ...
     async def reload(self) -> tuple[bool, dict[str, Any]]: ...
     async def upgrade(self) -> tuple[bool, dict[str, Any]]: ...
@@ -94,9 +99,10 @@ Answer = tuple[int, str, bytes]
 
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
-            "/config", "/config/apply", "/consumers", "/keys", "/bans", "/circuit-breakers",
-            "/contract"],
-    "POST": ["/config/reload", "/config/apply", "/config/apply/promote", "/config/apply/abort", "/upgrade", "/drain",
+            "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/keys", "/bans",
+            "/circuit-breakers", "/contract"],
+    "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
+             "/config/apply/abort", "/upgrade", "/drain",
              "/keys", "/keys/{id}/rotate", "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
              "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto"],
     "DELETE": ["/keys/{id}", "/bans/{address}"],
@@ -126,6 +132,7 @@ def problem_view(found: Problem) -> dict[str, Any]:
 
 
 CIRCUIT = re.compile(r"/circuit-breakers/([^/]+)/(reset|open|close|auto)")
+MIRROR = re.compile(r"/mirrors/(.+)/(report|reset)")
 AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?")
 
 
@@ -186,6 +193,7 @@ class Api:
             "/services": ("GET", self.services),
             "/routes": ("GET", self.routes),
             "/routes/stale": ("GET", self.stale_routes),
+            "/mirrors": ("GET", self.mirrors),
             "/config": ("GET", self.config),
             "/config/reload": ("POST", self.reload),
             "/config/apply": ("GET", self.applied),
@@ -205,6 +213,13 @@ class Api:
         found = CIRCUIT.fullmatch(path)
         if found is not None:
             handlers[path] = ("POST", lambda: self.command(unquote(found[1]), found[2], body))
+        found_mirror = MIRROR.fullmatch(path)
+        if found_mirror is not None:
+            route = unquote(found_mirror[1])
+            handlers[path] = (
+                ("GET", lambda: self.mirror_report(route)) if found_mirror[2] == "report"
+                else ("POST", lambda: self.reset_mirror(route))
+            )  # fmt: skip
         if path not in handlers:
             return problem(404, "not_found", "GET / lists what there is.")
         wanted, handler = handlers[path]
@@ -261,6 +276,20 @@ class Api:
 
     async def stale_routes(self) -> Answer:
         return json(200, await self.backend.stale_routes())
+
+    async def mirrors(self) -> Answer:
+        rows = [row for rows in (await self.backend.mirrors()).values() for row in rows]
+        return json(200, [{name: value for name, value in row.items() if name != "differences"} for row in rows])
+
+    async def mirror_report(self, route: str) -> Answer:
+        rows = (await self.backend.mirrors()).get(route)
+        return json(200, rows) if rows else problem(404, "unknown_mirror", f"The route {route!r} is not mirrored.")
+
+    async def reset_mirror(self, route: str) -> Answer:
+        if route not in await self.backend.mirrors():
+            return problem(404, "unknown_mirror", f"The route {route!r} is not mirrored.")
+        await self.backend.reset_mirrors(route)
+        return json(200, {"status": "forgotten"})
 
     async def config(self) -> Answer:
         return json(200, await self.backend.config())

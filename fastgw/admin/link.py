@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastgw.server import control
@@ -42,6 +42,14 @@ class Link:
             raise RuntimeError(f"worker {self.slot} did not answer in {timeout:g} s") from None
         finally:
             self.waiting.pop(number, None)
+
+
+async def ask_all(links: Iterable[Link], message: control.Message, timeout: float) -> list[Any]:
+    """What those workers answer that do; the others are left out."""
+    answers = await asyncio.gather(
+        *(link.ask(message, timeout=timeout) for link in links if link.serves), return_exceptions=True
+    )
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def close_all(opened: Mapping[str, Sequence[int]]) -> None:

@@ -124,6 +124,9 @@ def text(file: str, data: dict[str, object]) -> str:
         verdicts = data.get("verdicts", [])
         assert isinstance(verdicts, list)
         lines += as_text(verdicts)
+        mirrors = data.get("mirror", [])
+        assert isinstance(mirrors, list)
+        lines += [f"mirror    {words}" for words in mirrors]
         sockets = data.get("websocket", [])
         assert isinstance(sockets, list)
         lines += [f"websocket {words}" for words in sockets]

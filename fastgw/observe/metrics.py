@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 
 from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
+from fastgw.observe.mirrors import mirrors
 from fastgw.observe.upstreams import WatchedCircuit, WatchedEndpoint, circuit_metrics, health_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -137,6 +138,7 @@ class Collector:
         yield from self.tunnels()
         yield from self.pools()
         yield from attempts(self.view.stats, self.view.services)
+        yield from mirrors(self.view.stats, self.view.services, self.view.snapshots)
         yield from self.process()
         if self.view.rollouts:
             yield from self.rollouts()

@@ -25,6 +25,7 @@ from fastgw.plan.resilience import breakers_of
 from fastgw.plan.resilience_words import resilience_words
 from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 from fastgw.plan.sockets import socket_words
+from fastgw.policies.mirror import MirrorOptions
 
 
 @dataclass(slots=True)
@@ -206,6 +207,14 @@ def choice(service: Service) -> str:
     return "; ".join(words)
 
 
+def mirror(options: MirrorOptions) -> str:
+    """Where copies of the route's requests go, in words."""
+    bound = f"at most {options.max_in_flight} at a time in each worker"
+    share = "all" if options.share == 1 else f"{options.share * 100:.4g}%"
+    compared = "; answers are compared" if options.compare is not None else ""
+    return f"{share} of the requests to {options.service}; {bound}{compared}"
+
+
 def as_data(config: Config, found: Explanation) -> dict[str, Any]:
     """For JSON, and for the text that the verb prints."""
     data: dict[str, Any] = {"status": found.status, "other_routes": found.others}
@@ -226,6 +235,8 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
         asked = [route.service] if route.service else [share.service for share in route.split]
         data["endpoint"] = [f"{name}: {choice(config.services[name])}" for name in asked]
         data["resilience"] = resilience_words(config, route)
+        if mirrors := [mirror(use.options) for use in config.chain(route) if isinstance(use.options, MirrorOptions)]:
+            data["mirror"] = mirrors
         if sockets := socket_words(route):
             data["websocket"] = sockets
         if breakers := breakers_of(config, route):

@@ -26,6 +26,7 @@ from fastgw.plan import Host, PlanSpec, build, build_now, discover
 from fastgw.plan.resilience import limits_view
 from fastgw.policies._contract import Ledger
 from fastgw.policies._keysets import ring_of
+from fastgw.policies._mirror import Reports, reports_of
 from fastgw.policies.base import stores_of
 from fastgw.server.keys import Stamp, read, usable
 from fastgw.upstreams.discovery import EndpointSet
@@ -247,10 +248,19 @@ class DataPlane:
             "pid": os.getpid(),
             "dropped_lines": dropped,
             "stores": [asdict(store.state()) for store in stores_of(self.host.shared).values()],
+            "mirrors": [(key[0], report.outcomes) for key, report in self.mirrors().items()],
             "limits": limits_view(self.host.limits),
             "contract": self.host.shared.get_or_create("contract", Ledger).rows(),
         }
         return {**self.engine.snapshot(), **own}
+
+    def mirrors(self) -> Reports:
+        """What was found by comparing the answers to copies of requests."""
+        return reports_of(self.host.shared)
+
+    def reset_mirrors(self, route: str) -> None:
+        for key in [key for key in self.mirrors() if key[0] == route]:
+            del self.mirrors()[key]
 
     async def retire(self, seconds: float) -> None:
         """Drains where somebody else serves at the same address: kept connections may have one more request for half of

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from fastgw.observe import logging as process_log
+from fastgw.policies._mirror import Reports
 from fastgw.server import control, plan_file
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.loop import WorkerLoop
@@ -139,6 +140,12 @@ class Worker:
 
     async def on_snapshot(self, message: control.Message, fds: list[int]) -> dict[str, Any]:
         return self.plane.snapshot()
+
+    async def on_mirrors(self, message: control.Message, fds: list[int]) -> Reports:
+        return self.plane.mirrors()
+
+    async def on_reset_mirrors(self, message: control.Message, fds: list[int]) -> None:
+        self.plane.reset_mirrors(message["route"])
 
     async def on_addresses(self, message: control.Message, fds: list[int]) -> None:
         for url, addresses in message["addresses"].items():

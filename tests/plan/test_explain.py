@@ -50,6 +50,14 @@ def test_predicates_are_named():
     assert refused["candidates"][0]["failed"].startswith("client_ip 10.0.0.1")
 
 
+def test_where_copies_go():
+    assert explained("/api/products/7")["mirror"] == [
+        "5% of the requests to products-next; at most 100 at a time in each worker; answers are compared"
+    ]
+    assert "mirror" not in explained("/api/users")
+    assert "\nmirror    5% of the requests" in verb("explain", "config.example.yaml", "/api/products/7").stdout
+
+
 def test_how_an_endpoint_is_chosen():
     assert explained("/api/users")["endpoint"] == ["users: round_robin"]
     assert explained("POST http://localhost/api/orders/7")["endpoint"] == [
