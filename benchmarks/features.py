@@ -33,6 +33,11 @@ RESULTS = Path(__file__).resolve().parent / "results"
 REQUESTS = 1000
 CHECK = {"path": "/health", "statuses": ["2xx"], "interval": "1h"}
 
+
+def mirrored(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"services": ("shadow",), "route": {"policies": [{"mirror": {"service": "shadow", **options}}]}}
+
+
 # What is put into the service, or under "route" into the route; "services" are others that it needs.
 FEATURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "off": ("none of them", {}),
@@ -53,6 +58,9 @@ FEATURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "`concurrency: {adaptive: {}}`, with a queue",
         {"concurrency": {"adaptive": {"min": 50}, "queue": {"max": 1000}}},
     ),
+    "mirror_share": ("`mirror`, `share: 1%`", mirrored({"share": "1%"})),
+    "mirror": ("`mirror` of all requests: twice as many", mirrored({})),
+    "mirror_compare": ("`mirror` of all, `compare: {}`", mirrored({"compare": {}})),
     "least_requests": ("`balance: least_requests`", {"balance": "least_requests"}),
 }
 NOT_THERE = ("unknown_key", "not_implemented", "unknown_policy")
