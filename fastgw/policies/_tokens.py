@@ -204,7 +204,7 @@ def identity(claims: dict[str, Any], rules: Rules, key: Any = None) -> Verified 
     deadline = 0 if expiry is None else int(min(float(expiry) + rules.leeway, LAST) * 1e9)
     not_before = claims.get("nbf")
     return Verified(
-        Consumer(user, credential=user) if user else None,
+        Consumer(user, credential=user, scopes=scopes or None) if user else None,
         claims,
         "".join(lines).encode("latin-1"),
         deadline,

@@ -132,6 +132,13 @@ routes: [{path: /x, service: a}]
     assert problems[0].code == "unknown_key" and problems[0].line in (4, 5, 6, 7)
 
 
+def test_scopes_of_tokens_are_told_too():
+    exchange = trial("any_of", [JWT, "key_auth"]).ask(headers=token(scope="b a")).exchange
+    assert exchange.consumer.scopes == {"a", "b"}
+    told = Trial("identity", {}, CONTEXT).ask(prepare=lambda other: setattr(other, "consumer", exchange.consumer))
+    assert told.upstream_header("X-User-Id") == "eve" and told.upstream_header("X-User-Scopes") == "a b"
+
+
 def test_identity_is_told_and_cannot_be_forged():
     forged = {"X-User-Id": "root", "x-user-scopes": "all", "X-Internal": "1"}
     told = Trial("identity", {"remove": ["X-Internal"]}, CONTEXT).ask(headers=forged)
