@@ -131,6 +131,7 @@ class AccessLog:
             **GETTERS,
             "query": lambda ex: ex.query,
             "hedge": lambda ex: ex.hedge_name,
+            "fallback": lambda ex: ex.fallback,
             "headers": partial(recorded_headers, tuple(headers)),
             "cookies": partial(recorded_cookies, tuple(cookies)),
         }

@@ -58,6 +58,7 @@ BUILTIN: dict[str, str] = {
     "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",
     "grpc_transcode": "fastgw.policies.grpc_transcode:GrpcTranscode",
     "coalesce": "fastgw.policies.coalesce:Coalesce",
+    "fallback": "fastgw.policies.fallback:Fallback",
     "mirror": "fastgw.policies.mirror:Mirror",
     "respond": "fastgw.policies.respond:Respond",
     "redirect": "fastgw.policies.redirect:Redirect",

@@ -12,7 +12,7 @@ from fastgw.config.schema.base import Later, Room, key
 LogField = Literal[
     "time", "method", "host", "path", "protocol", "client", "request_id", "trace_id", "route", "service", "endpoint",
     "consumer", "status", "code", "side", "bytes_in", "bytes_out", "total_ms", "upstream_ms", "gateway_ms",
-    "user_agent", "referer", "query", "hedge",
+    "user_agent", "referer", "query", "hedge", "fallback",
 ]  # fmt: skip
 LOG_FIELDS: tuple[str, ...] = LogField.__args__  # type: ignore[attr-defined]
 
@@ -52,7 +52,8 @@ class AccessLog(Room):
     fields: tuple[LogField, ...] | None = key(
         None,
         "Which fields a JSON line has, in this order; `null` is all of them but `query`, which may hold secrets, "
-        "and `hedge`: whether another endpoint was asked too, and its answer `won` or `lost`.",
+        "`hedge`: whether another endpoint was asked too, and its answer `won` or `lost`, `fallback`: what answered "
+        "in the service's place.",
         example=["time", "method", "path", "status", "total_ms"],
     )
     record_headers: tuple[RecordedHeader, ...] = key(
