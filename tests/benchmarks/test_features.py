@@ -33,3 +33,15 @@ def test_a_feature_that_nobody_knows_is_named(capsys):
     with pytest.raises(SystemExit):
         features.main(["telepathy"])
     assert "unknown: telepathy" in capsys.readouterr().err
+
+
+def test_what_the_same_commit_was_measured_for_is_kept(tmp_path, monkeypatch):
+    file = tmp_path / "features.json"
+    assert features.measured_before(file, 1000) == {}
+    file.write_text('{"commit": "abc", "requests": 1000, "instructions": {"off": 1.0}}')
+    for commit, requests, kept in (("abc", 1000, {"off": 1.0}), ("abc", 500, {}), ("abd", 1000, {})):
+        monkeypatch.setattr(features, "commit", lambda commit=commit: commit)
+        assert features.measured_before(file, requests) == kept
+    file.write_text('{"commit": "abc+", "requests": 1000, "instructions": {"off": 1.0}}')
+    monkeypatch.setattr(features, "commit", lambda: "abc+")
+    assert features.measured_before(file, 1000) == {}
