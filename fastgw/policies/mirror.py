@@ -98,7 +98,7 @@ class Mirror(Policy):
 
     Nothing of it is felt by the client, who is answered as though it were not there: copies are sent after the request
     itself, and dropped where there are too many, or their body is too large. Handshakes of WebSockets are not copied.
-    Order: after `coalesce` copies are made only of requests that go upstream. Failure of a copy: counted.
+    Order: after `coalesce` copies are made only of requests that go upstream. Failure: a copy that fails is counted.
     """
 
     name = "mirror"
