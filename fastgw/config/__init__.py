@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from fastgw.config.errors import CODES, ConfigError, Finding, Path, Problem, dotted
 from fastgw.config.fields import file_stamp
+from fastgw.config.openapi import Expansion
 from fastgw.config.registry import PolicySpec, Registry, Resolver
 from fastgw.config.schema import Config
 from fastgw.config.template import ROOT as TEMPLATE_ROOT
@@ -69,11 +70,19 @@ def check(
     if translation is not None:
         data = translation.data
         found += translation.findings
+    expansion = Expansion(data, document.base) if Expansion.concerns(data) else None
+    if expansion is not None:
+        data = expansion.data
+        found += expansion.findings
     state = Check(data, document.file, document.base, finder)
     with collector_off():
         config = state.run()
     config.stamp = stamp
     state.unread_templates(document.templates)
+    if expansion is not None:
+        for finding in state.findings:
+            finding.path = expansion.origin(finding.path)
+            finding.mark = None
     if translation is not None:
         for finding in state.findings:
             finding.path = translation.origin(finding.path)

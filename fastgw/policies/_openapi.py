@@ -59,7 +59,7 @@ class Contract:
 
     def __init__(self, text: bytes) -> None:
         try:
-            found = plain(yaml.safe_load(text))
+            found = plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         except (yaml.YAMLError, ValueError) as error:
             raise PolicyError(f"not YAML or JSON: {str(error).splitlines()[0]}") from None
         if not isinstance(found, dict) or not isinstance(found.get("paths"), dict):

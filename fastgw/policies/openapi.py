@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qsl
@@ -15,7 +16,7 @@ from fastgw.config.fields import Size
 from fastgw.config.schema.base import Room, key
 from fastgw.config.schema.tls import FilePath
 from fastgw.policies._contract import Ledger
-from fastgw.policies._files import read
+from fastgw.policies._files import Stamp, read, stamp
 from fastgw.policies._openapi import Contract, Operation
 from fastgw.policies._report import Report
 from fastgw.policies._schema import Checker, Fault, body_faults
@@ -158,7 +159,14 @@ class Openapi(Policy):
 
 
 def loaded(options: OpenapiOptions) -> Contract:
+    """PolicyError for what is no document. One for all routes that have the same."""
     path = Path(options.file)
+    return contract_of(path, stamp(path))
+
+
+@lru_cache(maxsize=8)
+def contract_of(path: Path, stamped: Stamp) -> Contract:
+    """`stamped` is what changes when the file does."""
     try:
         return Contract(read(path))
     except PolicyError as error:
