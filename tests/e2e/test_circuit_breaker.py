@@ -1,6 +1,8 @@
 """Circuit breakers in a gateway: what opens which, who is asked then, and how they close again."""
 
 import json
+import subprocess
+import sys
 import time
 from contextlib import ExitStack, contextmanager
 
@@ -202,3 +204,26 @@ def test_retries_find_another_endpoint_and_what_is_open_is_not_tried():
     with world(Switch(), Switch(GOOD), breaker=LONG, service={"retry": retry}) as (client, _, (bad, _)):
         assert [get(client).status for _ in range(20)] == [200] * 20
         assert len(bad.requests) == 3
+
+
+def test_commands_by_the_admin_api_and_by_the_verb():
+    with world(Switch(GOOD), breaker=LONG, route={"circuit_breaker": LONG}) as (client, gateway, ups):
+        verb = [sys.executable, "-m", "fastgw", "circuits"]
+
+        def run(*words):
+            address = f"{gateway.host}:{gateway.admin_port}"
+            return subprocess.run([*verb, *words, "--admin", address], capture_output=True, text=True, timeout=60)
+
+        assert get(client).status == 200
+        found = run("open", "up", "--endpoint", ups[0].url, "--json")
+        assert found.returncode == 0, found.stderr
+        assert [one["state"] for one in json.loads(found.stdout)["circuit_breakers"]] == ["forced_open"]
+        assert code(get(client, "/b/x")) == (503, "circuit_open")
+        assert "forced_open" in run().stdout and 'state="forced_open"} 1.0' in gateway.admin("/metrics")[1]
+        assert run("auto", "up").returncode == 0
+        assert get(client, "/b/x").status == 200
+        assert run("open", "-", "--route", "/a/*").returncode == 0
+        assert get(client).status == 503 and get(client, "/b/x").status == 200
+        assert run("reset", "-").returncode == 0 and get(client).status == 200
+        assert run("reset", "nobody").returncode == 1
+        assert run("reset").returncode == 2
