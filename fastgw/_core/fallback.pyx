@@ -8,6 +8,8 @@ from libc.string cimport memset
 
 from fastgw._core.exchange cimport CONTINUE, PHASE_AROUND, REPLIED, Exchange, Hook
 from fastgw._core.plan cimport Plan
+from fastgw._core.pool cimport Service
+from fastgw._core.record cimport W_FALLBACK_REPLY, W_FALLBACK_SERVICE
 from fastgw._core.respond cimport Relay
 from fastgw._core.retry cimport kept
 from fastgw._core.static_reply cimport StaticReply
@@ -52,6 +54,12 @@ cdef class Fallback(Hook):
                 or (self.failed and ex.code in FAILURES)
         return 400 <= status <= 599 and self.statuses[status]
 
+    cdef int _count(self, Exchange ex, Relay relay, int word) except -1:
+        """For the service that did not answer."""
+        if ex.service is not None:
+            relay.stats.add_service((<Service>ex.service).slot, word)
+        return 0
+
     cdef int around_done(self, Exchange ex) except -1:
         cdef Relay relay = <Relay>ex.driver
         cdef str used = <str>ex.fallback
@@ -60,6 +68,7 @@ cdef class Fallback(Hook):
                 ex.response.add("X-Fallback", used)
             return CONTINUE
         if self.service is not None and used is None and kept(ex) and not ex.upgrading:
+            self._count(ex, relay, W_FALLBACK_SERVICE)
             ex.instead = (<Plan>ex.plan).services[self.service]
             ex.fallback = "service " + self.service
             # the time of the first may be over: this is the fallback's own
@@ -69,6 +78,7 @@ cdef class Fallback(Hook):
             return CONTINUE
         if self.reply is None:
             return CONTINUE
+        self._count(ex, relay, W_FALLBACK_REPLY)
         ex.fallback = "reply"
         self.reply.request(ex)
         ex.response.add("X-Fallback", "reply")

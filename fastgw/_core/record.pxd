@@ -72,6 +72,8 @@ cdef enum:
     W_HEDGES = 26            # attempts beside the first,
     W_HEDGES_WON             # those whose answer was taken,
     W_HEDGES_DENIED          # and those there was no budget for
+    W_FALLBACK_SERVICE       # requests that `fallback` took elsewhere,
+    W_FALLBACK_REPLY         # and those it answered
     W_MIRROR_ANSWERED = 32   # copies of requests that went to it, by what became of them
     W_MIRROR_FAILED
     W_MIRROR_FULL            # not sent: too many under way,

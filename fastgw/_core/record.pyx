@@ -204,6 +204,13 @@ cdef class Stats:
         block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
         return block[W_HEDGES], block[W_HEDGES_WON], block[W_HEDGES_DENIED]
 
+    def read_fallbacks(self, int slot):
+        """Requests of a service that another one was asked for, and those that got a static answer."""
+        if not 0 <= slot < self.services:
+            raise IndexError(slot)
+        block = self.upstreams + <Py_ssize_t>slot * SERVICE_WORDS
+        return block[W_FALLBACK_SERVICE], block[W_FALLBACK_REPLY]
+
     def read_mirror(self, int slot):
         """Copies of requests meant for a service, in the order of MIRROR_RESULTS."""
         cdef int i

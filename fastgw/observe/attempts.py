@@ -44,6 +44,9 @@ def attempts(stats: Sequence[Stats], services: Mapping[int, str]) -> Iterator[Me
     again = CounterMetricFamily("fastgw_retries", "Attempts beyond the first, by `retry`.", labels=labels)
     denied = CounterMetricFamily("fastgw_retries_denied", "Attempts that were not made.", labels=(*labels, "reason"))
     hedges = [CounterMetricFamily(f"fastgw_hedges{name}", text, labels=labels) for name, text in HEDGES]
+    fallbacks = CounterMetricFamily(
+        "fastgw_fallbacks", "Requests for a service that something else answered.", labels=(*labels, "by")
+    )
     grpc = CounterMetricFamily(
         "fastgw_grpc_calls", "gRPC calls by grpc-status; none: ended without.", labels=(*labels, "status")
     )
@@ -60,9 +63,13 @@ def attempts(stats: Sequence[Stats], services: Mapping[int, str]) -> Iterator[Me
         for family, many in zip(hedges, beside, strict=False):
             if many:
                 family.add_metric((service,), many)
+        elsewhere = [sum(many) for many in zip(*(one.read_fallbacks(slot) for one in blocks), strict=True)]
+        for by, many in zip(("service", "reply"), elsewhere, strict=False):
+            if many:
+                fallbacks.add_metric((service, by), many)
         for status, calls in enumerate(map(sum, zip(*(one.read_grpc(slot) for one in blocks), strict=True))):
             if calls:
                 grpc.add_metric((service, str(status) if status <= 16 else "none"), calls)
         if count := sum(one.read_service(slot) for one in blocks):
             silent.add_metric((service,), count)
-    yield from (silent, again, denied, *hedges, grpc)
+    yield from (silent, again, denied, *hedges, fallbacks, grpc)

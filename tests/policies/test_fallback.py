@@ -61,8 +61,11 @@ def test_another_service(body):
 
 def test_another_service_and_then_a_reply():
     options = {"service": "second", "reply": REPLY}
-    with world(close_without_answer, options, close_without_answer) as (_, client, (_, second)):
+    with world(close_without_answer, options, close_without_answer) as (gateway, client, (_, second)):
         assert ask(client).get("x-fallback") == "reply" and len(second.requests) >= 1
+        text = gateway.admin("/metrics")[1]
+        assert 'fastgw_fallbacks_total{by="service",service="first"} 1.0' in text
+        assert 'fastgw_fallbacks_total{by="reply",service="second"} 1.0' in text
 
 
 def test_a_body_that_is_too_large_is_not_sent_again():
