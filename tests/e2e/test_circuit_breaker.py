@@ -189,6 +189,18 @@ def test_an_error_rate():
         assert [get(client).status for _ in range(4)] == [500, 500, 500, 503]
 
 
+def test_it_stays_open_over_a_reload_and_an_upgrade():
+    with world(Switch(), breaker=LONG) as (client, gateway, ups):
+        for _ in range(3):
+            assert get(client).status == 500
+        assert gateway.admin("/config/reload", "POST")[0] == 200
+        assert code(get(client)) == (503, "circuit_open")
+        gateway.upgrade()
+        with gateway.client() as other:
+            assert code(get(other)) == (503, "circuit_open")
+        assert asked(ups) == 3
+
+
 def test_workers_share_it():
     breaker = {**LONG, "failure_threshold": 4, "scope": "service"}
     with world(Switch(), breaker=breaker, workers=2) as (_, gateway, ups):

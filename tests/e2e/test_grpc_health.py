@@ -117,3 +117,14 @@ def test_statuses_that_are_listed():
         _, failed = asked(channel)
         assert failed == [Status.RESOURCE_EXHAUSTED] * 4
         assert rows(gateway)[0]["reason"] == "too many errors in a row"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_statuses_open_a_circuit(stream):
+    with running(circuit_breaker={"failure_threshold": 3, "timeout": "1h"}) as (_, endpoints, channel):
+        endpoints[0].status = Status.NOT_FOUND                     # says nothing of the endpoint
+        _, failed = asked(channel, stream=stream)
+        assert set(failed) == {Status.NOT_FOUND} and len(failed) > 5
+        endpoints[0].status = Status.UNAVAILABLE
+        answered, failed = asked(channel, stream=stream)
+        assert failed == [Status.UNAVAILABLE] * 3 and {1, 2} <= answered
