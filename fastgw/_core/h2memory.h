@@ -44,8 +44,9 @@ static void *fgw_take(size_t n, void *unused) {
 }
 
 static void fgw_give(void *p, void *unused) {
-  fgw_piece *piece = (fgw_piece *)p - 1;
+  fgw_piece *piece;
   if (p == NULL) return;
+  piece = (fgw_piece *)p - 1;
   if (piece->size == 0 || fgw_kept >= FGW_KEPT) { free(piece); return; }
   piece->next = fgw_pieces[piece->size];
   fgw_pieces[piece->size] = piece;
@@ -61,9 +62,10 @@ static void *fgw_zeroed(size_t count, size_t size, void *unused) {
 }
 
 static void *fgw_grown(void *p, size_t n, void *unused) {
-  fgw_piece *piece = (fgw_piece *)p - 1;
+  fgw_piece *piece;
   void *grown;
   if (p == NULL) return fgw_take(n, NULL);
+  piece = (fgw_piece *)p - 1;
   if (piece->size == 0) {                   /* it stays libc's, also when it shrinks */
     if (n > (size_t)-1 - sizeof *piece) return NULL;
     piece = realloc(piece, sizeof *piece + n);
