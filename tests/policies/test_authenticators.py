@@ -239,25 +239,26 @@ def test_a_signed_request():
     "line, headers, code",
     [
         ("GET /x?a=1", {}, "unauthorized"),
-        ("POST /x?a=1", signed(), "invalid_signature"),
-        ("GET /y?a=1", signed(), "invalid_signature"),
-        ("GET /x?a=2", signed(), "invalid_signature"),
-        ("GET /x", signed(), "invalid_signature"),
-        ("GET /x?a=1", signed(secret="t" * 40), "invalid_signature"),
-        ("GET /x?a=1", signed(key="k2"), "invalid_signature"),
-        ("GET /x?a=1", signed(nonce=None), "invalid_signature"),
-        ("GET /x?a=1", signed(nonce="n" * 300), "invalid_signature"),
-        ("GET /x?a=1", signed(covered_component_ids=("@method", "@path")), "invalid_signature"),
-        ("GET /x?a=1", signed(created=ago(minutes=10)), "invalid_signature"),
-        ("GET /x?a=1", signed(created=ago(minutes=-10)), "invalid_signature"),
-        ("GET /x?a=1", signed(expires=ago(minutes=1)), "invalid_signature"),
+        ("POST /x?a=1", lambda: signed(), "invalid_signature"),
+        ("GET /y?a=1", lambda: signed(), "invalid_signature"),
+        ("GET /x?a=2", lambda: signed(), "invalid_signature"),
+        ("GET /x", lambda: signed(), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(secret="t" * 40), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(key="k2"), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(nonce=None), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(nonce="n" * 300), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(covered_component_ids=("@method", "@path")), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(created=ago(minutes=10)), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(created=ago(minutes=-10)), "invalid_signature"),
+        ("GET /x?a=1", lambda: signed(expires=ago(minutes=1)), "invalid_signature"),
         ("GET /x?a=1", {"Signature-Input": "nonsense", "Signature": "nonsense"}, "invalid_signature"),
         ("GET /x?a=1", {"Signature-Input": "a" * 5000, "Signature": "x"}, "invalid_signature"),
         ("GET /x?a=1", {"Signature-Input": 'a=("@method");keyid="k1"', "Signature": "a=:AAAA:"}, "invalid_signature"),
     ],
 )
 def test_signatures_that_are_refused(line, headers, code):
-    outcome = signing().ask(line, headers)
+    # signed now, not when tests are collected: what is too old would be refused whatever else is wrong with it
+    outcome = signing().ask(line, headers() if callable(headers) else headers)
     assert (outcome.status, outcome.code) == (401, code)
     assert outcome.header("WWW-Authenticate") == "Signature" and SECRET.encode() not in outcome.body
 
