@@ -106,16 +106,18 @@ def test_who_is_busy_gets_less(world):
     gateway, ups = world
     go = threading.Event()
     ups[0].forget()
+    ups[1].forget()
     ups[0].script(held(0, go))
     ups[0].kill_connections(with_reset=False)
     ups[0].wait_for(lambda: ups[0].open_connections() == 0, "its connections to end")
     try:
         with ExitStack() as stack:
-            # until both workers have a request under way at the one that holds them
+            # enough for both workers to have a request under way at the one that holds them
             for _ in range(40):
                 client = stack.enter_context(gateway.client())
                 client.send(b"GET /least/x HTTP/1.1\r\nHost: a\r\n\r\n")
-            ups[0].wait_for(lambda: len(ups[0].requests) >= 2, "it to be asked")
+            ups[0].wait_for(lambda: len(ups[0].requests) + len(ups[1].requests) == 40, "all of them to be asked for")
+            assert len(ups[0].requests) >= 2
             ups[1].settle()
             got = Counter(asked(gateway, "/least/x") for _ in range(60))
             assert got[1] == 60

@@ -148,6 +148,10 @@ class Script:
                     self.seen.append(dict(event.headers))
                 if isinstance(event, h2.events.StreamEnded):
                     self.answer(side, event.stream_id)
+            if side.state_machine.state is h2.connection.ConnectionState.CLOSED:
+                connection.send(side.data_to_send())
+                connection.hang()                     # what the other side still says has no place in a closed one
+                return
 
 
 OK = [(":status", "200"), ("content-type", "application/grpc")]
