@@ -30,7 +30,6 @@ cdef class TokenAuth(PythonHook):
     cdef bytes user, scopes, cookie, query
     cdef bint header, forward
     cdef tuple excluded
-    cdef bint _is_excluded(self, Exchange ex) noexcept
     cdef bytes _token(self, Exchange ex)
     cdef bytes _from_header(self, Exchange ex)
     cdef int _settle(self, Exchange ex, Verified found) except -1

@@ -5,12 +5,12 @@ verified. The dict hashes it with Python's keyed SipHash, so its timing tells no
 tokens with a good signature are remembered, so that nobody can fill the cache with rubbish.
 """
 from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.clock cimport realtime_ns
 from fastgw._core.exchange cimport CONTINUE, PHASE_REQUEST, Consumer, Exchange
 from fastgw._core.headers cimport H_AUTHORIZATION, Head, Header, equals_lower
+from fastgw._core.identity cimport is_excluded
 from fastgw._core.policy cimport DRIVE_REQUEST, PythonHook, apply_problem
 from fastgw._core.template cimport find_cookie, find_query
 
@@ -114,20 +114,6 @@ cdef class TokenAuth(PythonHook):
         self.query = query
         self.header = header
 
-    cdef bint _is_excluded(self, Exchange ex) noexcept:
-        cdef const char *path = ex.request.buf + ex.path
-        cdef size_t n = ex.path_len, m
-        cdef bytes pattern
-        for pattern in self.excluded:
-            m = PyBytes_GET_SIZE(pattern)
-            if m >= 2 and PyBytes_AS_STRING(pattern)[m - 1] == c"*":
-                m -= 2                       # "/x/*": "/x" itself, and what follows "/x/"
-                if n >= m and memcmp(path, PyBytes_AS_STRING(pattern), m) == 0 and (n == m or path[m] == c"/"):
-                    return True
-            elif n == m and memcmp(path, PyBytes_AS_STRING(pattern), m) == 0:
-                return True
-        return False
-
     cdef bytes _from_header(self, Exchange ex):
         """None: there is none. RFC 6750 2.1: "Bearer" 1*SP b64token; the scheme in any case (RFC 9110 11.1)"""
         cdef Header *h = ex.request.find_id(H_AUTHORIZATION)
@@ -168,7 +154,7 @@ cdef class TokenAuth(PythonHook):
         # whoever could send these would be whoever he likes, wherever the upstream trusts them
         head.remove_name(PyBytes_AS_STRING(self.user), PyBytes_GET_SIZE(self.user))
         head.remove_name(PyBytes_AS_STRING(self.scopes), PyBytes_GET_SIZE(self.scopes))
-        if self.excluded and self._is_excluded(ex):
+        if self.excluded and is_excluded(self.excluded, ex):
             return CONTINUE
         if self.header and head.count_of(b"authorization", 13) > 1:
             return apply_problem(ex, self._refusal("invalid_token", "There is more than one Authorization header."))
