@@ -107,8 +107,11 @@ cdef class BanTable:
         for i in range(WAYS):
             end = fgw_ban_load(&slot[i].until)
             if end > now and memcmp(slot[i].address, address, 16) == 0:
-                place, least = &slot[i], end
-                break
+                # A ban that stands is made longer in one step: claimed as below, it would not hold meanwhile.
+                if not fgw_ban_swap(&slot[i].until, end, until if until > end else end):
+                    return False
+                slot[i].status = status
+                return True
             if end < 0:
                 if -end > now - SECOND:
                     continue                      # somebody writes it

@@ -2,6 +2,7 @@
 
 import mmap
 import struct
+import threading
 import time
 
 import pytest
@@ -40,8 +41,29 @@ def test_banned_again_it_is_the_same_entry():
     table = BanTable.private(64)
     table.add(HASHING, "192.0.2.1", 10)
     table.add(HASHING, "192.0.2.1", 100)
+    table.add(HASHING, "192.0.2.1", 10)
     assert len(table.entries()) == 1
-    assert table.seconds_left(HASHING, "192.0.2.1") > 90
+    assert table.seconds_left(HASHING, "192.0.2.1") > 90, "the longest holds"
+
+
+def test_a_ban_holds_while_it_is_made_longer():
+    memory = mmap.mmap(-1, 8 * 32)
+    table = BanTable(memory)
+    table.add(HASHING, "192.0.2.1", 3600)
+    missed, ended = [], threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            if not table.seconds_left(HASHING, "192.0.2.1"):
+                missed.append(1)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for more in range(2000):
+        table.add(HASHING, "192.0.2.1", 3600 + more)
+    ended.set()
+    thread.join(60)
+    assert not missed and table.seconds_left(HASHING, "192.0.2.1") > 3600
 
 
 def test_a_full_set_gives_up_the_ban_that_ends_first():
