@@ -31,6 +31,7 @@ from fastgw.config.schema.tests import ConfigTest
 ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("server", Server, "server"),
     ("admin", Admin, "admin"),
+    ("stores", Stores, "stores"),
     ("services", Service, "services.NAME"),
     ("consumers", Consumer, "consumers[]"),
     ("plans", Plan, "plans.NAME"),

@@ -218,12 +218,15 @@ class Collector:
         calls = GaugeMetricFamily("fastgw_store_calls", "Calls of a store by the workers that live.", labels=labels)
         failures = GaugeMetricFamily("fastgw_store_failures", "Those that failed.", labels=labels)
         paused = GaugeMetricFamily("fastgw_store_paused", "Workers that leave the store alone for now.", labels=labels)
+        trips = GaugeMetricFamily("fastgw_store_round_trips", "Writes to it: calls share them.", labels=labels)
         for name in sorted({row["name"] for row in rows}):
             same = [row for row in rows if row["name"] == name]
-            for family, key in ((calls, "calls"), (failures, "failures"), (paused, "paused")):
+            for family, key in (
+                (calls, "calls"), (failures, "failures"), (paused, "paused"), (trips, "round_trips")
+            ):  # fmt: skip
                 family.add_metric((name,), sum(row[key] for row in same))
         if rows:
-            yield from (calls, failures, paused)
+            yield from (calls, failures, paused, trips)
 
     def certificates(self) -> Iterator[Metric]:
         ends: dict[tuple[str, str, str], int] = {}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 class StoreError(Exception):
-    """The store did not do it, or not in time; a write may have happened all the same. `reason` is a word:
-    `deadline`, `unreachable`, `refused` (it answered with an error), `busy`, `paused` (the breaker), `full`."""
+    """The store did not do it, or not in time; a write may have happened all the same. `reason` is a word: `deadline`,
+    `unreachable`, `refused` (it answered with an error), `busy`, `paused` (the breaker), `full`, `failed`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -16,12 +16,14 @@ class StoreError(Exception):
 
 @dataclass(slots=True, frozen=True)
 class StoreState:
-    """For metrics: calls since it was opened, those that failed, and whether the breaker leaves it alone."""
+    """For metrics: calls since it was opened, those that failed, whether a breaker leaves it (or one of its servers)
+    alone, and the round trips to servers: fewer than calls, as calls share them."""
 
     name: str
     calls: int
     failures: int
     paused: bool
+    round_trips: int = 0
 
 
 class Store:

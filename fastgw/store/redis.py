@@ -1,178 +1,182 @@
-"""The store in a Redis server, by redis-py's asyncio client.
-
-The policy that waits and the command that is under way have clocks of their own: the first stops waiting after the
-`deadline` of a few milliseconds, the second goes on until `timeout`. So a connection can come about that takes longer
-than a request may wait, and no connection is thrown away for an answer that comes a little late.
-"""
+"""The store in Redis: one server, one that Sentinels know, or a Cluster."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-import ssl
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from redis.asyncio import Redis as Client
-from redis.asyncio.connection import ConnectionPool, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, MaxConnectionsError, RedisError, ResponseError
+from redis.exceptions import NoScriptError
 
 from fastgw.config.schema.stores import Redis
 from fastgw.store.base import Store, StoreError, StoreState
 from fastgw.store.breaker import Breaker
+from fastgw.store.clients import Client, Words, connect
+from fastgw.store.lanes import Lane, Told
 
 logger = logging.getLogger("fastgw.store")
-T = TypeVar("T")
 
-ADD = """
+
+class Script:
+    """A Lua script: `EVALSHA`, and `EVAL` with the whole text for a server that does not know it yet."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def words(self, keys: Sequence[str], arguments: Sequence[Any]) -> Words:
+        return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
+
+
+ADD = Script("""
 local sum = redis.call('INCRBY', KEYS[1], ARGV[1])
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return sum
-"""
+""")
 
 
 def milliseconds(ttl: float) -> int:
     return max(1, int(ttl * 1000))
 
 
-class TlsConnection(SSLConnection):
-    """Trusts what `ca` has and nothing else; the library would add it to the authorities of the host."""
-
-    def __init__(self, *, trust: ssl.SSLContext, **options: Any) -> None:
-        super().__init__(**options)
-        self.ssl_context.context = trust
-
-
-def client_of(options: Redis) -> Client:
-    """Connects with the first command. One try anew when a kept connection turns out to be dead. OSError when `ca`
-    cannot be read."""
-    common: dict[str, Any] = {
-        "username": options.username,
-        "password": options.password.reveal() if options.password else None,
-        "socket_timeout": options.timeout,
-        "socket_connect_timeout": options.timeout,
-        "max_connections": options.max_connections,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        "health_check_interval": 0,
-    }
-    url = options.url
-    if url.startswith("unix:"):
-        common.pop("socket_connect_timeout")
-    pool = ConnectionPool.from_url(url, **common)
-    if url.startswith("rediss://"):
-        pool.connection_class = TlsConnection
-        pool.connection_kwargs["trust"] = ssl.create_default_context(cafile=options.ca)
-    return Client(connection_pool=pool)
-
-
 class RedisStore(Store):
-    """At most `max_connections` commands are under way; one more fails at once."""
+    """Commands of one turn of the loop share a round trip, over at most `max_connections` per server (`lanes.py`).
+
+    In a Cluster each server has its own lane and its own breaker: one that is gone takes nothing from the others.
+    """
 
     name = "redis"
 
     def __init__(self, options: Redis, now: Callable[[], float] = time.monotonic) -> None:
         self.options = options
-        self.breaker = Breaker(options.breaker, now)
+        self.now = now
         self.client: Client | None = None
-        self.running: set[asyncio.Task[Any]] = set()
+        self.broken = Breaker(options.breaker, now)      # while there is no client
+        self.lanes: dict[str, Lane] = {}
+        self.scripts: dict[str, Script] = {}
         self.calls = self.failures = 0
 
     def __repr__(self) -> str:
-        return f"<RedisStore {self.options.url}>"
+        return f"<RedisStore {self.options.where}>"
 
     def key(self, key: str) -> str:
         return f"{self.options.prefix}:{key}"
 
-    async def run(self, command: Callable[[Client], Awaitable[T]]) -> T:
-        """Any command, under the deadline and the breaker: `await store.run(lambda client: client.ping())`."""
+    # ------------------------------------------------------------------ commands
+
+    def submit(self, key: str, words: Words, told: Told) -> None:
+        """Asks; `told(answer, error)` is called once, within the deadline, never from in here. `key` (with the prefix)
+        says which server of a Cluster is asked. StoreError when it is known at once that there will be no answer."""
         self.calls += 1
-        if len(self.running) >= self.options.max_connections:
-            self.failures += 1
-            raise StoreError("busy", "all connections are")
-        if not self.breaker.admits():
-            self.failures += 1
-            raise StoreError("paused", "it failed before")
-        if self.client is None:
-            try:
-                self.client = client_of(self.options)
-            except OSError as error:                 # an SSLError is one
-                failure = StoreError("unreachable", f"its CA certificates cannot be read: {type(error).__name__}")
-                self.bad(failure)
-                raise failure from None
-        task: asyncio.Task[T] = asyncio.get_running_loop().create_task(self.command(command(self.client)))
-        self.running.add(task)
-        task.add_done_callback(self.done)
-        told = False
         try:
-            # not asyncio.timeout: a hook takes its first step outside any Task
-            done, _ = await asyncio.wait([task], timeout=self.options.deadline)
-            told = True
-            if not done:
-                raise StoreError("deadline", f"no answer in {self.options.deadline * 1000:g} ms")
-            result = task.result()
-            self.breaker.good()
-            return result
-        except StoreError as error:
-            if error.reason == "refused":            # an answer that says no is an answer
-                self.failures += 1
-                self.breaker.good()
-            else:
-                self.bad(error)
+            self.lane_of(key).submit(words, told)
+        except StoreError:
+            self.failures += 1
             raise
-        finally:
-            if not told:                             # who asked has gone, which says nothing of the store
-                self.breaker.trying = False
 
-    async def command(self, awaitable: Awaitable[T]) -> T:
-        """Errors in our words: the library's could quote what was sent."""
+    def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any], told: Told) -> None:
+        """The same, of a script. Its keys (with the prefix) must be on one server: `{…}` in them decides."""
+        self.scripts[script.digest] = script
+        self.submit(keys[0], script.words(keys, arguments), told)
+
+    async def execute(self, key: str, *words: Any) -> Any:
+        """The answer to a command."""
+        return await self.answer(lambda told: self.submit(key, words, told))
+
+    async def evaluate(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
+        """The answer of a script."""
+        return await self.answer(lambda told: self.run(script, keys, arguments, told))
+
+    async def answer(self, ask: Callable[[Told], None]) -> Any:
+        # a Future and no asyncio.timeout: a hook takes its first step outside any Task
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def told(result: Any, error: StoreError | None) -> None:
+            if future.done():
+                return                               # who asked has gone
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        ask(told)
+        return await future
+
+    # ------------------------------------------------------------------ the way
+
+    def lane_of(self, key: str) -> Lane:
+        client = self.client
+        if client is None:
+            client = self.opened()
+        server = client.server_of(key)
+        lane = self.lanes.get(server)
+        if lane is None:
+            lane = self.lanes[server] = Lane(
+                self.options, Breaker(self.options.breaker, self.now),
+                lambda commands: self.send(client, commands, server), self.failed,
+            )  # fmt: skip
+        return lane
+
+    def opened(self) -> Client:
+        if not self.broken.admits():
+            raise StoreError("paused", "it failed before")
         try:
-            return await awaitable
-        except MaxConnectionsError:
-            raise StoreError("busy", "all connections are") from None
-        except (ResponseError, DataError) as error:
-            raise StoreError("refused", type(error).__name__) from None
-        except (RedisError, OSError) as error:
-            raise StoreError("unreachable", type(error).__name__) from None
+            self.client = connect(self.options)
+        except OSError as error:                     # an SSLError is one
+            failure = StoreError("unreachable", f"its CA certificates cannot be read: {type(error).__name__}")
+            self.failed(failure, 0, self.broken.bad())
+            raise failure from None
+        return self.client
 
-    def done(self, task: asyncio.Task[Any]) -> None:
-        self.running.discard(task)
-        if not task.cancelled():
-            task.exception()                         # read, so that a late failure is not reported as forgotten
+    async def send(self, client: Client, commands: Sequence[Words], server: str) -> list[Any]:
+        replies = await client.send(commands, server)
+        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            whole: list[Words] = [("EVAL", self.scripts[commands[n][1]].text, *commands[n][2:]) for n in unknown]
+            for n, reply in zip(unknown, await client.send(whole, server), strict=True):
+                replies[n] = reply
+        return replies
 
-    def bad(self, error: StoreError) -> None:
-        self.failures += 1
-        if self.breaker.bad():
+    def failed(self, error: StoreError, calls: int, opened: bool) -> None:
+        self.failures += calls
+        if opened:
             text = "the store %s fails (%s); it is left alone for %g s"
-            logger.error(text, self.options.url, error, self.breaker.pause)
+            logger.error(text, self.options.where, error, self.options.breaker.pause)
+
+    # ------------------------------------------------------------------ what every store does
 
     async def get(self, key: str) -> bytes | None:
-        return await self.run(lambda client: cast(Awaitable[bytes | None], client.get(self.key(key))))
+        key = self.key(key)
+        found: bytes | None = await self.execute(key, "GET", key)
+        return found
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
-        await self.run(lambda client: client.set(self.key(key), value, px=milliseconds(ttl)))
+        key = self.key(key)
+        await self.execute(key, "SET", key, value, "PX", milliseconds(ttl))
 
     async def put_new(self, key: str, value: bytes, ttl: float) -> bool:
-        return bool(await self.run(lambda client: client.set(self.key(key), value, px=milliseconds(ttl), nx=True)))
+        key = self.key(key)
+        return bool(await self.execute(key, "SET", key, value, "PX", milliseconds(ttl), "NX"))
 
     async def delete(self, key: str) -> bool:
-        return bool(await self.run(lambda client: client.delete(self.key(key))))
+        key = self.key(key)
+        return bool(await self.execute(key, "DEL", key))
 
     async def add(self, key: str, amount: int, ttl: float) -> int:
         # one step, so that no counter is left without an end
-        sent = (ADD, 1, self.key(key), str(amount), str(milliseconds(ttl)))
-        return int(await self.run(lambda client: client.eval(*sent)))
+        return int(await self.evaluate(ADD, (self.key(key),), amount, milliseconds(ttl)))
 
     def state(self) -> StoreState:
-        return StoreState(self.name, self.calls, self.failures, self.breaker.paused)
+        lanes = self.lanes.values()
+        paused = self.broken.paused or any(lane.breaker.paused for lane in lanes)
+        return StoreState(self.name, self.calls, self.failures, paused, sum(lane.round_trips for lane in lanes))
 
     async def close(self) -> None:
-        for task in list(self.running):
-            task.cancel()
+        for lane in self.lanes.values():
+            await lane.close()
         if self.client is not None:
-            await self.client.aclose()
-            await self.client.connection_pool.disconnect()
+            await self.client.close()
             self.client = None

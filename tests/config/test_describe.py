@@ -55,9 +55,10 @@ def keys_in(value, found):
 
 def test_the_example_has_every_key():
     there = keys_in(yaml.safe_load(EXAMPLE.read_text()), set())
-    # the keys of TLS need files: their tour is a page of its own, which is tested too
-    for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "tls.md").read_text(), re.DOTALL):
-        keys_in(yaml.safe_load(block), there)
+    # the keys of TLS need files, and there is one Redis: their tours are pages of their own, which are tested too
+    for tour in ("tls.md", "stores.md"):
+        for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / tour).read_text(), re.DOTALL):
+            keys_in(yaml.safe_load(block), there)
     wanted = set()
     for _, model, title in ROOMS:
         for row in rows(model, f"{title}."):

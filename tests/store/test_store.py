@@ -180,7 +180,7 @@ def test_acl_users_and_what_errors_say(tmp_path):
         good = RedisStore(Redis(url=server.url, username="gateway", password=secret, **PATIENT))
         await good.put("a", b"1", ttl=60)
         with pytest.raises(StoreError) as caught:
-            await good.run(lambda client: client.get("elsewhere:a"))
+            await good.execute("elsewhere:a", "GET", "elsewhere:a")
         assert caught.value.reason == "refused"
         assert secret not in f"{caught.value!r} {good!r} {good.options!r} {good.options.model_dump_json()}"
         await good.close()
@@ -206,7 +206,7 @@ def test_tls(tmp_path):
         store = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=pki.cert, **PATIENT))
         await store.put("a", b"1", ttl=60)
         assert await store.get("a") == b"1"
-        trust = store.client.connection_pool.connection_kwargs["trust"]
+        trust = store.client.single.connection_pool.connection_kwargs["trust"]
         assert len(trust.get_ca_certs()) == 1 and trust.check_hostname and trust.verify_mode == ssl.CERT_REQUIRED
         await store.close()
         missing = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=str(tmp_path / "missing"), **PATIENT))
@@ -224,16 +224,81 @@ def test_tls(tmp_path):
         run(ask())
 
 
+def reads(server):
+    return int(server.info("stats")["total_reads_processed"])
+
+
 @needed
-def test_no_more_calls_than_connections(server):
+def test_commands_of_one_turn_share_a_round_trip_over_few_connections(server):
     async def ask():
-        store = RedisStore(Redis(url=server.url, **PATIENT, max_connections=2))
+        store = RedisStore(Redis(url=server.url, prefix="share", **PATIENT, max_connections=2))
+        await store.put("first", b"1", ttl=60)       # connected, and known to the server
+        await store.add("n", 0, ttl=60)
+        before, trips = await asyncio.to_thread(reads, server), store.state().round_trips
+        sums = await asyncio.gather(*(store.add("n", 1, ttl=60) for _ in range(200)))
+        after = await asyncio.to_thread(reads, server)
+        assert sorted(sums) == list(range(1, 201))
+        assert store.state().round_trips - trips == 1
+        # 16 KiB are more than one read; 200 round trips would be 200 of them. The last INFO is one too.
+        assert after - before < 20, "reads by the server"
+
+        async def many(name):
+            for n in range(20):
+                await store.put(f"{name}-{n}", b"1", ttl=60)
+
+        trips = store.state().round_trips
+        await asyncio.gather(*(many(n) for n in range(50)))
+        assert store.state().round_trips - trips < 500, "1000 commands, which wait for each other"
+        clients = await asyncio.to_thread(server.info, "clients")
+        assert int(clients["connected_clients"]) <= 3, "two, and the one that asks"
+        await store.close()
+
+    run(ask())
+
+
+@needed
+def test_no_more_calls_wait_than_may(server):
+    async def ask():
+        store = RedisStore(Redis(url=server.url, **PATIENT, max_waiting=3))
         results = await asyncio.gather(*(store.get(f"k{n}") for n in range(5)), return_exceptions=True)
-        assert [isinstance(one, StoreError) and one.reason for one in results].count("busy") == 3
+        assert [isinstance(one, StoreError) and one.reason for one in results].count("busy") == 2
         assert await store.get("k") is None
         await store.close()
 
     run(ask())
+
+
+@needed
+def test_a_script_that_the_server_forgot_is_sent_again(server):
+    async def ask():
+        store = RedisStore(Redis(url=server.url, prefix="scripts", **PATIENT))
+        assert await store.add("n", 1, ttl=60) == 1
+        await asyncio.to_thread(server.command, "SCRIPT", "FLUSH")
+        assert sorted(await asyncio.gather(*(store.add("n", 1, ttl=60) for _ in range(5)))) == [2, 3, 4, 5, 6]
+        await store.close()
+
+    run(ask())
+
+
+@needed
+def test_who_gave_up_before_it_was_sent_sends_nothing(tmp_path):
+    """One connection that hangs: what waits behind it is told by its deadline, and is not sent later."""
+
+    async def ask(server):
+        store = RedisStore(Redis(url=server.url, prefix="late", deadline=0.05, timeout=20, max_connections=1,
+                                 breaker={"failures": 1000}))  # fmt: skip
+        await until(lambda: store.put("a", b"1", ttl=600))
+        server.pause()
+        for n in range(3):
+            with pytest.raises(StoreError) as caught:
+                await store.add(f"n{n}", 1, ttl=600)
+            assert caught.value.reason == "deadline"
+        server.go_on()
+        await until(lambda: store.get("a"))
+        return [await until(lambda n=n: store.execute("", "GET", f"late:n{n}")) for n in range(3)]
+
+    with RedisServer(tmp_path) as server:
+        assert run(ask(server)) == [b"1", None, None]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +312,14 @@ def test_no_more_calls_than_connections(server):
         {"url": "unix:relative"},
         {"url": "redis://h", "username": "u"},
         {"url": "redis://h", "ca": "ca.crt"},
+        {},
+        {"url": "redis://h", "cluster": {"nodes": ["h:1"]}},
+        {"url": "redis://h", "tls": True},
+        {"cluster": {"nodes": []}},
+        {"cluster": {"nodes": ["user:pw@h:1"]}},
+        {"cluster": {"nodes": ["h"]}},
+        {"sentinel": {"nodes": ["h:1"]}},
+        {"sentinel": {"nodes": ["h:1"], "master": "m", "username": "u"}},
     ],
 )
 def test_options_that_are_refused(options):

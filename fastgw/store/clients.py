@@ -1,0 +1,212 @@
+"""Redis servers as redis-py's asyncio clients reach them: one server, one that Sentinels know, or a Cluster.
+
+    client = connect(options)
+    replies = await client.send([("GET", "a"), ("INCR", "b")], name)    # one write, one answer
+
+What raises has failed as a whole; an exception among the replies is the answer to one command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis as Single
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.backoff import NoBackoff
+from redis.exceptions import ClusterDownError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from fastgw.config.schema.stores import Redis
+
+Words = tuple[Any, ...]
+GONE = RedisConnectionError()
+LOST = (RedisConnectionError, ClusterDownError, ReadOnlyError)
+"""What a server answers, or fails with, that may have handed its keys on."""
+
+
+class TlsConnection(SSLConnection):
+    """Trusts what `ca` has and nothing else; the library would add it to the authorities of the host."""
+
+    def __init__(self, *, trust: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = trust
+
+
+class TlsSentinelConnection(SentinelManagedConnection, TlsConnection):
+    """The same, to a server that Sentinels know."""
+
+
+def common(options: Redis, retries: int) -> dict[str, Any]:
+    """What all connections have. One try anew when a kept connection turns out to be dead."""
+    return {
+        "username": options.username,
+        "password": options.password.reveal() if options.password else None,
+        "socket_timeout": options.timeout,
+        "socket_connect_timeout": options.timeout,
+        "max_connections": options.max_connections,
+        "retry": Retry(NoBackoff(), retries, supported_errors=(RedisConnectionError,)),
+        "health_check_interval": 0,
+        "protocol": 2,
+    }
+
+
+def tls_of(options: Redis) -> dict[str, Any]:
+    """OSError when `ca` cannot be read."""
+    return {"trust": ssl.create_default_context(cafile=options.ca)} if options.encrypted else {}
+
+
+def host_port(node: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{node}")
+    return str(parts.hostname), int(parts.port or 0)
+
+
+class Client:
+    """One server, under the name ``""``."""
+
+    def __init__(self, single: Single) -> None:
+        self.single = single
+
+    def server_of(self, key: str) -> str:
+        """The name of the server that has a key."""
+        return ""
+
+    async def send(self, commands: Sequence[Words], server: str) -> list[Any]:
+        pipeline = self.single.pipeline(transaction=False)
+        for words in commands:
+            pipeline.execute_command(*words)
+        return await pipeline.execute(raise_on_error=False)
+
+    async def close(self) -> None:
+        await self.single.aclose()
+        await self.single.connection_pool.disconnect()
+
+
+class SentinelClient(Client):
+    """The server that the Sentinels name. A connection that breaks, or to a server that may not be written to any
+    more, asks them again."""
+
+    def __init__(self, single: Single, sentinels: Sentinel) -> None:
+        super().__init__(single)
+        self.sentinels = sentinels
+
+    async def close(self) -> None:
+        await super().close()
+        for one in self.sentinels.sentinels:
+            await one.aclose()
+            await one.connection_pool.disconnect()
+
+
+class ClusterClient(Client):
+    """The servers of a Cluster, each by its name, ``""`` while they are not known."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self.cluster = cluster
+        self.refreshing: asyncio.Task[None] | None = None
+
+    def server_of(self, key: str) -> str:
+        nodes = self.cluster.nodes_manager.slots_cache.get(self.cluster.keyslot(key))
+        return nodes[0].name if nodes else ""
+
+    async def send(self, commands: Sequence[Words], server: str) -> list[Any]:
+        try:
+            replies = await self.once(commands)
+        except RedisConnectionError:
+            replies = [GONE] * len(commands)
+        except RedisTimeoutError:
+            await self.refreshed(server)             # nobody waits for the answers any more
+            raise
+        lost = [n for n, reply in enumerate(replies) if isinstance(reply, LOST)]
+        if lost:
+            # it died, or somebody else has its keys now, or only the kept connections are dead
+            await self.refreshed(server)
+            for n, reply in zip(lost, await self.once([commands[n] for n in lost]), strict=True):
+                replies[n] = reply
+        elif any(isinstance(reply, RedisTimeoutError) for reply in replies):
+            await self.refreshed(server)
+        return replies
+
+    async def once(self, commands: Sequence[Words]) -> list[Any]:
+        pipeline = self.cluster.pipeline()
+        for words in commands:
+            pipeline.execute_command(*words)
+        return await pipeline.execute(raise_on_error=False)
+
+    async def refreshed(self, server: str) -> None:
+        if self.refreshing is None:
+            self.refreshing = asyncio.get_running_loop().create_task(self.refresh(server))
+        await asyncio.shield(self.refreshing)
+
+    async def refresh(self, server: str) -> None:
+        """Who has which keys. Connections to servers that are left stay as they are."""
+        try:
+            for node in self.cluster.get_nodes():
+                if node.name == server:
+                    await node.disconnect_free_connections()
+            await self.cluster.nodes_manager.initialize(last_failed_node_name=server or None)
+        finally:
+            self.refreshing = None
+
+    async def close(self) -> None:
+        if self.refreshing is not None:
+            self.refreshing.cancel()
+            await asyncio.gather(self.refreshing, return_exceptions=True)
+        await self.cluster.aclose()
+
+
+def connect(options: Redis) -> Client:
+    """Connects with the first command. OSError when `ca` cannot be read."""
+    tls = tls_of(options)
+    if options.cluster is not None:
+        return ClusterClient(cluster_of(options, tls))
+    if options.sentinel is not None:
+        return sentinel_client(options, tls)
+    settings = common(options, 1)
+    url = str(options.url)
+    if url.startswith("unix:"):
+        settings.pop("socket_connect_timeout")
+    pool = ConnectionPool.from_url(url, **settings)
+    if tls:
+        pool.connection_class = TlsConnection
+        pool.connection_kwargs.update(tls)
+    return Client(Single(connection_pool=pool))
+
+
+def sentinel_client(options: Redis, tls: dict[str, Any]) -> SentinelClient:
+    told = options.sentinel
+    assert told is not None
+    own = common(options, 0) | tls
+    own["username"] = told.username
+    own["password"] = told.password.reveal() if told.password else None
+    asked: type[Connection] = TlsConnection if tls else Connection
+    manager = Sentinel([])  # type: ignore[no-untyped-call]
+    for node in told.nodes:
+        host, port = host_port(node)
+        pool = ConnectionPool(connection_class=asked, host=host, port=port, **own)
+        manager.sentinels.append(Single(connection_pool=pool))
+    servers: type[SentinelManagedConnection] = TlsSentinelConnection if tls else SentinelManagedConnection
+    found = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        told.master, manager, connection_class=servers, db=told.database, **common(options, 1), **tls
+    )
+    return SentinelClient(Single(connection_pool=found), manager)
+
+
+def cluster_of(options: Redis, tls: dict[str, Any]) -> RedisCluster:
+    assert options.cluster is not None
+    nodes = [ClusterNode(*host_port(node)) for node in options.cluster.nodes]
+    # slots without a server are no reason to do without the others
+    cluster = RedisCluster(startup_nodes=nodes, require_full_coverage=False, **common(options, 0))
+    if tls:
+        cluster.connection_kwargs.update(tls, connection_class=TlsConnection)
+        for node in cluster.nodes_manager.startup_nodes.values():
+            node.connection_class = TlsConnection
+            node.connection_kwargs.update(tls)
+    return cluster
