@@ -12,6 +12,7 @@ cdef class Ticket:
     cdef int64_t at                       # ns: when it was asked
     cdef int64_t mark                     # the Admission's own, 0 to begin with
     cdef Py_ssize_t place                 # the same
+    cdef int64_t charged                  # the same, ns
 
 
 cdef class Admission:

@@ -111,6 +111,11 @@ CODES: dict[str, Code] = {
     "contract_broken": Code(400, DOWNSTREAM, "The request is not what the contract says"),
     # a service that fails is not asked for a time
     "circuit_open": Code(503, GATEWAY, "The circuit breaker is open"),
+    # those that wait before a service
+    "service_queue_timeout": Code(503, GATEWAY, "It waited for too long before the service"),
+    "service_queue_shed": Code(503, GATEWAY, "More important requests, or those of others, took its place"),
+    "service_queue_delay": Code(503, GATEWAY, "The service has been behind for some time"),
+    "worker_overloaded": Code(503, GATEWAY, "The gateway has more to do than it can"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

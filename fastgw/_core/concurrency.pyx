@@ -1,8 +1,11 @@
 """How many requests of a service or a route may be under way at once, and what becomes of those beyond.
 
-An Admission: each attempt is let through, waits in a queue, or is refused. The queue is first in, first out, with a bound
-in number and in time; whoever leaves, leaves it. Those that may go on do so after the piece of work in which another one
-ended, not within.
+An Admission: each attempt is let through, waits in a queue, or is refused. The queue (fair_queue.pyx) has a bound in number
+and in time; whoever leaves, leaves it. Those that may go on, and those that have to go, do so after the piece of work in
+which that was found, not within. As long as nobody waits nobody is asked who he is.
+
+A hedge never waits: it would be a second place for the same request. Retries and copies of requests (mirror) wait behind
+everybody else.
 
 The limit is a number, or is learnt (Gradient): the time that answers take now, compared with the time that they take when
 the service has next to nothing to do. As long as both are nearly the same the limit grows by its square root, so that it is
@@ -21,8 +24,11 @@ from libc.string cimport memset
 from fastgw._core.admission cimport Admission, Ticket
 from fastgw._core.clock cimport Timed, Timer, timer_detach
 from fastgw._core.exchange cimport CONTINUE, REPLIED, S_POOL, WAIT, Exchange
+from fastgw._core.fair_queue cimport LEVELS, FairQueue
 from fastgw._core.forwarding cimport random64
-from fastgw._core.hedge cimport BINS, bin_of, end_of
+from fastgw._core.hedge cimport BINS, Race, bin_of, end_of
+from fastgw._core.plan cimport Plan
+from fastgw._core.priorities cimport Priorities, Tenants
 from fastgw._core.reactor cimport Handler, Reactor
 
 from fastgw._core.exchange import Problem
@@ -31,9 +37,15 @@ logger = logging.getLogger("fastgw.concurrency")
 
 cdef enum:
     ENTERED = 1              # Ticket.mark: it counts
-    FULL = 2                 # there was no room, nor in the queue
-    TOO_LATE = 3             # it waited for too long
-    SAMPLED = 4              # it counts, and its time was looked at
+    SAMPLED = 2              # it counts, and its time was looked at
+    REFUSED = 16             # + Shed; Ticket.place is its class
+
+REASON_NAMES = ("full", "timeout", "displaced", "delay")
+WAIT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LAST_CLASSES = ("retry", "mirror")
+
+cdef int64_t[13] BOUNDS = [int(bound * 1e9) for bound in WAIT_BOUNDS]
+cdef tuple CODE_OF = ("service_overloaded", "service_queue_timeout", "service_queue_shed", "service_queue_delay")
 
 cdef frozenset OVERDUE = frozenset(("upstream_response_timeout", "upstream_connect_timeout", "route_timeout"))
 
@@ -134,9 +146,17 @@ cdef class Late(Timed):
 
 
 cdef class Concurrency(Admission):
-    """`most` at once, or what `gradient` learns; `room` may wait, each for `patience` ns."""
+    """`most` at once, or what `gradient` learns; `room` may wait, each for `patience` ns.
 
-    def __init__(self, Reactor reactor, *, int most=0, Gradient gradient=None, int room=0, int64_t patience=1_000_000_000):
+    `classes`: names of the classes, the most important one first. `shares`: by name of a class (or of LAST_CLASSES) the share
+    of the limit that it may have. `tenants`: whose requests get fair shares. `target` and `interval` in ns, 0 for no
+    CoDel. `retry_after` in seconds.
+    """
+
+    def __init__(self, Reactor reactor, *, int most=0, Gradient gradient=None, int room=0, int64_t patience=1_000_000_000,
+                 tuple classes=("default",), shares=(), Tenants tenants=None, int64_t target=0, int64_t interval=0,
+                 int retry_after=1):
+        cdef int i
         if most < 1 and gradient is None:
             raise ValueError("a limit is 1 at least")
         self.reactor = reactor
@@ -144,7 +164,17 @@ cdef class Concurrency(Admission):
         self.gradient = gradient
         self.room = room
         self.patience = patience
-        self.queue = deque()
+        self.classes = classes + LAST_CLASSES
+        if len(self.classes) > LEVELS:
+            raise ValueError("too many classes")
+        self.tenants = tenants
+        self.retry_after = str(retry_after)
+        given = dict(shares)
+        for i in range(len(self.classes)):
+            self.shares[i] = given.get(self.classes[i], 1.0)
+            self.shared = self.shared or self.shares[i] < 1
+        self.queue = FairQueue(len(self.classes), room, target, interval) if room else None
+        self.dropped = deque()
 
     @property
     def limit(self):
@@ -152,12 +182,49 @@ cdef class Concurrency(Admission):
 
     @property
     def queued(self):
-        return len(self.queue)
+        return 0 if self.queue is None else self.queue.count
+
+    def view(self, int most):
+        """By class who waits, who was refused and how long they waited; and the `most` tenants of whom most wait.
+
+        `waited` are counts up to each of WAIT_BOUNDS seconds, and beyond; not cumulative."""
+        cdef int i, k
+        waiting = [0] * len(self.classes) if self.queue is None else self.queue.waiting()
+        found = []
+        for i in range(len(self.classes)):
+            found.append({
+                "name": self.classes[i], "waiting": waiting[i],
+                "sheds": {REASON_NAMES[k]: self.sheds[i * REASONS + k] for k in range(REASONS)},
+                "waited": [self.waits[i * WAITS + k] for k in range(WAITS)], "waited_seconds": self.waited_ns[i] / 1e9,
+            })
+        rows = [] if self.queue is None or self.tenants is None else self.queue.longest(most)
+        tenants = [
+            {"class": self.classes[level], "name": name.decode("utf-8", "replace"), "waiting": waiting_, "in_flight": running}
+            for level, name, waiting_, running in rows
+        ]
+        return found, tenants
 
     cdef int limit_now(self) noexcept:
         return self.most if self.gradient is None else <int>self.gradient.limit
 
+    cdef int bound(self, int level) noexcept:
+        """How many may be under way for one of that class to come in."""
+        cdef int limit = self.limit_now()
+        return max(1, <int>(limit * self.shares[level])) if self.shared else limit
+
     # ------------------------------------------------------------------ an attempt
+
+    cdef int level_of(self, Exchange ex) except -1:
+        """Of the classes in self.classes."""
+        cdef int last = len(self.classes) - 1
+        cdef Plan plan = <Plan>ex.plan
+        if ex.attempts and not ex.fresh and ex.instead is None:
+            return last - 1                               # neither a connection that was dead, nor a fallback
+        if ex.detached and ex.route is not None and ex.route.name.startswith("mirror:"):
+            return last
+        if plan is None or plan.priorities is None or last < 3:
+            return 0
+        return min((<Priorities>plan.priorities).level_of(ex), last - 2)
 
     cdef int _enter(self, Ticket ticket, int64_t now) except -1:
         self.in_flight += 1
@@ -166,22 +233,52 @@ cdef class Concurrency(Admission):
         return 0
 
     cdef int admit(self, Exchange ex, Ticket ticket, int64_t now) except -1:
-        if not self.queue and self.in_flight < self.limit_now():
+        if not self.shared:
+            if (self.queue is None or self.queue.count == 0) and self.in_flight < self.limit_now():
+                self._enter(ticket, now)
+                return CONTINUE
+            if self.queue is None and not self.dropped:
+                return self._refuse(ticket, self.level_of(ex), FULL)
+        return self._ask(ex, ticket, now)
+
+    cdef int _ask(self, Exchange ex, Ticket ticket, int64_t now) except -1:
+        """Some wait, or there is no place, or not for everybody."""
+        cdef FairQueue queue = self.queue
+        cdef int level = self.level_of(ex), weight = 1, waiter
+        cdef uint64_t key = 0
+        cdef bytes name = None
+        if self.in_flight < self.bound(level) and (queue is None or queue.first_level() > level):
             self._enter(ticket, now)
             return CONTINUE
-        if len(self.queue) < self.room:
-            ticket.at = now
-            self.queue.append((ex, ticket))
-            if len(self.queue) == 1:
-                self._arm()
-            return WAIT
-        ticket.mark = FULL
+        if queue is None or type(ex.driver) is Race:
+            return self._refuse(ticket, level, FULL)
+        if self.tenants is not None:
+            name = self.tenants.name_of(ex)
+            key = <uint64_t><int64_t>hash(name)           # SipHash, with a key of this process
+            weight = self.tenants.weight_of(ex)
+            name = b"#%08x" % (key & 0xffffffffu) if self.tenants.secret else name[:100]
+        if queue.count >= self.room:
+            waiter = queue.victim(key, level, weight)
+            if waiter < 0:
+                return self._refuse(ticket, level, FULL)
+            self._shed(waiter, DISPLACED)
+        ticket.at = now
+        ticket.place = queue.push(key, name, level, weight, now, (ex, ticket))
+        if queue.count == 1:
+            self._arm()
+        return WAIT
+
+    cdef int _refuse(self, Ticket ticket, int level, int why) except -1:
+        ticket.mark = REFUSED + why
+        ticket.place = level
         return REPLIED
 
     cdef object refusal(self, Exchange ex, Ticket ticket):
-        cdef str why = "It waited for too long." if ticket.mark == TOO_LATE else None
+        cdef int why = ticket.mark - REFUSED
         self.refused += 1
-        return Problem(503, "service_overloaded", why, {"Retry-After": "1"}, side=2)
+        self.sheds[ticket.place * REASONS + why] += 1
+        members = {"priority": self.classes[ticket.place]} if len(self.classes) > 3 else None
+        return Problem(503, CODE_OF[why], None, {"Retry-After": self.retry_after}, side=2, members=members)
 
     cdef int answered(self, Exchange ex, Ticket ticket, int64_t now) except -1:
         if self.gradient is not None and ticket.mark == ENTERED:
@@ -197,59 +294,122 @@ cdef class Concurrency(Admission):
         return 0
 
     cdef int left(self, Exchange ex, Ticket ticket) except -1:
-        if ticket.waiting:
-            try:
-                self.queue.remove((ex, ticket))
-            except ValueError:
-                return 0
+        if ticket.mark == 0:
+            self.queue.remove(ticket.place)               # it waits
             return self._arm()
+        if ticket.mark >= REFUSED:
+            return 0                                      # one of `dropped`, who are looked at again
         self.in_flight -= 1
+        if ticket.charged:
+            self.queue.over(ticket.place, ticket.charged, max(self.reactor.now - ticket.at, 0))
         return self._free()
 
     # ------------------------------------------------------------------ those who wait
 
-    cdef int _free(self) except -1:
+    cdef int _wake(self) except -1:
         cdef Wake wake
-        if self.queue and not self.waking and self.in_flight < self.limit_now():
+        if not self.waking:
             self.waking = True
             wake = Wake()
             wake.home = self
             self.reactor.later(wake)
         return 0
 
+    cdef int _free(self) except -1:
+        if self.queue is not None and self.queue.count and self.in_flight < self.limit_now():
+            return self._wake()
+        return 0
+
     cdef int _arm(self) except -1:
         """For the first of those who wait. Without one nothing holds a limit that its plan has let go."""
-        cdef Ticket ticket
-        if self.queue:
+        cdef int oldest = self.queue.oldest()
+        if oldest >= 0:
             if self.late is None:
                 self.late = Late()
                 self.late.home = self
-            ticket = <Ticket>self.queue[0][1]
-            self.reactor.wheel.arm(&self.late.timer, ticket.at + self.patience)
+            self.reactor.wheel.arm(&self.late.timer, self.queue.waiters[oldest].at + self.patience)
         elif self.late is not None:
             self.reactor.wheel.unlink(&self.late.timer)
             self.late = None
         return 0
 
-    cdef int run_waiting(self) except -1:
-        self.waking = False
-        while self.queue and self.in_flight < self.limit_now():
-            ex, ticket = self.queue.popleft()
+    cdef int _waited(self, int level, int64_t took) except -1:
+        cdef int i = 0
+        while i < WAITS - 1 and took > BOUNDS[i]:
+            i += 1
+        self.waits[level * WAITS + i] += 1
+        self.waited_ns[level] += took
+        return 0
+
+    cdef int _shed(self, int waiter, int why) except -1:
+        """It is told later: its answer may bring the next request of its connection here."""
+        cdef FairQueue queue = self.queue
+        cdef int level = queue.flows[queue.waiters[waiter].flow].level
+        cdef Ticket ticket
+        self._waited(level, self.reactor.now - queue.waiters[waiter].at)
+        what = queue.remove(waiter)
+        ticket = <Ticket>what[1]
+        ticket.mark = REFUSED + why
+        ticket.place = level
+        self.dropped.append(what)
+        return self._wake()
+
+    cdef int _refuse_dropped(self) except -1:
+        while self.dropped:
+            ex, ticket = self.dropped.popleft()
             if waiting(<Exchange>ex, <Ticket>ticket):
-                self._enter(<Ticket>ticket, self.reactor.now)
-                self._go(<Exchange>ex, CONTINUE)
+                self._go(<Exchange>ex, REPLIED)
+        return 0
+
+    cdef int _next(self) except -2:
+        """The waiter that may go on now, or -1."""
+        cdef FairQueue queue = self.queue
+        cdef bint shed = False
+        cdef int level, waiter
+        while queue.count:
+            level = queue.first_level()
+            while level < queue.levels and (queue.level[level].waiting == 0 or self.in_flight >= self.bound(level)):
+                level += 1
+            if level == queue.levels:
+                break
+            waiter = queue.next(level, self.reactor.now, &shed)
+            if not shed:
+                return waiter
+            self._shed(waiter, DELAYED)
+        return -1
+
+    cdef int run_waiting(self) except -1:
+        cdef FairQueue queue = self.queue
+        cdef Ticket ticket
+        cdef int waiter, flow
+        cdef int64_t charged
+        self.waking = False
+        while True:
+            waiter = self._next()
+            if waiter < 0:
+                break
+            flow = queue.go(waiter)
+            level = queue.flows[flow].level
+            ex, ticket = queue.remove(waiter)
+            charged = queue.charge(flow)
+            if not waiting(<Exchange>ex, ticket):
+                queue.over(flow, charged, charged)
+                continue
+            self._waited(level, self.reactor.now - ticket.at)
+            self._enter(ticket, self.reactor.now)
+            ticket.place = flow
+            ticket.charged = charged
+            self._go(<Exchange>ex, CONTINUE)
+        self._refuse_dropped()
         return self._arm()
 
     cdef int run_late(self) except -1:
-        cdef Ticket ticket
-        while self.queue:
-            ex, ticket = self.queue[0]
-            if ticket.at + self.patience > self.reactor.now:
-                break
-            self.queue.popleft()
-            if waiting(<Exchange>ex, ticket):
-                ticket.mark = TOO_LATE
-                self._go(<Exchange>ex, REPLIED)
+        cdef FairQueue queue = self.queue
+        cdef int oldest = queue.oldest()
+        while oldest >= 0 and queue.waiters[oldest].at + self.patience <= self.reactor.now:
+            self._shed(oldest, TOO_LATE)
+            oldest = queue.oldest()
+        self._refuse_dropped()
         return self._arm()
 
     def _go(self, Exchange ex, int verdict):
@@ -261,4 +421,4 @@ cdef class Concurrency(Admission):
             ex.driver.fail(ex, "internal_error", None)
 
     def __repr__(self):
-        return f"<Concurrency {self.in_flight} of {self.limit_now()}, {len(self.queue)} waiting>"
+        return f"<Concurrency {self.in_flight} of {self.limit_now()}, {self.queued} waiting>"

@@ -14,5 +14,6 @@ cdef class Plan:
     cdef readonly dict gates              # listener's name → accept.Gate; None for none
     cdef readonly dict public             # path → Route, answered before the router is asked; None for none
     cdef readonly int alive               # exchanges under way on it
+    cdef public object priorities         # priorities.Priorities, or None
     cdef public object trial              # trial.Trial that gives some of its exchanges to another plan, or None
     cdef object __weakref__

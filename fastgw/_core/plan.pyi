@@ -14,6 +14,7 @@ class Plan:
     error_pages: dict[str, Any]
     generation: int
     alive: int
+    priorities: Any
     trial: Any
     public: dict[bytes, Route] | None
     codecs: dict[str, Any]

@@ -104,8 +104,8 @@ def test_nobody_waits_for_longer_than_is_said():
         late = [ask(), ask()]
         for client in late:
             found = client.response()
-            assert code(found) == (503, "service_overloaded")
-            assert "waited" in json.loads(found.body)["detail"]
+            assert code(found) == (503, "service_queue_timeout")
+            assert "waited" in json.loads(found.body)["title"]
         assert time.monotonic() - begun >= 0.3
         gate.passes.release()
         assert first.response().status == 200 and gate.paths == ["/0"]
