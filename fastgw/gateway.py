@@ -23,6 +23,7 @@ from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets
 from fastgw.server.mirrors import mirrors_view
 from fastgw.server.names import Resolver
+from fastgw.server.secret_sources import SOURCES
 from fastgw.server.secrets import SecretWatch
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_single, remove_file
@@ -209,6 +210,7 @@ class Gateway:
             api_keys=await self.desk.used(self.compiled.config.observability.metrics.max_label_values),
             circuits=self._health.circuits.states() if self._health is not None else (),
             keys=self._keys.states() if self._keys is not None else (),
+            secrets=SOURCES.states(),
         )
         return CONTENT_TYPE, render(view)
 

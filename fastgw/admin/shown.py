@@ -16,6 +16,7 @@ from fastgw.server.discovery import Discovery
 from fastgw.server.health import Health
 from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets
+from fastgw.server.secret_sources import SOURCES
 from fastgw.server.shared import SharedMemory
 from fastgw.server.stale import LOOK_SECONDS, StaleWatch, empty_services
 from fastgw.server.views import config_view, routes_view, services_view
@@ -84,6 +85,7 @@ class Shown:
             health=self.health.states(),
             circuits=self.health.circuits.states(),
             keys=self.keys.states(),
+            secrets=SOURCES.states(),
             rollouts=self.rollout.ends,
             trial=self.rollout.seen(),
             api_keys=await self.desk.used(self.current.head.observability.metrics.max_label_values),

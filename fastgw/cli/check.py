@@ -30,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
     from fastgw.config.report import as_excerpts, as_json, as_lines
     from fastgw.plan.lint import lint
     from fastgw.policies import RESOLVER
+    from fastgw.server.secret_sources import SOURCES
 
-    config, problems = check(args.file, resolver=RESOLVER)
+    config, problems = check(args.file, resolver=RESOLVER, secrets=SOURCES.reader())
     if config is not None:
         problems = sorted([*problems, *lint(config)], key=lambda p: (p.line, p.col))
     if args.format == "json":

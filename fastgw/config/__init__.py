@@ -18,6 +18,7 @@ from fastgw.config.fields import file_stamp
 from fastgw.config.openapi import Expansion
 from fastgw.config.registry import PolicySpec, Registry, Resolver
 from fastgw.config.schema import Config
+from fastgw.config.secret_refs import Reader
 from fastgw.config.template import ROOT as TEMPLATE_ROOT
 from fastgw.config.template import Translation
 from fastgw.config.text import Document, Span, collector_off, parse, read
@@ -35,9 +36,10 @@ def load(
     resolver: Resolver | Mapping[str, Any],
     env: Mapping[str, str] | None = None,
     file: str | None = None,
+    secrets: Reader | None = None,
 ) -> Config:
     """The checked configuration. Raises ConfigError with all problems when there is an error among them."""
-    config, problems = check(source, resolver=resolver, env=env, file=file)
+    config, problems = check(source, resolver=resolver, env=env, file=file, secrets=secrets)
     if config is None:
         raise ConfigError(problems)
     return config
@@ -49,12 +51,14 @@ def check(
     resolver: Resolver | Mapping[str, Any],
     env: Mapping[str, str] | None = None,
     file: str | None = None,
+    secrets: Reader | None = None,
 ) -> tuple[Config | None, list[Problem]]:
     """The configuration (None when there is an error) and all problems, sorted by position.
 
     `source` is the path of a file, the text itself (a str with a line break in it), or a mapping that has
     been read already. `env` is the environment, by default the process's. `file` is the name to show for a
-    text.
+    text. `secrets` reads what Vault and Kubernetes keep; a secret that it cannot reach is a warning here, and stands in
+    `Config.secrets_missing`.
     """
     from fastgw.config.rooms import Check
 
@@ -74,11 +78,12 @@ def check(
     if expansion is not None:
         data = expansion.data
         found += expansion.findings
-    state = Check(data, document.file, document.base, finder)
+    state = Check(data, document.file, document.base, finder, secrets)
     with collector_off():
         config = state.run()
     config.stamp = stamp
     state.unread_templates(document.templates)
+    found += unread_secrets(state.context, document)
     if expansion is not None:
         for finding in state.findings:
             finding.path = expansion.origin(finding.path)
@@ -89,6 +94,18 @@ def check(
             finding.mark = None
     problems = finish(document, without_echoes(found, state.findings))
     return (None if any(p.severity == "error" for p in problems) else config), problems
+
+
+def unread_secrets(context: dict[str, Any], document: Document) -> list[Finding]:
+    """Secrets whose keepers did not answer, each at the first place where it is written."""
+    findings = []
+    missing = {str(ref): (text, "what needs it stays closed") for ref, (text, _) in context["secrets_missing"].items()}
+    old = {str(ref): (text, "") for ref, text in context["secrets_old"].items()}
+    for written, (text, hint) in (missing | old).items():
+        before, found, _ = document.text.partition(written)
+        mark = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1) if found else None
+        findings.append(Finding("unavailable", (), text, hint=hint, mark=mark, severity="warning"))
+    return findings
 
 
 def is_file(source: Source) -> TypeGuard[str | os.PathLike[str]]:

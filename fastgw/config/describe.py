@@ -23,6 +23,7 @@ from fastgw.config.schema.base import Later, is_later
 from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import Match, Route
+from fastgw.config.schema.secrets import Secrets
 from fastgw.config.schema.server import Admin, Server, parse_workers
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.stores import Stores
@@ -31,6 +32,7 @@ from fastgw.config.schema.tests import ConfigTest
 ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("server", Server, "server"),
     ("admin", Admin, "admin"),
+    ("secrets", Secrets, "secrets"),
     ("stores", Stores, "stores"),
     ("services", Service, "services.NAME"),
     ("consumers", Consumer, "consumers[]"),
@@ -55,7 +57,8 @@ HEAD = """# Configuration
 This page is made from the schema (`make docs`); a test keeps it fresh. `config.example.yaml` shows every key once.
 
 Durations are written `250ms`, `10s`, `1m`, `1h30m`; sizes `512`, `32KiB`, `10MiB`. `${VAR}` and `${VAR:-default}` are
-the environment, put in after the file was parsed; a secret may also be `file:path`. `${request.id}` and its like are
+the environment, put in after the file was parsed; a secret may also be
+`file:path`, `credential:name`, `vault:path#field` or `kubernetes:name#key`. `${request.id}` and its like are
 templates, filled in for each request where a policy allows them. Unknown keys are errors.
 
 `policies:` lists what runs for every route, in the order of the file, before a route's own; see
@@ -217,7 +220,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         },
     }
     rooms = {"server": part(Server), "admin": part(Admin), "stores": part(Stores), "observability": part(Observability)}
-    rooms["api_keys"] = part(ApiKeys)
+    rooms |= {"api_keys": part(ApiKeys), "secrets": part(Secrets)}
     consumer = part(Consumer)
     plan = part(Plan)
     test = part(ConfigTest)

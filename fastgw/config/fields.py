@@ -31,6 +31,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from fastgw.config import secret_refs
 from fastgw.config.env import Expanded
 
 MAX_SECRET_FILE = 1024 * 1024
@@ -245,16 +246,28 @@ class Secret:
     """A value that must not be seen: `repr`, `str`, comparison and pickling of it give nothing away.
 
     Written as text, as `${VAR}`, as `file:path` (relative to the configuration; one trailing newline is
-    dropped), or as `credential:name` (of systemd). `reveal()` gives the text.
+    dropped), as `credential:name` (of systemd), or as `vault:path#field` or `kubernetes:name#key` (see `secrets:`).
+    `reveal()` gives the text. `missing` says why there is none: who keeps it did not answer.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value", "missing")
 
-    def __init__(self, value: str) -> None:
+    may_wait = False
+    """Whether only what needs it stays closed while it is missing, and the gateway starts without it."""
+
+    def __init__(self, value: str, missing: str = "") -> None:
         self._value = value
+        self.missing = missing
 
     def reveal(self) -> str:
+        """SecretMissing when there is none."""
+        if self.missing:
+            raise SecretMissing(self.missing)
         return self._value
+
+    def state(self) -> tuple[str, str]:
+        """What another process makes it anew of."""
+        return self._value, self.missing
 
     def __repr__(self) -> str:
         return "Secret(***)"
@@ -266,12 +279,12 @@ class Secret:
         return "***"
 
     def __bool__(self) -> bool:
-        return bool(self._value)
+        return bool(self._value or self.missing)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return self.missing == other.missing and hmac.compare_digest(self._value.encode(), other._value.encode())
 
     def __hash__(self) -> int:
         return hash(("Secret", self._value))
@@ -299,6 +312,13 @@ class Secret:
             kind = "a number must be quoted" if isinstance(value, (int, float)) else "the value is not text"
             raise wrong("wrong_type", f"a secret is text; {kind}", "text, ${VAR} or file:path")
         context = info.context if isinstance(info.context, dict) else {}
+        try:
+            ref = secret_refs.parse(value)
+        except ValueError:
+            message = f"{shown(value)} is not how a secret is written that is kept elsewhere"
+            raise wrong("bad_reference", message, secret_refs.EXPECTED) from None
+        if ref is not None:
+            return cls._elsewhere(ref, context)
         if value.startswith("credential:"):
             path = credential_path(str(value)[11:])
         elif value.startswith("file:"):
@@ -310,6 +330,32 @@ class Secret:
         found = cls(read_secret(path, value))
         context.get("secret_files", {})[str(path.absolute())] = stamp
         return found
+
+    @classmethod
+    def _elsewhere(cls, ref: secret_refs.SecretRef, context: dict[str, Any]) -> Secret:
+        reader: secret_refs.Reader | None = context.get("secrets")
+        if "secrets_room" not in context:
+            raise wrong("bad_reference", f"{ref} cannot be read before `secrets:` is", "text, ${VAR} or file:path")
+        if reader is None:
+            raise wrong("unavailable", f"{ref} cannot be read: nobody is asked here", "text, ${VAR} or file:path")
+        try:
+            text, stamp, warning = reader.read(ref, context["secrets_room"])
+        except secret_refs.Unreadable as error:
+            raise wrong("file_unreadable", f"{ref} cannot be read: {error}", secret_refs.EXPECTED) from None
+        except secret_refs.Unreachable as error:
+            missing = f"{ref} cannot be read: {error}"
+            context["secret_refs"][ref] = None
+            waits = cls.may_wait and all(may for _, may in [context["secrets_missing"].get(ref, ("", True))])
+            context["secrets_missing"][ref] = (missing, waits)
+            return cls("", missing)
+        context["secret_refs"][ref] = stamp
+        if warning:
+            context["secrets_old"][ref] = f"{ref}: {warning}"
+        return cls(text)
+
+
+class SecretMissing(ValueError):
+    """There is no secret: who keeps it did not answer. The text says who, and why."""
 
 
 FileStamp = tuple[int, int, int] | None

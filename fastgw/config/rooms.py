@@ -21,6 +21,7 @@ from fastgw.config.schema.consumers import Consumer, Plan
 from fastgw.config.schema.routes import LATER_POLICIES, PolicyUse
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.tests import ConfigTest
+from fastgw.config.secret_refs import Reader
 from fastgw.config.text import MAX_FINDINGS, Map, Seq
 
 LATER = "is part of the format, but not available in this version"
@@ -44,11 +45,16 @@ def not_implemented(path: Path, what: str = "") -> Finding:
 class Check:
     """The state of one check. `run()` gives the Config (to be used only when there is no error)."""
 
-    def __init__(self, data: Any, file: str, base: str | None, resolver: Resolver) -> None:
+    def __init__(
+        self, data: Any, file: str, base: str | None, resolver: Resolver, secrets: Reader | None = None
+    ) -> None:
         self.data = data
         self.resolver = resolver
         self.findings: list[Finding] = []
-        self.context: dict[str, Any] = {"base": base, "templates": [], "secret_files": {}}
+        self.context: dict[str, Any] = {
+            "base": base, "templates": [], "secret_files": {}, "secrets": secrets, "secret_refs": {},
+            "secrets_missing": {}, "secrets_old": {},
+        }  # fmt: skip
         self.config = Config(file=file)
         self.service_names: set[str] = set()
         self.used_services: set[str] = set()
@@ -74,6 +80,8 @@ class Check:
             if name not in ROOMS:
                 self.report(unknown_key((name,), ROOMS))
         for name, model in SINGLE_ROOMS.items():
+            if name != "secrets":
+                self.context["secrets_room"] = self.config.secrets    # which comes first
             if data.get(name) is not None:
                 room = self.validate(model, data[name], (name,))
                 if room is not None:
@@ -91,6 +99,8 @@ class Check:
         self.tls()
         self.cross()
         self.config.secret_files = tuple(self.context["secret_files"].items())
+        self.config.secret_refs = tuple(self.context["secret_refs"].items())
+        self.config.secrets_missing = tuple(self.context["secrets_missing"].values())
         return self.config
 
     def report(self, finding: Finding) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
 from fastgw.observe.mirrors import mirrors
+from fastgw.observe.secrets import SecretRead, secret_metrics
 from fastgw.observe.upstreams import WatchedCircuit, WatchedEndpoint, circuit_metrics, health_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -115,6 +116,7 @@ class View:
     health: Sequence[WatchedEndpoint] = ()
     circuits: Sequence[WatchedCircuit] = ()
     keys: Sequence[IssuerKeys] = ()
+    secrets: Sequence[SecretRead] = ()
     api_keys: Sequence[tuple[str, str, int]] = ()
     rollouts: Mapping[str, int] = field(default_factory=dict)
     trial: tuple[TriedPlan, TriedPlan] | None = None
@@ -138,6 +140,7 @@ class Collector:
         yield from self.tunnels()
         yield from self.pools()
         yield from attempts(self.view.stats, self.view.services)
+        yield from secret_metrics(self.view.secrets)
         yield from mirrors(self.view.stats, self.view.services, self.view.snapshots)
         yield from self.process()
         if self.view.rollouts:

@@ -65,8 +65,9 @@ def load_key(algorithm: str | None, secret: Secret | None, public_key: Secret | 
             raise PolicyError("a public key stands in the place of the secret; use `public_key`")
         return algorithm or "HS256", raw
     assert public_key is not None
+    text = public_key.reveal().encode()
     try:
-        key: Any = load_pem_public_key(public_key.reveal().encode())
+        key: Any = load_pem_public_key(text)
     except Exception:
         raise PolicyError("the public key is not a PEM public key") from None
     able = fitting(key)

@@ -47,8 +47,9 @@ class Signer:
 
 def read_private(pem: Secret) -> Any:
     """PolicyError, which never quotes the key."""
+    text = pem.reveal().encode()
     try:
-        private = load_pem_private_key(pem.reveal().encode(), None)
+        private = load_pem_private_key(text, None)
     except Exception:
         raise PolicyError("the private key is not a PEM private key without a passphrase") from None
     if not isinstance(private, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey)):

@@ -43,8 +43,10 @@ class PolicySecret(Secret):
 
     __slots__ = ()
 
+    may_wait = True
+
     def __reduce__(self) -> Any:
-        return (type(self), (self.reveal(),))
+        return (type(self), self.state())
 
 
 class NoOptions(BaseModel):

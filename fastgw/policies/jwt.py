@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, model_validator
 
 from fastgw._core.exchange import Exchange, Hook, Problem
 from fastgw._core.verified import TokenAuth, TokenCache, Verified
-from fastgw.config.fields import Duration, HeaderName, Size, wrong
+from fastgw.config.fields import Duration, HeaderName, SecretMissing, Size, wrong
 from fastgw.config.registry import Reference
 from fastgw.config.schema.base import Room, key
 from fastgw.policies._issuers import IssuerOptions, Revocation, Revocations, Texts
@@ -167,6 +167,8 @@ class JwtOptions(Room):
         for each in () if self.issuers else self.keys or (self,):
             try:
                 load_key(each.algorithm, each.secret, each.public_key)
+            except SecretMissing:
+                continue                             # looked at when it is there
             except PolicyError as error:
                 raise wrong("bad_value", str(error), "a key of the algorithm's kind") from None
         return self

@@ -17,6 +17,7 @@ from fastgw.plan.resilience import RouteCircuits, route_circuits
 from fastgw.policies import RESOLVER, Policy, PolicyError
 from fastgw.policies._keysets import Source as KeySource
 from fastgw.server import control, plan_file
+from fastgw.server.secret_sources import SOURCES
 from fastgw.server.shared import SERVICES, Slots
 
 Source = Any
@@ -132,9 +133,11 @@ def compile_config(
 ) -> Compiled:
     """Raises ConfigError with every problem. The slots and the TLS, whose ticket keys go on, are those of the
     generation before, None for the first."""
-    config, problems = check(source, resolver=RESOLVER)
+    config, problems = check(source, resolver=RESOLVER, secrets=SOURCES.reader())
     if config is None:
         raise ConfigError(problems)
+    if missing := missing_secrets(config, generation):
+        raise ConfigError(missing)
     unprepared = prepare_policies(config)
     if unprepared and generation > 1:
         raise ConfigError(unprepared)
@@ -148,6 +151,15 @@ def compile_config(
     if config.file and os.path.exists(config.file):
         spec.config_dir = os.path.dirname(os.path.abspath(config.file))
     return Compiled(config, spec, problems, route_slots, service_slots)
+
+
+def missing_secrets(config: Config, generation: int) -> list[Problem]:
+    """Those without which this cannot come into force. At a start policies may wait for theirs: their routes refuse."""
+    return [
+        Problem("error", "unavailable", config.file or "", 0, 0, "", text)
+        for text, may_wait in config.secrets_missing
+        if generation > 1 or not may_wait
+    ]
 
 
 def key_sources(config: Config) -> frozenset[KeySource]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastgw.config.fields import Secret
+from fastgw.config.schema.consumers import ConsumerSecret
 
 logger = logging.getLogger("fastgw.server")
 
@@ -30,7 +31,8 @@ def dumps(value: Any) -> bytes:
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
     pickler.dispatch_table = copyreg.dispatch_table.copy()
-    pickler.dispatch_table[Secret] = lambda secret: (Secret, (secret.reveal(),))
+    for kind in (Secret, ConsumerSecret):
+        pickler.dispatch_table[kind] = lambda secret: (type(secret), secret.state())
     pickler.dump(value)
     return buffer.getvalue()
 

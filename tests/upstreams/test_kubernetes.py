@@ -99,7 +99,7 @@ def test_the_service_account_of_the_pod_is_read_for_every_call(watch, tmp_path, 
             (tmp_path / "namespace").write_text("shop\n")
             given = {"type": "kubernetes", "address": f"http://{api.address}", "refresh": "1s"}
             watched = watch(given)
-            watched.watcher.source.account = tmp_path
+            watched.watcher.source.cluster.account = tmp_path
             async with watched:
                 await watched.shows("http://10.1.0.1:8080")
                 (tmp_path / "token").write_text("second")

@@ -14,6 +14,8 @@
       .routes      tuple[Route, ...]       in file order; match keys are flat on the route
       .tls         Material                what the files of certificates held (material.py)
       .secret_files  tuple[(path, FileStamp), ...]   files that secrets were read from, as they were
+      .secret_refs tuple[(SecretRef, stamp), ...]     kept elsewhere; a stamp only tells one value from another
+      .secrets_missing tuple[(words, may wait), ...]  those of them that could not be read
       .stamp       FileStamp | None        of the configuration file, when it was read
       .tests       tuple[(ConfigTest, line), ...]   what `fastgw test` runs (tests.py)
 
@@ -33,12 +35,15 @@ from fastgw.config.material import Material
 from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.routes import PolicyUse, Route
+from fastgw.config.schema.secrets import Secrets
 from fastgw.config.schema.server import Admin, Server
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.stores import Stores
 from fastgw.config.schema.tests import ConfigTest
+from fastgw.config.secret_refs import SecretRef
 
 SINGLE_ROOMS: dict[str, Any] = {
+    "secrets": Secrets,
     "server": Server,
     "admin": Admin,
     "stores": Stores,
@@ -46,8 +51,8 @@ SINGLE_ROOMS: dict[str, Any] = {
     "api_keys": ApiKeys,
 }
 ROOMS = (
-    "server", "admin", "stores", "services", "consumers", "plans", "api_keys", "observability", "policies", "routes",
-    "tests",
+    "server", "admin", "secrets", "stores", "services", "consumers", "plans", "api_keys", "observability", "policies",
+    "routes", "tests",
 )  # fmt: skip
 
 
@@ -58,6 +63,7 @@ class Config:
     file: str = "<text>"
     server: Server = field(default_factory=Server)
     admin: Admin = field(default_factory=Admin)
+    secrets: Secrets = field(default_factory=Secrets)
     stores: Stores = field(default_factory=Stores)
     services: dict[str, Service] = field(default_factory=dict)
     consumers: tuple[Consumer, ...] = ()
@@ -69,6 +75,8 @@ class Config:
     tls: Material = field(default_factory=Material)
     tests: tuple[tuple[ConfigTest, int], ...] = ()
     secret_files: tuple[tuple[str, FileStamp], ...] = ()
+    secret_refs: tuple[tuple[SecretRef, bytes | None], ...] = ()
+    secrets_missing: tuple[tuple[str, bool], ...] = ()
     stamp: FileStamp = None
 
     def chain(self, route: Route) -> tuple[PolicyUse, ...]:

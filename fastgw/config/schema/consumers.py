@@ -106,8 +106,18 @@ BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}\Z")
 MOST_MEMORY, MOST_ROUNDS = 1 << 20, 16
 
 
+class ConsumerSecret(Secret):
+    """The policies that look at consumers stay closed while one of these is missing."""
+
+    __slots__ = ()
+
+    may_wait = True
+
+
 def check_password(value: Secret) -> Secret:
     """The hash of a password, with a cost that a gateway can bear. It is never shown."""
+    if value.missing:
+        return value
     text = value.reveal()
     argon2, bcrypt = ARGON2.match(text), BCRYPT.match(text)
     if argon2 is None and bcrypt is None:
@@ -117,7 +127,7 @@ def check_password(value: Secret) -> Secret:
     return value
 
 
-PasswordHash = Annotated[Secret, AfterValidator(check_password)]
+PasswordHash = Annotated[ConsumerSecret, AfterValidator(check_password)]
 CERTIFICATE = re.compile(r"(?:fingerprint:[0-9a-f]{64}|(?:DNS|URI|email|IP|subject):.{1,1000})\Z")
 
 
@@ -142,11 +152,11 @@ class SigningKey(Room):
     """A secret that a consumer signs requests with; see the policy `hmac`."""
 
     id: Name = key(doc="The `keyid` of its signatures.", example="mobile-2027")
-    secret: Secret = key(doc="What is shared, 32 bytes at least; not hashed.", example="${APP_SECRET}")
+    secret: ConsumerSecret = key(doc="What is shared, 32 bytes at least; not hashed.", example="${APP_SECRET}")
 
     @model_validator(mode="after")
     def _long(self) -> SigningKey:
-        if len(self.secret.reveal().encode()) < 32:
+        if not self.secret.missing and len(self.secret.reveal().encode()) < 32:
             raise wrong("bad_value", "the secret is too short", "32 bytes at least (RFC 2104 §3)")
         return self
 

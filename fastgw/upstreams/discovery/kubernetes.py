@@ -1,24 +1,19 @@
 """Endpoints from Kubernetes: list and watch of a service's EndpointSlices (discovery.k8s.io/v1).
 
-https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes — in a pod the address, the
-token and the CA are those of its service account; the token is read again for every call, because it is rotated.
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
 from __future__ import annotations
 
-import os
-import ssl
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
 
-from fastgw.config.schema.address import Origin, parse_origin
+from fastgw.upstreams.cluster import Cluster
 from fastgw.upstreams.discovery.base import Alive, Found, Seen, Source, SourceError
 from fastgw.upstreams.discovery.http import Call, refused
 
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PAGE = 500
 MAX_PAGES = 40
 GONE = 410
@@ -31,51 +26,17 @@ class Expired(Exception):
 class KubernetesSource(Source):
     def __init__(self, service: str, options: Any) -> None:
         super().__init__(service, options)
-        self.account = ACCOUNT
+        self.cluster = Cluster(options)
         self.slices: dict[str, list[Found]] = {}
         self.version = ""
 
     def __str__(self) -> str:
         return f"kubernetes {self.options.namespace or 'its own namespace'}"
 
-    # ------------------------------------------------------------------ who asks whom
-
-    def origin(self) -> Origin:
-        if self.options.address is not None:
-            address = self.options.address
-            return parse_origin(address if "://" in address else f"https://{address}")
-        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host:
-            raise SourceError("this is no pod (KUBERNETES_SERVICE_HOST is not set), and there is no `address`")
-        return parse_origin(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}")
-
-    def file(self, name: str) -> str:
-        try:
-            with open(self.account / name) as file:
-                return file.read(1024 * 1024).strip()
-        except (OSError, ValueError):
-            return ""
-
-    def context(self, origin: Origin) -> ssl.SSLContext | None:
-        if origin.scheme != "https":
-            return None
-        own = self.account / "ca.crt"
-        try:
-            return ssl.create_default_context(cafile=self.options.ca or (str(own) if own.exists() else None))
-        except (OSError, ssl.SSLError) as error:
-            raise SourceError(f"the CA certificates cannot be read: {error}") from None
-
     def call(self, **query: str) -> Call:
-        namespace = self.options.namespace or self.file("namespace") or "default"
-        token = self.options.token.reveal() if self.options.token is not None else self.file("token")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{quote(namespace, safe='')}/endpointslices"
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{quote(self.cluster.namespace, safe='')}/endpointslices"
         query["labelSelector"] = f"kubernetes.io/service-name={self.name}"
-        origin = self.origin()
-        return Call(
-            origin, "GET", f"{path}?{urlencode(query)}", headers=headers, timeout=self.options.timeout,
-            trust=self.context(origin),
-        )  # fmt: skip
+        return self.cluster.call(f"{path}?{urlencode(query)}")
 
     # ------------------------------------------------------------------ list, then watch
 
