@@ -4,6 +4,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CORE := $(wildcard fastgw/_core/*.pyx fastgw/_core/*.pxd fastgw/_core/*.h)
 CONFIG ?= config.example.yaml
+# tests wait more than they compute
+JOBS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help build run demo test check lint bench bench-quick bench-features debug asan fuzz conformance soak docs clean
@@ -32,7 +34,7 @@ run: build ## start the gateway with config.example.yaml in front of demo servic
 	@exec $(PY) -m fastgw run $(CONFIG) --demo
 
 test: build $(VENV)/.test-tools ## build, get what the tests need, run the whole suite with the checks
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 $(VENV)/.test-tools: .ci/setup
 	@PYTHON=$(PYTHON) VENV=$(VENV) sh .ci/setup test

@@ -27,14 +27,28 @@ from fastgw.testing.client import DEFAULT_TIMEOUT, RawClient
 PR_SET_CHILD_SUBREAPER = 36
 
 
+_reserved: list[socket.socket] = []
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody listens on, below the range from which the kernel takes those of outgoing connections."""
+    """A port nobody listens on, below the range from which the kernel takes those of outgoing connections.
+
+    No other process that asks this function gets it as long as this one lives: test runners work side by side.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for _ in range(200):
-        port = random.randint(10_000, 32_000)
-        with socket.socket(family, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
-            sock.bind((host, port))
-            return port
+        port = random.SystemRandom().randint(10_000, 32_000)
+        # a name in the abstract namespace is one lock for all processes, and goes with its holder
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            try:
+                claim.bind(f"\0fastgw-testing-port-{port}")
+                sock.bind((host, port))
+            except OSError:
+                claim.close()
+                continue
+        _reserved.append(claim)
+        return port
     raise RuntimeError("no free port found")
 
 

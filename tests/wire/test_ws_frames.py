@@ -127,7 +127,7 @@ def test_protocol_errors(peer, data, chop):
 # The `websockets` package takes these; a gateway that reads frames does not (RFC 6455 5.2).
 @pytest.mark.parametrize("data", [
     frame(TEXT, b"x", wide=2), frame(TEXT, b"x", wide=8), frame(TEXT, b"x" * 200, wide=8),
-])  # fmt: skip
+], ids=["1 in 2", "1 in 8", "200 in 8"])  # fmt: skip
 def test_lengths_in_more_bytes_than_needed(gateway, data):
     with Peer(gateway.address, "/read/x") as peer:
         peer.send(data)
@@ -254,7 +254,7 @@ def test_12_compression(gateway, kind, size):
 @pytest.mark.parametrize("data", [
     frame(TEXT, b"x", rsv=2), frame(TEXT, b"x", rsv=1), frame(PING, b"x", rsv=4),
     frame(TEXT, deflated(b"xy"), rsv=4, fin=False) + frame(0, b"", rsv=4),
-])  # fmt: skip
+], ids=["rsv2", "rsv1", "on a ping", "on a continuation"])  # fmt: skip
 def test_12_reserved_bits_that_compression_does_not_use(gateway, kind, data):
     with Peer(gateway.address, f"/{kind}-deflate/x", DEFLATE) as peer:
         peer.send(data)
