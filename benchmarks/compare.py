@@ -22,9 +22,10 @@ from typing import Any
 
 from .macro import checks, facts, instructions, memory, reload, report, routing, stats
 from .macro.backend import Backend
-from .macro.gateways import GATEWAYS, Gateway, Setup
+from .macro.gateways import GATEWAYS, Gateway
 from .macro.load import Figures, measure
 from .macro.process import BenchError, Child, say
+from .macro.setups import Setup
 from .macro.tokens import token
 from .macro.workloads import TARGETS, WORKLOADS, Workload
 

@@ -25,9 +25,10 @@ from fastgw.policies import RESOLVER
 from .macro import fastgw_config, instructions
 from .macro.backend import Backend
 from .macro.facts import commit
-from .macro.gateways import GATEWAYS, Setup
+from .macro.gateways import GATEWAYS
 from .macro.process import BenchError
 from .macro.report import table
+from .macro.setups import Setup
 
 RESULTS = Path(__file__).resolve().parent / "results"
 REQUESTS = 1000

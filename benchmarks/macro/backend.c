@@ -3,6 +3,7 @@
  *   usage: backend PORT            listens on 127.0.0.1, one process, ends on TERM
  *
  *   GET /.../bytes/N    N bytes of 'x' (application/octet-stream)
+ *   GET /.../kept/N     the same for caches: good for an hour, with the number of this answer in X-Serial
  *   GET /.../echo       the request head as it arrived here (text/plain), for checks
  *   GET /.../socket     with the key of RFC 6455 1.3: a WebSocket that sends back what it gets. Masks must be 0.
  *   anything else       154 bytes of JSON
@@ -20,6 +21,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { IN_SIZE = 16384, HEAD_SIZE = 256, FILLER_SIZE = 1 << 18, EVENTS = 256, BACKLOG = 4096 };
@@ -125,6 +127,20 @@ static int answer(struct connection *c, size_t length) {
     }
     if (path_len >= 5 && !memcmp(target_end - 5, "/echo", 5))
         return send_small(c, "text/plain", c->in, length);
+    char *kept_bytes = memmem(target, path_len, "/kept/", 6);
+    if (kept_bytes) {
+        static unsigned long serial;
+        char date[40];
+        time_t now = time(NULL);  /* a cache counts from it */
+        strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&now));
+        c->body = strtoull(kept_bytes + 6, NULL, 10);
+        c->head_at = 0;
+        c->head_len = (size_t)snprintf(c->head, HEAD_SIZE,
+                                       "HTTP/1.1 200 OK\r\nServer: backend\r\nDate: %s\r\n"
+                                       "Content-Type: application/json\r\nCache-Control: public, max-age=3600\r\nX-Serial: %lu\r\n"
+                                       "Content-Length: %llu\r\n\r\n", date, ++serial, c->body);
+        return flush(c);
+    }
     char *bytes = memmem(target, path_len, "/bytes/", 7);
     if (bytes) {
         c->body = strtoull(bytes + 7, NULL, 10);

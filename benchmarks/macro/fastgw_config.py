@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from . import edge, sockets, transcode
+from . import caches, edge, sockets, transcode
 from .backend import JSON
 from .process import free_port
 from .tokens import SECRET, TENANT
@@ -76,6 +76,8 @@ def render(
         more: dict[str, Any] = {"websocket": workload in sockets.WORKLOADS}
         if workload == "transcode":
             more["policies"] = [{"grpc_transcode": {"descriptors": transcode.FILE}}]
+        elif workload in caches.WORKLOADS:
+            more["policies"] = [caches.FASTGW]
         config["routes"] = [{"path": path, "service": "service", **more} for path in ("/api/*", "/bench.S/*")]
     return yaml.safe_dump(config, sort_keys=False)
 

@@ -6,8 +6,6 @@ X-Request-Id to the upstream. A gateway that can not do a workload in its stock 
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import re
 import shutil
@@ -16,53 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from . import edge, fastgw_config, sockets, transcode
-from .backend import HOME, JSON
-from .process import GATEWAY_CORE, Child, free_port, run
-from .tokens import ISSUER, SECRET, TENANT
-
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-ORIGIN = "https://app.example.com"
-UNLIMITED = 1_000_000_000
-"""A rate per key and second that no load reaches: the limiter does its whole work and admits."""
-
-
-def fill(template: str, **values: object) -> str:
-    """The template with every @NAME@ replaced. Raises ValueError when a name is left over or not used."""
-    text = (TEMPLATES / template).read_text()
-    for name, value in values.items():
-        if f"@{name}@" not in text:
-            raise ValueError(f"{template} has no @{name}@")
-        text = text.replace(f"@{name}@", str(value))
-    left = sorted(set(re.findall(r"@[A-Z]+@", text)))
-    if left:
-        raise ValueError(f"{template}: not filled in: {', '.join(left)}")
-    return text
-
-
-@dataclass(slots=True)
-class Setup:
-    """What a gateway is started for."""
-
-    workload: str
-    upstream: int
-    folder: Path
-    routes: int = 1000
-    rate: int = UNLIMITED
-    port: int = field(default_factory=free_port)
-    single: bool = False
-    """One process and no supervisor, for callgrind."""
-
-    def put(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-Write = Callable[[Setup], Sequence[str]]
-"""Writes the configuration into the setup's folder and returns the command."""
+from . import caches, edge, fastgw_config, sockets, transcode
+from .backend import JSON
+from .envoy import envoy, find_envoy
+from .process import GATEWAY_CORE, Child, run
+from .setups import ORIGIN, Setup, Write, fill
+from .tokens import SECRET
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +95,8 @@ def nginx(flavour: str, buffers: str = NGINX_BUFFERS) -> Write:
         http = ""
         if setup.workload == "policy":
             http, server = nginx_policy(setup, flavour)
+        elif setup.workload in caches.WORKLOADS:
+            http, server = caches.NGINX_HTTP, caches.NGINX_LOCATION
         elif setup.workload == "static":
             server = fill("nginx-static.conf", JSON=JSON)
         else:
@@ -216,6 +176,8 @@ def haproxy(setup: Setup) -> Sequence[str]:
         frontend = fill("haproxy-static.cfg", JSON=JSON)
     else:
         frontend = fill("haproxy-plain.cfg")
+    if setup.workload in caches.WORKLOADS:
+        frontend, more = caches.HAPROXY_USE + frontend, caches.HAPROXY_CACHE
     more_server = " proto h2" if setup.workload in edge.HTTP2_UPSTREAM else ""
     text = fill(
         "haproxy.cfg",
@@ -230,197 +192,8 @@ def haproxy(setup: Setup) -> Sequence[str]:
     return [shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", "haproxy.cfg"]
 
 
-# Envoy
-
-
-def find_envoy() -> str | None:
-    """On the path, or in the environment that setup.sh makes."""
-    own = HOME / "envoy" / "bin" / "envoy"
-    return shutil.which("envoy") or (str(own) if own.exists() else None)
-
-
-def typed(kind: str, **fields: Any) -> dict[str, Any]:
-    return {"@type": f"type.googleapis.com/envoy.{kind}", **fields}
-
-
-def http_filter(name: str, kind: str, **fields: Any) -> dict[str, Any]:
-    return {"name": f"envoy.filters.http.{name}", "typed_config": typed(kind, **fields)}
-
-
-def address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def envoy(jwt_cache: bool) -> Write:
-    def write(setup: Setup) -> Sequence[str]:
-        filters: list[dict[str, Any]] = []
-        host: dict[str, Any] = {"name": "all", "domains": ["*"]}
-        if setup.workload == "policy":
-            filters = envoy_filters(setup, jwt_cache)
-            host |= envoy_routes(setup)
-        elif setup.workload == "static":
-            answer = {"status": 200, "body": {"inline_string": JSON}}
-            host["routes"] = [{"match": {"prefix": "/api/"}, "direct_response": answer}]
-        else:
-            route = {"cluster": "service", "timeout": "60s"}
-            host["routes"] = [{"match": {"prefix": prefix}, "route": route} for prefix in ("/api/", "/bench.S/")]
-        if setup.workload == "transcode":
-            filters = [envoy_transcoder(setup)]
-        router = http_filter("router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
-        setup.put("envoy.json", json.dumps(envoy_bootstrap(setup, host, [*filters, router]), indent=1))
-        flags = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
-        return [find_envoy() or "envoy", "-c", "envoy.json", *flags]
-
-    return write
-
-
-def envoy_transcoder(setup: Setup) -> dict[str, Any]:
-    return http_filter(
-        "grpc_json_transcoder",
-        "extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        proto_descriptor=str(transcode.descriptors(setup.folder)),
-        services=[transcode.SERVICE],
-    )
-
-
-def envoy_bootstrap(setup: Setup, host: dict[str, Any], filters: list[dict[str, Any]]) -> dict[str, Any]:
-    manager = typed(
-        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="edge",
-        codec_type="AUTO",
-        use_remote_address=True,
-        generate_request_id=True,
-        stream_idle_timeout="0s",
-        route_config={"name": "routes", "virtual_hosts": [host]},
-        http_filters=filters,
-    )
-    http = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-    chain: dict[str, Any] = {"filters": [http]}
-    if setup.workload in edge.TLS:
-        cert, key = edge.certificate(setup.folder)
-        context = {
-            "tls_certificates": [
-                {"certificate_chain": {"filename": str(cert)}, "private_key": {"filename": str(key)}}
-            ],
-            "alpn_protocols": ["h2"] if setup.workload in edge.HTTP2 else ["http/1.1"],
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
-        }
-        socket_context = typed(
-            "extensions.transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context=context
-        )
-        chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": socket_context}
-    listener = {
-        "name": "edge",
-        "address": address(setup.port),
-        "tcp_backlog_size": 4096,
-        "filter_chains": [chain],
-    }
-    bounds = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
-    endpoint = {"endpoint": {"address": address(setup.upstream)}}
-    cluster = {
-        "name": "service",
-        "type": "STATIC",
-        "connect_timeout": "5s",
-        "circuit_breakers": {"thresholds": [dict.fromkeys(bounds, 100_000)]},
-        "load_assignment": {"cluster_name": "service", "endpoints": [{"lb_endpoints": [endpoint]}]},
-    }
-    if setup.workload in edge.HTTP2_UPSTREAM:
-        explicit = {"http2_protocol_options": {"max_concurrent_streams": 1000}}
-        options = typed("extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config=explicit)
-        name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-        cluster["typed_extension_protocol_options"] = {name: options}
-    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
-
-
-def envoy_routes(setup: Setup) -> dict[str, Any]:
-    """The routes as a tree of prefixes (a list would be walked), then the one-segment template."""
-
-    def one(i: int) -> dict[str, Any]:
-        template = typed(
-            "extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
-            path_template=f"/api/svc{i:04d}/{{id}}",
-        )
-        name = "envoy.path.match.uri_template.uri_template_matcher"
-        match = {"path_match_policy": {"name": name, "typed_config": template}}
-        route = typed("config.route.v3.Route", match=match, route={"cluster": "service", "timeout": "60s"})
-        return {"action": {"name": "route", "typed_config": route}}
-
-    path = typed("type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
-    path["@type"] = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
-    tree = {
-        "input": {"name": "path", "typed_config": path},
-        "prefix_match_map": {"map": {f"/api/svc{i:04d}/": one(i) for i in range(setup.routes)}},
-    }
-    cors = typed(
-        "extensions.filters.http.cors.v3.CorsPolicy",
-        allow_origin_string_match=[{"exact": ORIGIN}],
-        allow_methods="GET, POST, PUT, DELETE",
-        allow_headers="Authorization, Content-Type, X-Api-Key",
-        expose_headers="X-Request-Id",
-        max_age="600",
-        allow_credentials=True,
-    )
-    return {
-        "matcher": {"matcher_tree": tree},
-        "typed_per_filter_config": {"envoy.filters.http.cors": cors},
-        "response_headers_to_add": [{"header": {"key": "X-Gateway", "value": "envoy"}}],
-        "response_headers_to_remove": ["x-powered-by"],
-    }
-
-
-def envoy_filters(setup: Setup, jwt_cache: bool) -> list[dict[str, Any]]:
-    """CORS, rate limit per key, JWT, and RBAC for the claim."""
-    key = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
-    keys = {"keys": [{"kty": "oct", "kid": "bench", "alg": "HS256", "k": key}]}
-    provider: dict[str, Any] = {
-        "issuer": ISSUER,
-        "local_jwks": {"inline_string": json.dumps(keys)},
-        "forward": False,
-        "payload_in_metadata": "claims",
-        "claim_to_headers": [{"header_name": "x-user-id", "claim_name": "sub"}],
-    }
-    if jwt_cache:
-        provider["jwt_cache_config"] = {"jwt_cache_size": 1000}
-    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
-
-    def bucket(rate: int) -> dict[str, Any]:
-        return {"max_tokens": rate, "tokens_per_fill": rate, "fill_interval": "1s"}
-
-    by_key = {"request_headers": {"header_name": "x-api-key", "descriptor_key": "key"}}
-    limit = http_filter(
-        "local_ratelimit",
-        "extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
-        stat_prefix="limit",
-        token_bucket=bucket(UNLIMITED),
-        filter_enabled=always,
-        filter_enforced=always,
-        max_dynamic_descriptors=10_000,
-        # an entry without a value: each value that is seen has a bucket of its own
-        descriptors=[{"entries": [{"key": "key"}], "token_bucket": bucket(setup.rate)}],
-        rate_limits=[{"actions": [by_key]}],
-    )
-    authn = http_filter(
-        "jwt_authn",
-        "extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-        providers={"bench": provider},
-        rules=[{"match": {"prefix": "/"}, "requires": {"provider_name": "bench"}}],
-    )
-    tenant = {
-        "filter": "envoy.filters.http.jwt_authn",
-        "path": [{"key": "claims"}, {"key": "tenant"}],
-        "value": {"string_match": {"exact": TENANT}},
-    }
-    policy = {
-        "permissions": [{"any": True}],
-        "principals": [{"sourced_metadata": {"metadata_matcher": tenant}}],
-    }
-    rules = {"action": "ALLOW", "policies": {"tenant": policy}}
-    return [
-        http_filter("cors", "extensions.filters.http.cors.v3.Cors"),
-        limit,
-        authn,
-        http_filter("rbac", "extensions.filters.http.rbac.v3.RBAC", rules=rules),
-    ]
+def varnish(setup: Setup) -> Sequence[str]:
+    return caches.varnish(setup.workload, setup.upstream, setup.port, setup.folder)
 
 
 # fastgw
@@ -463,22 +236,29 @@ ENVOY = tuple(name for name in PROXIES if name not in ("handshake", "resumed"))
 GATEWAYS: Mapping[str, Gateway] = {
     gateway.name: gateway
     for gateway in (
-        Gateway("nginx", (*NGINX, *SOCKETS, "static"), nginx("stock"), find_nginx, ("-v",)),
+        Gateway("nginx", (*NGINX, *SOCKETS, *caches.WORKLOADS, "static"), nginx("stock"), find_nginx, ("-v",)),
         Gateway("nginx-4k-buffers", ("body_100k", "body_10m"), nginx("stock", ""), find_nginx, ("-v",)),
         Gateway("nginx-lua", ("policy",), nginx("lua"), nginx_with(*LUA_MODULES), ("-v",)),
         Gateway("nginx-njs", ("policy",), nginx("njs"), nginx_with(*NJS_MODULES), ("-v",), by_default=False),
         Gateway(
             "haproxy",
-            (*PROXIES, *SOCKETS, "h2_h2", "static", "policy"),
+            (*PROXIES, *SOCKETS, *caches.WORKLOADS, "h2_h2", "static", "policy"),
             haproxy,
             lambda: shutil.which("haproxy"),
             ("-v",),
         ),
-        Gateway("envoy", (*ENVOY, "h2_h2", "transcode", "static", "policy"), envoy(False), find_envoy, ("--version",)),
+        Gateway(
+            "envoy",
+            (*ENVOY, *caches.WORKLOADS, "h2_h2", "transcode", "static", "policy"),
+            envoy(False),
+            find_envoy,
+            ("--version",),
+        ),
+        Gateway("varnish", caches.WORKLOADS, varnish, caches.find_varnish, ("-V",)),
         Gateway("envoy-jwt-cache", ("policy",), envoy(True), find_envoy, ("--version",)),
         Gateway(
             "fastgw",
-            (*PROXIES, *SOCKETS, "h2_h2", "transcode", "static", "policy"),
+            (*PROXIES, *SOCKETS, *caches.WORKLOADS, "h2_h2", "transcode", "static", "policy"),
             fastgw(True),
             find_fastgw,
             ("-c", "import fastgw; print(fastgw.__version__)"),

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from . import client
 from .backend import Backend
-from .gateways import Gateway, Setup
+from .gateways import Gateway
 from .process import BenchError
+from .setups import Setup
 from .tokens import token
 
 TOTAL = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE)

@@ -19,8 +19,9 @@ import yaml
 from . import client
 from .backend import Backend
 from .fastgw_config import ROOT
-from .gateways import FASTGW_ENV, Gateway, Setup
+from .gateways import FASTGW_ENV, Gateway
 from .process import LOAD_CORE, BenchError, Child, cpu_time, free_port, memory, pinned, tree
+from .setups import Setup
 from .tokens import token
 
 EXAMPLE = ROOT / "config.example.yaml"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from . import checks, edge, sockets, transcode
+from . import caches, checks, edge, sockets, transcode
 from .load import Load
 
 ROUTES = 1000
@@ -128,6 +128,18 @@ WORKLOADS: Mapping[str, Workload] = {
             transcode.check,
             backend="h2c",
         ),
+        Workload(
+            "cache_small",
+            "154 bytes of JSON out of the cache",
+            Load(path=caches.path("cache_small")),
+            caches.check("cache_small"),
+        ),
+        Workload(
+            "cache_10k",
+            "10 KiB out of the cache",
+            Load(path=caches.path("cache_10k")),
+            caches.check("cache_10k"),
+        ),
     )
 }
 
@@ -177,6 +189,11 @@ TARGETS: tuple[Target, ...] = (
     Target("h2_h2", "cpu_us", "envoy", 0.3, "h2c on both sides: CPU per request ≤ 0.3 x Envoy"),
     Target("grpc", "cpu_us", "envoy", 0.35, "unary gRPC calls: CPU per call ≤ 0.35 x Envoy"),
     Target("transcode", "cpu_us", "envoy", 1.0, "JSON for a gRPC service: CPU per request ≤ Envoy"),
+    *(
+        Target(f"cache_{size}", "cpu_us", peer, 1 / by, f"{what} out of the cache: CPU per request ≤ {peer} ÷ {by:g}")
+        for size, what in (("small", "154 bytes"), ("10k", "10 KiB"))
+        for peer, by in (("haproxy", 1.25), ("nginx", 1.35), ("varnish", 2))
+    ),
     Target("reload", "reload_p99_ratio", None, 1.5, "p99 while 10,000 routes are reloaded ≤ 1.5 x quiet"),
     Target("routes", "look_up_ratio", None, 2.0, "look-up, 10 to 100,000 routes: ≤ 2 x"),
     Target("routes", "compile_s", None, 5.0, "compiling 100,000 checked routes ≤ 5 s"),

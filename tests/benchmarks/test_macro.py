@@ -29,6 +29,7 @@ from benchmarks.macro import (
     process,
     reload,
     report,
+    setups,
     sockets,
     stats,
 )
@@ -124,14 +125,14 @@ CASES = [
 
 @pytest.mark.parametrize("gateway, workload", CASES, ids=[f"{g.name}-{w}" for g, w in CASES])
 def test_configurations_render_with_no_name_left_over(gateway, workload, tmp_path):
-    setup = gateways.Setup(workload, upstream=21_999, folder=tmp_path, routes=3, port=21_998)
+    setup = setups.Setup(workload, upstream=21_999, folder=tmp_path, routes=3, port=21_998)
     command = gateway.write(setup)
     assert all(isinstance(part, str) for part in command)
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".pb"]
     texts = {path.name: path.read_text() for path in written}
     assert texts
     assert not [name for name, text in texts.items() if re.search(r"@[A-Z]+@", text)]
-    whole = "\n".join(texts.values())
+    whole = "\n".join([*texts.values(), *command])  # Varnish is told its port by its command
     assert "21998" in whole
     assert ("21999" in whole) or workload == "static"
     if workload == "policy":
@@ -140,9 +141,9 @@ def test_configurations_render_with_no_name_left_over(gateway, workload, tmp_pat
 
 def test_a_template_with_a_name_too_many_or_too_few_is_an_error():
     with pytest.raises(ValueError, match="has no @NOPE@"):
-        gateways.fill("nginx-plain.conf", NOPE=1)
+        setups.fill("nginx-plain.conf", NOPE=1)
     with pytest.raises(ValueError, match="not filled in"):
-        gateways.fill("nginx-static.conf")
+        setups.fill("nginx-static.conf")
 
 
 def test_fastgw_configurations_are_yaml_with_one_worker_and_no_access_log():
