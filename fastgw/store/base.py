@@ -44,6 +44,14 @@ class Store:
         """False, and nothing changed, when the key is there."""
         raise NotImplementedError
 
+    async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        """None: it has this value now. Else nothing changed, and this is what it has."""
+        raise NotImplementedError
+
+    async def swap(self, key: str, old: bytes, new: bytes | None, ttl: float = 0.0) -> bool:
+        """In one step, and only where the value is `old`: `new` in its place, or nothing (None)."""
+        raise NotImplementedError
+
     async def delete(self, key: str) -> bool:
         """Was it there?"""
         raise NotImplementedError

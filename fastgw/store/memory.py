@@ -79,6 +79,23 @@ class MemoryStore(Store):
         self.write(key, value, self.now() + ttl)
         return True
 
+    async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        found = self.live(key)
+        if found is not None:
+            return found[0]
+        self.write(key, value, self.now() + ttl)
+        return None
+
+    async def swap(self, key: str, old: bytes, new: bytes | None, ttl: float = 0.0) -> bool:
+        found = self.live(key)
+        if found is None or found[0] != old:
+            return False
+        if new is None:
+            self.drop(key)
+        else:
+            self.write(key, new, self.now() + ttl)
+        return True
+
     async def delete(self, key: str) -> bool:
         if self.live(key) is None:
             return False

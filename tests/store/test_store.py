@@ -44,6 +44,12 @@ async def contract(store):
     assert await store.get("a") == b"\x00\xff"
     assert await store.put_new("a", b"other", ttl=60) is False and await store.get("a") == b"\x00\xff"
     assert await store.put_new("b", b"1", ttl=60) is True
+    assert await store.claim("c", b"\x00mine", ttl=60) is None
+    assert await store.claim("c", b"others", ttl=60) == b"\x00mine"
+    assert await store.swap("c", b"others", b"x", ttl=60) is False and await store.get("c") == b"\x00mine"
+    assert await store.swap("c", b"\x00mine", b"done\xff", ttl=60) is True and await store.get("c") == b"done\xff"
+    assert await store.swap("c", b"done\xff", None) is True and await store.get("c") is None
+    assert await store.swap("c", b"", None) is False
     assert await store.delete("b") is True and await store.delete("b") is False
     assert [await store.add("n", 2, ttl=60), await store.add("n", -5, ttl=60)] == [2, -3]
     with pytest.raises(StoreError) as caught:
