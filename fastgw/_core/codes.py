@@ -116,6 +116,11 @@ CODES: dict[str, Code] = {
     "service_queue_shed": Code(503, GATEWAY, "More important requests, or those of others, took its place"),
     "service_queue_delay": Code(503, GATEWAY, "The service has been behind for some time"),
     "worker_overloaded": Code(503, GATEWAY, "The gateway has more to do than it can"),
+    # requests that a client may send twice
+    "idempotency_key_wrong": Code(400, DOWNSTREAM, "The idempotency key is missing or malformed"),
+    "idempotency_running": Code(409, DOWNSTREAM, "The first request with this key is still under way"),
+    "idempotency_mismatch": Code(422, DOWNSTREAM, "This key was used for another request"),
+    "idempotency_not_kept": Code(409, DOWNSTREAM, "The first answer to this key is not there any more"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

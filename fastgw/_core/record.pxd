@@ -48,6 +48,8 @@ cdef enum:
     C_FEED_STREAMS           # of services, opened for websocket_broadcast
     C_FEED_MESSAGES          # that came by them
     C_FEED_DROPPED           # for clients that were too slow
+    C_IDEMPOTENCY_REPLAYED   # answers given again, by idempotency keys,
+    C_IDEMPOTENCY_UNKEPT     # and those that could not be kept
     C_COUNTERS               # how many there are
 
 cdef enum:

@@ -25,7 +25,8 @@ COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited
             "h2_resets", "h2_frames", "h2_headers", "h2_stalled", "h2_protocol", "proxy_v1", "proxy_v2",
             "proxy_timeout", "proxy_closed", "proxy_missing", "proxy_malformed",
             "ws_opened", "ws_open", "ws_frames_in", "ws_frames_out", "ws_messages_in", "ws_messages_out", "ws_pings",
-            *("ws_close_" + code for code in WS_CLOSES), "feed_streams", "feed_messages", "feed_dropped")
+            *("ws_close_" + code for code in WS_CLOSES), "feed_streams", "feed_messages", "feed_dropped",
+            "idempotency_replayed", "idempotency_unkept")
 # Of copies for a service, by what became of them.
 MIRROR_RESULTS = ("answered", "failed", "too_many", "too_large", "cut")
 STATUS_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")

@@ -15,6 +15,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.admission cimport admit, answered, failed, left, refusal, waits
+from fastgw._core.endure cimport outlives
 from fastgw._core.exchange cimport (
     COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
     PHASE_RESPONSE_BODY, PHASE_SEND, PHASE_SOCKET, PHASE_TAP, REPLIED, S_AROUND, S_DONE, S_POLICY, S_POOL,
@@ -823,7 +824,7 @@ cdef class Relay(Driver):
 
     cdef int downstream_gone(self, Exchange ex, str code) except -1:
         """The client left: nobody is to be answered, but the upstream is to be let go."""
-        if ex.state == S_DONE:
+        if ex.state == S_DONE or outlives(ex, code):
             return 0
         if ex.code is None and not ex.upgraded:
             ex.code = code

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
 from fastgw._core.admission cimport failed, left
+from fastgw._core.endure cimport keyed
 from fastgw._core.exchange cimport REFUSED, S_POOL, Exchange
 from fastgw._core.forwarding cimport random64
 from fastgw._core.grpc cimport final_status
@@ -95,7 +96,7 @@ cdef class Retry:
             return True
         if ex.grpc and self.grpc:
             return True                           # all calls are POST: whoever lists statuses says that they may be repeated
-        return self.trust_key and ex.request.find(b"idempotency-key", 15) != NULL
+        return keyed(ex) or (self.trust_key and ex.request.find(b"idempotency-key", 15) != NULL)
 
     cdef bint wants_failure(self, Exchange ex, str code) except -1:
         if code in CONNECT:
@@ -153,8 +154,8 @@ cdef bint silent(Exchange ex, int untouched) noexcept:
     if ex.head_sent or ex.attempts >= 2 or (ex.has_body and ex.request_buffer is None and ex.bytes_in):
         return False
     # RFC 9110 9.2.2: only idempotent methods may be sent again without the client knowing, unless the service
-    # said that it did nothing (RFC 9113 8.7)
-    return untouched == REFUSED or method in (GET, HEAD, OPTIONS, PUT, DELETE)
+    # said that it did nothing (RFC 9113 8.7), or a client marked it as the same as before
+    return untouched == REFUSED or method in (GET, HEAD, OPTIONS, PUT, DELETE) or keyed(ex)
 
 
 cdef int rewind(Exchange ex) except -1:

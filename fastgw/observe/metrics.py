@@ -375,6 +375,16 @@ class Collector:
             "Requests that shared another one's answer.",
             value=sum(c["coalesced"] for c in counters),
         )
+        yield CounterMetricFamily(
+            "fastgw_idempotency_replayed",
+            "Answers given again to a request with the same idempotency key.",
+            value=sum(c["idempotency_replayed"] for c in counters),
+        )
+        yield CounterMetricFamily(
+            "fastgw_idempotency_unkept",
+            "Answers to requests with an idempotency key that could not be kept.",
+            value=sum(c["idempotency_unkept"] for c in counters),
+        )
 
     def pools(self) -> Iterator[Metric]:
         labels = ("service", "endpoint")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from fastgw.config import Config
@@ -18,7 +19,15 @@ def percent(share: float) -> str:
     return f"{share * 100:g}%"
 
 
-def retry_words(retry: Retry) -> str:
+def retries_keyed(config: Config, route: Route) -> bool:
+    """Does the policy `idempotency` stand on it, and let requests with a key be sent again?"""
+    return any(
+        use.name == "idempotency" and getattr(use.options, "after_failure", None) == "again"
+        for use in config.chain(route)
+    )
+
+
+def retry_words(retry: Retry, keyed: bool = False) -> str:
     if retry.attempts == 1:
         return "none"
     words = [f"{retry.attempts} tries for {', '.join(retry.retry_on)} by {', '.join(retry.methods)}"]
@@ -28,6 +37,8 @@ def retry_words(retry: Retry) -> str:
     words.append(f"bodies of {format_size(retry.body)}")
     if retry.trust_idempotency_key:
         words.append("any method with Idempotency-Key")
+    elif keyed:
+        words.append("any method with a key of the policy `idempotency`")
     words.append(f"at most {percent(retry.budget.ratio)} of the requests and {retry.budget.per_second:g} a second")
     return "; ".join(words)
 
@@ -72,8 +83,9 @@ def one_or_services(config: Config, route: Route, key: str, words: Callable[[Any
 
 def resilience_words(config: Config, route: Route) -> dict[str, list[str]]:
     """By key; those that nothing is said of are left out."""
+    retries = partial(retry_words, keyed=retries_keyed(config, route))
     found = {
-        "retry": list(one_or_services(config, route, "retry", retry_words)),
+        "retry": list(one_or_services(config, route, "retry", retries)),
         "hedge": list(one_or_services(config, route, "hedge", hedge_words)),
         "concurrency": [
             f"{what}: {concurrency_words(config, given)}"

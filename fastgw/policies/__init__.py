@@ -57,6 +57,7 @@ BUILTIN: dict[str, str] = {
     "rate_limit": "fastgw.policies.rate_limit:RateLimit",
     "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",
     "grpc_transcode": "fastgw.policies.grpc_transcode:GrpcTranscode",
+    "idempotency": "fastgw.policies.idempotency:Idempotency",
     "coalesce": "fastgw.policies.coalesce:Coalesce",
     "fallback": "fastgw.policies.fallback:Fallback",
     "mirror": "fastgw.policies.mirror:Mirror",

@@ -66,6 +66,8 @@ class Running:
         return RawClient(self.address)
 
     def stop(self) -> None:
+        if self.loop.is_closed():
+            return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
 

@@ -1,0 +1,9 @@
+from typing import Any
+
+from fastgw._core.exchange import Exchange
+from fastgw._core.policy import PythonHook
+
+class IdempotencyHook(PythonHook):
+    def __init__(self, policy: Any, base: type[Any], max_answer: int, again: bool) -> None: ...
+    def begin(self, ex: Exchange, claim: object) -> None: ...
+    def count(self, ex: Exchange, replayed: bool) -> None: ...
