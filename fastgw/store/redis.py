@@ -37,17 +37,18 @@ if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) 
 return sum
 """)
 
-CLAIM = """
+CLAIM = Script("""
 local found = redis.call('GET', KEYS[1])
 if not found then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return found
-"""
-SWAP = """
+""")
+
+SWAP = Script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[3] == '0' then redis.call('DEL', KEYS[1])
 else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1
-"""
+""")
 
 
 def milliseconds(ttl: float) -> int:
@@ -174,13 +175,12 @@ class RedisStore(Store):
         return bool(await self.execute(key, "SET", key, value, "PX", milliseconds(ttl), "NX"))
 
     async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
-        sent: tuple[Any, ...] = (CLAIM, 1, self.key(key), value, milliseconds(ttl))
-        found: bytes | None = await self.run(lambda client: client.eval(*sent))
+        found: bytes | None = await self.evaluate(CLAIM, (self.key(key),), value, milliseconds(ttl))
         return found
 
     async def swap(self, key: str, old: bytes, new: bytes | None, ttl: float = 0.0) -> bool:
-        sent: tuple[Any, ...] = (SWAP, 1, self.key(key), old, new or b"", 0 if new is None else milliseconds(ttl))
-        return bool(await self.run(lambda client: client.eval(*sent)))
+        end = 0 if new is None else milliseconds(ttl)
+        return bool(await self.evaluate(SWAP, (self.key(key),), old, new or b"", end))
 
     async def delete(self, key: str) -> bool:
         key = self.key(key)

@@ -31,7 +31,7 @@ def test_the_chosen_route_and_why_not_the_others():
         ("orders", None, True),
     ]
     assert found["service"] == "orders"
-    assert [use["name"] for use in found["policies"]] == ["request_id", "cors", "jwt"]
+    assert [use["name"] for use in found["policies"]] == ["request_id", "cors", "jwt", "idempotency"]
 
 
 def test_the_target_that_goes_to_the_service():
