@@ -121,6 +121,7 @@ CODES: dict[str, Code] = {
     "idempotency_running": Code(409, DOWNSTREAM, "The first request with this key is still under way"),
     "idempotency_mismatch": Code(422, DOWNSTREAM, "This key was used for another request"),
     "idempotency_not_kept": Code(409, DOWNSTREAM, "The first answer to this key is not there any more"),
+    "response_invalid": Code(502, UPSTREAM, "The upstream's answer is not what the contract says"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

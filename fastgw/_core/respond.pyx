@@ -38,7 +38,7 @@ from fastgw._core.split cimport Split
 from fastgw._core.target cimport normalize
 from fastgw._core.trial cimport Trial
 from fastgw._core.upgrade cimport ASKED, MALFORMED, OTHER_VERSION, Handshake, handshake
-from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch
+from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch, withhold_extensions
 
 from fastgw._core.codes import CODES, INDEX
 from fastgw._core.exchange import Problem, Refused
@@ -192,6 +192,7 @@ cdef class Relay(Driver):
                                       headers=(("Sec-WebSocket-Version", "13"),)))
             self._answer(ex)
         else:
+            withhold_extensions(ex)
             ex.upgrading = found == ASKED
             return 0
         return 1

@@ -6,6 +6,7 @@ from fastgw._core.exchange cimport Exchange
 from fastgw._core.reactor cimport Reactor
 from fastgw._core.record cimport Stats
 from fastgw._core.ws_frames cimport Reader
+from fastgw._core.ws_messages cimport Collector, Inspection
 
 cdef enum:
     CLIENT
@@ -21,12 +22,15 @@ cdef class Rules:
     cdef readonly bint pinged[2]                  # who is pinged
     cdef readonly bint recheck                    # close when the token expires
     cdef readonly bint strict                     # frames are read, not only followed
+    cdef readonly Inspection inspection           # policies that see the messages; None: nobody does
 
 
 cdef class Ear(Reader):
     """What comes from one side."""
     cdef Watch watch
     cdef int side
+    cdef Collector collector                      # None: its messages are not looked at
+    cdef int refused                              # the code of a policy's refusal, or 0
     cdef int64_t heard_at                         # when something came last
     cdef int64_t pong_by                          # until then something must come; 0: nothing was asked
     cdef bint ping_owed                           # it is to be pinged at the next border of frames
@@ -61,10 +65,12 @@ cdef class Watch(Timed):
     cdef int _closing_data(self, Ear ear, const char *p, size_t n) except -1
     cdef int _tell(self) except -1
     cdef int _refuse(self, Ear ear, int code) except -1
+    cdef int _inspect(self, Ear ear, const uint8_t *p, size_t n) except -1
     cdef int _over(self) except -1
     cdef int _ping(self, Ear ear) except -1
     cdef int _ping_due(self, Ear ear, int64_t now) except -1
     cdef int _arm(self) except -1
 
 
+cdef int withhold_extensions(Exchange ex) except -1
 cdef int begin_watch(Exchange ex, Rules rules, Reactor reactor, Stats stats, set home, bint draining) except -1

@@ -1,3 +1,5 @@
+from fastgw._core.ws_messages import Inspection
+
 class Rules:
     def __init__(
         self,
@@ -13,4 +15,5 @@ class Rules:
         pinged: str = ...,
         recheck: bool = ...,
         strict: bool = ...,
+        inspection: Inspection | None = ...,
     ) -> None: ...

@@ -8,6 +8,7 @@ import os
 
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.clock cimport Timer, realtime_ns, timer_detach
@@ -21,6 +22,7 @@ from fastgw._core.ws_frames cimport (
     ABNORMAL, FORWARD, GOING_AWAY, HEAD_MAX, INTERNAL_ERROR, O_CLOSE, O_PING, O_PONG, POLICY_VIOLATION, PROTOCOL_ERROR,
     SERVICE_RESTART, SWALLOW, TOO_BIG, W_ENDED, W_HEAD, W_LOST, Reader, put_control,
 )
+from fastgw._core.ws_messages cimport Collector, Inspection, collector_of
 
 cdef enum:
     CONTROL = 125
@@ -41,7 +43,7 @@ cdef class Rules:
 
     def __init__(self, int64_t idle_ns, int64_t max_age_ns=0, int64_t max_frame=0, int64_t max_message=0,
                  int64_t every_ns=0, int64_t burst=0, str limited="client", int64_t ping_ns=0, int64_t pong_ns=0,
-                 str pinged="client", bint recheck=False, bint strict=False):
+                 str pinged="client", bint recheck=False, bint strict=False, Inspection inspection=None):
         self.idle_ns = idle_ns
         self.max_age_ns = max_age_ns
         self.max_frame = max_frame
@@ -55,7 +57,8 @@ cdef class Rules:
         self.limited[SERVICE] = limited != "client"
         self.pinged[CLIENT] = pinged != "service"
         self.pinged[SERVICE] = pinged != "client"
-        self.strict = strict or max_frame != 0 or max_message != 0 or every_ns != 0 or ping_ns != 0
+        self.inspection = inspection
+        self.strict = strict or inspection is not None or max_frame != 0 or max_message != 0 or every_ns != 0 or ping_ns != 0
 
     def __repr__(self):
         return f"<Rules {'frames are read' if self.strict else 'frames pass'}>"
@@ -63,7 +66,11 @@ cdef class Rules:
 
 cdef class Ear(Reader):
     cdef int forward(self, const uint8_t *p, size_t n) except -1:
-        return self.watch._pass(self.side, <const char*>p, n) if self.watch is not None else 0
+        if self.watch is None:
+            return 0
+        if self.collector is not None:
+            return self.watch._inspect(self, p, n)
+        return self.watch._pass(self.side, <const char*>p, n)
 
     cdef int control(self) except -1:
         cdef char text[CONTROL]
@@ -92,6 +99,7 @@ cdef Ear _ear(Watch watch, int side):
     ear.heard_at = watch.reactor.now
     ear.max_frame = rules.max_frame
     ear.max_message = rules.max_message
+    ear.collector = collector_of(rules.inspection, side)
     if rules.limited[side]:
         ear.every_ns = rules.every_ns
         ear.burst_ns = rules.burst_ns
@@ -100,6 +108,13 @@ cdef Ear _ear(Watch watch, int side):
     ear.frames = &watch.stats.counters[C_WS_FRAMES_IN if side == CLIENT else C_WS_FRAMES_OUT]
     ear.messages = &watch.stats.counters[C_WS_MESSAGES_IN if side == CLIENT else C_WS_MESSAGES_OUT]
     return ear
+
+
+cdef int withhold_extensions(Exchange ex) except -1:
+    """The client's offer of extensions, where policies want to read what it sends (RFC 6455 9.1)."""
+    if (<Rules>ex.route.websocket).inspection is not None:
+        ex.request.remove("sec-websocket-extensions")
+    return 0
 
 
 cdef int begin_watch(Exchange ex, Rules rules, Reactor reactor, Stats stats, set home, bint draining) except -1:
@@ -138,8 +153,14 @@ cdef int begin_watch(Exchange ex, Rules rules, Reactor reactor, Stats stats, set
 
 
 cdef int _extensions(Exchange ex, Ear client, Ear service) except -1:
-    """RFC 6455 9.1: what the reserved bits mean is what both ends agreed on."""
+    """RFC 6455 9.1: what the reserved bits mean is what both ends agreed on.
+
+    Where policies see messages the client's offer was taken out, and an answer that has one all the same is void.
+    """
     cdef int allowed = 0
+    if (<Rules>ex.route.websocket).inspection is not None:
+        ex.response.remove("sec-websocket-extensions")
+        return 0
     for name, value in ex.response.pairs():
         if name.lower() == "sec-websocket-extensions":
             for extension in value.split(","):
@@ -177,11 +198,25 @@ cdef class Watch(Timed):
         code = ear.read(<const uint8_t*>p, n)
         if self.ex is None:
             return 0
+        code = ear.refused or code
         if code:
             return self._refuse(ear, code)
         if other.ping_owed:
             return self._ping(other)
         return 0
+
+    cdef int _inspect(self, Ear ear, const uint8_t *p, size_t n) except -1:
+        """What comes goes on when the policies have seen it; after a refusal nothing of this side does."""
+        cdef Collector collector = ear.collector
+        cdef bytearray out
+        if ear.refused:
+            return 0
+        ear.refused = collector.feed(self.ex, p, n)
+        out = collector.out
+        if not out:
+            return 0
+        collector.out = bytearray()
+        return self._pass(ear.side, PyByteArray_AS_STRING(out), len(out))
 
     cdef int _pass(self, int side, const char *p, size_t n) except -1:
         cdef Exchange ex = self.ex
@@ -207,7 +242,11 @@ cdef class Watch(Timed):
 
     cdef int _refuse(self, Ear ear, int code) except -1:
         """One side broke a rule: it is told which, the other one that it went."""
-        reason, downstream, upstream = REASONS[code]
+        if ear.refused and ear.collector.problem is not None:
+            downstream = upstream = ear.collector.problem.code
+            reason = downstream.encode()[:CONTROL - 2]
+        else:
+            reason, downstream, upstream = REASONS[code]
         if ear.side == CLIENT:
             return self.close(code, GOING_AWAY, reason, downstream, 1)
         return self.close(GOING_AWAY, code, reason, upstream, 3)
@@ -227,7 +266,9 @@ cdef class Watch(Timed):
             ear.cut = not ear.border() if self.rules.strict else ear.state != W_HEAD or ear.head_n != 0
             if ear.state == W_LOST and self.rules.strict:
                 ear.cut = False                   # it ends before the frame that was refused
-            ear.passed_close = ear.close_code != 0
+            if ear.collector is not None:
+                ear.cut = False                   # only whole messages went on
+            ear.passed_close = ear.close_code != 0 and ear.refused == 0
         if word is not None:
             self.ex.code = word
             self.ex.side = side

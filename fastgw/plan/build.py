@@ -11,7 +11,7 @@ import logging
 import pickle
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from fastgw._core.retry import Budget
 from fastgw._core.settings import Settings
 from fastgw._core.template import Compiled
 from fastgw._core.ws import Rules
+from fastgw._core.ws_messages import Inspection
 from fastgw.plan.resilience import BreakerSpec, KeptLimits, breaker_by, concurrency_by, hedge_by, remaining_by, retry_by
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
@@ -207,6 +208,7 @@ class Builder:
         self.sticky: set[str] = set()
         self.shared_chain: list[Any] = []
         self.outermost: set[Any] = set()
+        self.inspecting: dict[Any, Policy] = {}
         self.routes: list[Route] = []
         self.http2 = {service.name for service in spec.services if service.protocol != "http/1.1"}
         self.grpc: Any = None
@@ -245,6 +247,8 @@ class Builder:
             logger.error("the policy %s (%s) cannot be built: %s", use.name, use.place, type(error).__name__)
             policy, native = Refusal(use.name), None
         made = native if native is not None else PythonHook(policy, Policy)
+        if getattr(policy, "inspects", ()):
+            self.inspecting[made] = policy
         if getattr(use.handler, "outermost", False):
             self.outermost.add(made)
         return made
@@ -384,8 +388,19 @@ class Builder:
             retry=retry_by(given.retry),
             hedge=hedge_by(given.hedge, asked, self.hedges, self.budgets),
             admissions=self.route_admissions(given),
-            websocket=Rules(**given.websocket) if given.websocket is not None else None,
+            websocket=self.rules(given.websocket, chain) if given.websocket is not None else None,
         )
+
+    def rules(self, websocket: Mapping[str, Any], chain: Iterable[Any]) -> Rules:
+        looking = [self.inspecting[hook] for hook in chain if hook in self.inspecting]
+        if not looking:
+            return Rules(**websocket)
+        sides = [
+            tuple((one.name, one.websocket_message) for one in looking if side in one.inspects)
+            for side in ("client", "service")
+        ]
+        limit = min(one.message_size for one in looking)
+        return Rules(**websocket, inspection=Inspection(sides[0], sides[1], limit))
 
     def service_of(self, given: RouteSpec) -> Service | None:
         """Who answers on a route: its service, or a stream of it that many listen to."""

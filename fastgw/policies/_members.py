@@ -116,6 +116,8 @@ def hooks(members: Sequence[Member], context: BuildContext) -> list[Hook]:
     for number, member in enumerate(members, 1):
         place = f"{context.policy_key}/{number}/{member.name}"
         policy = policy_class(member.name)(member.options, replace(context, policy_key=place))
+        if policy.inspects:
+            raise PolicyError(f"{member.name} looks at WebSocket messages: it stands on a route by itself")
         found.append(policy.hook() or PythonHook(policy, Policy))
     return found
 

@@ -149,6 +149,10 @@ class Policy:
     """On CORS pre-flights its `request` runs before every other policy, wherever it stands."""
     outermost: ClassVar[bool] = False
     """Wherever it stands, its place is before the others: it sees the answers of those that refuse."""
+    inspects: tuple[str, ...] = ()
+    """`client`, `service`: whose WebSocket messages come to `websocket_message` before they go on."""
+    message_size: int = 65536
+    """Bytes: a message that is inspected may be so large; a larger one closes its socket (1009)."""
     buffer_request: int | None = None
     """Bytes: `request` runs when the whole body is there (413 beyond). None: the body streams."""
     buffer_response: int | None = None
@@ -215,6 +219,12 @@ class Policy:
     def response_body(self, exchange: Exchange, chunk: bytes, end: bool) -> bytes:
         """A piece of the response's body; what is returned goes on."""
         return chunk
+
+    def websocket_message(self, exchange: Exchange, message: bytes, text: bool, side: str) -> Problem | None:
+        """A message of a WebSocket, whole; `side` is `client` or `service`, whose it is. A Problem closes the socket
+        (1008) with its code, and the message does not go on. Called for the sides in `inspects`, of policies that stand
+        on a route by themselves. Such sockets are not compressed."""
+        return None
 
     def record(self, exchange: Exchange) -> None:
         """The exchange is over, whatever became of it. Must be quick and may not wait."""

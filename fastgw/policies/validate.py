@@ -1,4 +1,4 @@
-"""`validate`: bodies, queries and headers as JSON Schema has them."""
+"""`validate`: bodies, queries, headers and WebSocket messages as JSON Schema has them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,35 @@ def _schema(value: object) -> Any:
 SchemaText = Annotated[dict[str, Any], BeforeValidator(_schema)]
 
 
+class ValidateMessages(Room):
+    """Messages of WebSockets, text or binary: each a JSON document. One that is not as its schema has it closes the
+    socket with 1008. Such sockets are not compressed."""
+
+    client: SchemaText | None = key(None, "JSON Schema of what clients send.", example={"required": ["type"]})
+    client_file: FilePath | None = key(None, "A file with it, JSON or YAML.", example="commands.schema.json")
+    service: SchemaText | None = key(None, "JSON Schema of what the service sends.", example={"type": "object"})
+    service_file: FilePath | None = key(None, "A file with it, JSON or YAML.", example="events.schema.json")
+    size: Size = key(64 * 1024, "How large a message may be; more closes the socket (1009).", ge=125, le=1024 * 1024)
+
+    @model_validator(mode="after")
+    def _something(self) -> ValidateMessages:
+        for side in ("client", "service"):
+            if getattr(self, side) is not None and getattr(self, f"{side}_file") is not None:
+                raise wrong("conflict", f"`{side}:` and `{side}_file:` are two schemas of one thing", "one of them")
+        if all(one is None for one in (self.client, self.client_file, self.service, self.service_file)):
+            raise wrong("missing_key", "there is no schema", "`client:` or `service:`")
+        return self
+
+    def loaded(self) -> ValidateMessages:
+        """With the files read."""
+        update: dict[str, Any] = {}
+        for side in ("client", "service"):
+            file = getattr(self, f"{side}_file")
+            if file is not None:
+                update |= {side: loaded(Path(file)), f"{side}_file": None}
+        return self.model_copy(update=update) if update else self
+
+
 class ValidateOptions(Room):
     """The schemas."""
 
@@ -54,6 +83,7 @@ class ValidateOptions(Room):
         example={"properties": {"page": {"type": "integer", "minimum": 1}}},
     )
     headers: SchemaText | None = key(None, "The same of headers, in any case of letters.")
+    messages: ValidateMessages | None = key(None, "WebSocket messages, of either side.")
     body_size: Size = key(
         1024 * 1024, "How large a body may be; 413 beyond.", ge=1, le=16 * 1024 * 1024, example="1MiB"
     )
@@ -64,15 +94,16 @@ class ValidateOptions(Room):
     def _something(self) -> ValidateOptions:
         if self.body is not None and self.body_file is not None:
             raise wrong("conflict", "`body:` and `body_file:` are two schemas of one body", "one of them")
-        if self.body is None and self.body_file is None and self.query is None and self.headers is None:
-            raise wrong("missing_key", "there is no schema", "`body:`, `query:` or `headers:`")
+        if all(one is None for one in (self.body, self.body_file, self.query, self.headers, self.messages)):
+            raise wrong("missing_key", "there is no schema", "`body:`, `query:`, `headers:` or `messages:`")
         return self
 
 
 class Validate(Policy):
     """Refuses with 400 `contract_broken` what is not as the schemas have it, and says what is wrong, and where.
 
-    A body must be JSON where there is a schema of it (415 otherwise); POST, PUT and PATCH must have one then.
+    A body must be JSON where there is a schema of it (415 otherwise); POST, PUT and PATCH must have one then. A
+    WebSocket is closed (1008, with the code as the reason) at the first message that is not right; it does not go on.
     References of a schema stay within it, patterns are searched in linear time. Needs the extra `validate`.
     Failure: closed; a schema that cannot be used makes its route refuse.
     """
@@ -84,16 +115,16 @@ class Validate(Policy):
     @classmethod
     def prepare(cls, options: ValidateOptions) -> ValidateOptions:
         """The file is read once for all workers."""
-        if options.body_file is not None:
-            options = options.model_copy(update={"body": loaded(Path(options.body_file)), "body_file": None})
+        options = with_files(options)
         Schemas(options)
         return options
 
     def __init__(self, options: ValidateOptions, context: BuildContext) -> None:
-        if options.body_file is not None:              # it could not be read where the configuration was compiled
-            options = options.model_copy(update={"body": loaded(Path(options.body_file))})
+        options = with_files(options)                  # they could not be read where the configuration was compiled
         super().__init__(options, context)
         self.schemas = Schemas(options)
+        self.inspects = tuple(self.schemas.messages)
+        self.message_size = options.messages.size if options.messages is not None else 0
         self.report = Report("validate", "would be refused") if options.mode == "log" else None
 
     def request(self, exchange: Exchange) -> Problem | WholeBody | Awaitable[Problem | None] | None:
@@ -115,6 +146,12 @@ class Validate(Policy):
     async def aside(self, exchange: Exchange, checker: Checker, body: bytes) -> Problem | None:
         return self.verdict(exchange, await asyncio.to_thread(body_faults, checker, body, self.options.depth))
 
+    def websocket_message(self, exchange: Exchange, message: bytes, text: bool, side: str) -> Problem | None:
+        problem = self.verdict(exchange, message_faults(self.schemas.messages[side], message, self.options.depth))
+        if problem is None or side == "client":
+            return problem
+        return Problem(502, "response_invalid", None, side=3)
+
     def verdict(self, exchange: Exchange, found: list[Fault], status: int = 400) -> Problem | None:
         if not found:
             return None
@@ -122,6 +159,20 @@ class Validate(Policy):
             self.report(exchange, f"{found[0].where} {found[0].message}")
             return None
         return broken(found, status)
+
+
+def with_files(options: ValidateOptions) -> ValidateOptions:
+    """The files read, once for all workers. PolicyError."""
+    update: dict[str, Any] = {}
+    if options.body_file is not None:
+        update |= {"body": loaded(Path(options.body_file)), "body_file": None}
+    if options.messages is not None:
+        update["messages"] = options.messages.loaded()
+    return options.model_copy(update=update) if update else options
+
+
+def message_faults(checker: Checker, message: bytes, depth: int) -> list[Fault]:
+    return [Fault(one.where.replace("body", "message", 1), one.message) for one in body_faults(checker, message, depth)]
 
 
 def broken(found: list[Fault], status: int = 400) -> Problem:
@@ -136,6 +187,9 @@ class Schemas:
         self.body = Checker(options.body) if options.body is not None else None
         self.query = Parameters(options.query) if options.query is not None else None
         self.headers = Parameters(options.headers, lower=True) if options.headers is not None else None
+        given = options.messages
+        schemas = {"client": given.client, "service": given.service} if given is not None else {}
+        self.messages = {side: Checker(schema) for side, schema in schemas.items() if schema is not None}
 
     def head_faults(self, exchange: Exchange) -> list[Fault]:
         found: list[Fault] = []

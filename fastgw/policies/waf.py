@@ -77,6 +77,14 @@ class WafOptions(Room):
         None, "A file with further rules, in the form of the shipped ones.", example="rules.yaml"
     )
     bodies: bool = key(True, "Bodies are looked at too: forms, JSON, XML, text; not images, archives, gRPC.")
+    messages: bool = key(
+        False,
+        "Messages of WebSockets that clients send are looked at too; one that is refused closes the socket (1008). "
+        "Such sockets are not compressed.",
+    )
+    message_size: Size = key(
+        16 * 1024, "How large such a message may be; more closes the socket (1009).", ge=125, le=64 * 1024
+    )
     body_size: Size = key(
         128 * 1024,
         "How large a body may be that is looked at; 413 beyond.",
@@ -117,6 +125,9 @@ class Waf(Policy):
         self.engine = engine
         self.report = Report("waf", "refused" if options.mode == "enforce" else "would be refused")
         self.agents: dict[str, list[Found]] = {}
+        if options.messages:
+            self.inspects = ("client",)
+            self.message_size = options.message_size
 
     def request(self, exchange: Exchange) -> Problem | WholeBody | Awaitable[Problem | None] | None:
         head = exchange.request
@@ -133,6 +144,14 @@ class Waf(Policy):
         if len(body) <= LARGE and not encoding:
             return self.verdict(exchange, found + self.body(body, content_type, encoding))
         return self.aside(exchange, found, body, content_type, encoding)
+
+    def websocket_message(self, exchange: Exchange, message: bytes, text: bool, side: str) -> Problem | None:
+        kind = "application/json" if message.lstrip()[:1] in (b"{", b"[", b'"') else "text/plain"
+        try:
+            parts = list(body_parts(message, kind))
+        except Unreadable:
+            parts = list(body_parts(message, "text/plain"))    # it only looked like JSON
+        return self.verdict(exchange, self.engine.inspect(parts))
 
     async def aside(
         self, exchange: Exchange, found: list[Found], body: bytes, content_type: str, encoding: str
