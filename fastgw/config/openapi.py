@@ -64,7 +64,10 @@ class Expansion:
         for key in ITS_OWN:
             if key in item:
                 return self.wrong("conflict", (*at, key), f"{key!r} is what the document says", "without it")
-        document = self.document(item["openapi"], (*at, "openapi"))
+        given = item["openapi"] if isinstance(item["openapi"], dict) else {"file": item["openapi"]}
+        if "base" in given:
+            return self.wrong("conflict", (*at, "openapi", "base"), "`base` is what `path` says here", "path: /api/*")
+        document = self.document(given.get("file"), (*at, "openapi"))
         if document is None:
             return []
         prefix = item.get("path")
@@ -74,7 +77,7 @@ class Expansion:
             prefix = prefix[:-2]
         else:
             return self.wrong("bad_value", (*at, "path"), f"{shown(prefix)} has no `/*` at its end", "/api/*")
-        policy = {"openapi": {"file": item["openapi"], "base": prefix}}
+        policy = {"openapi": {**given, "base": prefix}}
         found: dict[str, list[str]] = {}
         for template, operations in document["paths"].items():
             if not isinstance(operations, dict) or not str(template).startswith("/"):

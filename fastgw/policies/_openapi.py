@@ -34,14 +34,26 @@ class Operation:
     cookie: Parameters | None = None
     bodies: dict[str, Checker | None] = field(default_factory=dict)
     body_required: bool = False
+    answers: dict[str, dict[str, Checker | None]] = field(default_factory=dict)
+
+    def answer(self, status: int) -> dict[str, Checker | None] | None:
+        """What an answer of that status may hold, by media type; empty: nothing. None when it is not described."""
+        for name in (str(status), f"{status // 100}XX", "DEFAULT"):
+            if name in self.answers:
+                return self.answers[name]
+        return None
 
     def body(self, content_type: str) -> tuple[bool, Checker | None]:
         """Whether a body of that type may come, and what checks it."""
-        kind = content_type.partition(";")[0].strip().lower()
-        for wanted, checker in self.bodies.items():
-            if kind == wanted or ("*" in wanted and fnmatchcase(kind, wanted)):
-                return True, checker
-        return False, None
+        return of_type(self.bodies, content_type)
+
+
+def of_type(bodies: Mapping[str, Checker | None], content_type: str) -> tuple[bool, Checker | None]:
+    kind = content_type.partition(";")[0].strip().lower()
+    for wanted, checker in bodies.items():
+        if kind == wanted or ("*" in wanted and fnmatchcase(kind, wanted)):
+            return True, checker
+    return False, None
 
 
 @dataclass(slots=True)
@@ -55,9 +67,10 @@ class Node:
 
 
 class Contract:
-    """`Contract(text)`. PolicyError, with the place in the document, for what is none."""
+    """`Contract(text)`; `answers`: these are read too. PolicyError, with the place in the document, for what is none."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, answers: bool = False) -> None:
+        self.with_answers = answers
         try:
             found = plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         except (yaml.YAMLError, ValueError) as error:
@@ -149,11 +162,22 @@ class Contract:
         if "requestBody" in given:
             body = self.resolved(given["requestBody"], f"{place}.requestBody")
             made.body_required = bool(body.get("required"))
-            for media, value in (body.get("content") or {}).items():
-                kind = str(media).partition(";")[0].strip().lower()
-                checked = isinstance(value, dict) and "schema" in value and (kind.endswith("json") or kind == "*/*")
-                made.bodies[kind] = self.checker(f"{place}.requestBody", value["schema"]) if checked else None
+            made.bodies = self.content(f"{place}.requestBody", body.get("content"))
+        if self.with_answers:
+            answers = given.get("responses")
+            for status, one in (answers if isinstance(answers, dict) else {}).items():
+                where = f"{place}.responses.{status}"
+                made.answers[str(status).upper()] = self.content(where, self.resolved(one, where).get("content"))
         return made
+
+    def content(self, place: str, given: Any) -> dict[str, Checker | None]:
+        """Media type or range → what checks it; None for what is not looked at."""
+        found: dict[str, Checker | None] = {}
+        for media, value in (given if isinstance(given, dict) else {}).items():
+            kind = str(media).partition(";")[0].strip().lower()
+            checked = isinstance(value, dict) and "schema" in value and (kind.endswith("json") or kind == "*/*")
+            found[kind] = self.checker(place, value["schema"]) if checked else None
+        return found
 
     def parameters(self, place: str, kind: str, several: Mapping[str, dict[str, Any]]) -> Parameters:
         properties: dict[str, Any] = {}

@@ -17,9 +17,10 @@ from fastgw.config.schema.base import Room, key
 from fastgw.config.schema.tls import FilePath
 from fastgw.policies._contract import Ledger
 from fastgw.policies._files import Stamp, read, stamp
-from fastgw.policies._openapi import Contract, Operation
+from fastgw.policies._openapi import Contract, Operation, of_type
 from fastgw.policies._report import Report
 from fastgw.policies._schema import Checker, Fault, body_faults
+from fastgw.policies._waf_text import Unreadable, inflated
 from fastgw.policies.base import BuildContext, Policy, PolicyError
 
 if TYPE_CHECKING:
@@ -44,6 +45,15 @@ class OpenapiOptions(Room):
         "refuse", "What becomes of paths and methods that it does not have: 404 and 405, or they pass and are reported."
     )
     parameters: Literal["allow", "refuse"] = key("allow", "Parameters of the query that it does not have.")
+    responses: Literal["off", "report", "enforce"] = key(
+        "off",
+        "Answers of the service that are not as it describes them, by status, media type and JSON body: `report` "
+        "counts them, and looks at bodies up to 32 KiB; `enforce` answers 502 in their place, and holds each answer until "
+        "it was looked at.",
+    )
+    response_size: Size = key(
+        1024 * 1024, "How large an answer may be that is held; 502 beyond.", ge=1, le=16 * 1024 * 1024
+    )
     mode: Literal["enforce", "log"] = key("enforce", "`log`: report what would be refused, and let it pass.")
     body_size: Size = key(1024 * 1024, "How large a body may be; 413 beyond.", ge=1, le=16 * 1024 * 1024)
     depth: int = key(64, "How many levels a body may have.", ge=1, le=1000)
@@ -54,13 +64,17 @@ class Openapi(Policy):
 
     Paths that it does not have are answered 404 `not_found`, methods 405 `method_not_allowed`, what is not as its
     schemas want it 400 `contract_broken` with what is wrong and where, other kinds of body 415. `GET /contract` of the
-    admin API counts all of these. Needs the extra `validate`. Failure: closed; a document that cannot be used makes its
-    route refuse.
+    admin API counts all of these. With `responses: enforce` an answer that is not described is 502 `response_invalid`.
+    Needs the extra `validate`. Failure: closed; a document that cannot be used makes its route refuse.
     """
 
     name = "openapi"
     Options = OpenapiOptions
     options: OpenapiOptions
+
+    def __new__(cls, options: OpenapiOptions, context: BuildContext) -> Openapi:
+        """A policy costs what its class defines: who looks at answers is a class of its own."""
+        return super().__new__({"off": Openapi, "report": Reporting, "enforce": Enforcing}[options.responses])
 
     @classmethod
     def prepare(cls, options: OpenapiOptions) -> OpenapiOptions:
@@ -87,7 +101,11 @@ class Openapi(Policy):
         if operation is None:
             allow = (("Allow", ", ".join(operations)),)
             return self.unknown(exchange, "method", Problem(405, "method_not_allowed", None, headers=allow))
+        self.expect(exchange, operation)
         return self.check(exchange, operation, values)
+
+    def expect(self, exchange: Exchange, operation: Operation) -> None:
+        """This is what it asks for."""
 
     def check(
         self, exchange: Exchange, operation: Operation, values: list[tuple[str, str]]
@@ -158,16 +176,104 @@ class Openapi(Policy):
         self.ledger.add(route, exchange.method, exchange.path, what)
 
 
+class Answering(Openapi):
+    """What those have in common who look at answers."""
+
+    def expect(self, exchange: Exchange, operation: Operation) -> None:
+        exchange.vars[self.context.policy_key, "operation"] = operation
+        # compressed as a client likes it, it could not be read
+        exchange.request.remove("accept-encoding")
+
+    def expected(self, exchange: Exchange) -> Operation | None:
+        """None when the answer is nothing that the document speaks of: the gateway's own, or to an unknown request."""
+        operation: Operation | None = exchange.vars.get((self.context.policy_key, "operation"))
+        return None if operation is None or exchange.is_local else operation
+
+    def head_faults(self, exchange: Exchange, operation: Operation) -> tuple[list[Fault], Checker | None]:
+        """What is wrong with status and media type, and what the body is to be checked by."""
+        content = operation.answer(exchange.status)
+        if content is None:
+            return [Fault("response", f"has the status {exchange.status}, which is not described")], None
+        if not content or exchange.method == "HEAD" or exchange.status in (204, 304):
+            return [], None
+        known, checker = of_type(content, exchange.response.get("content-type") or "")
+        return ([], checker) if known else ([Fault("response", "has a Content-Type that is not described")], None)
+
+    def body_faults(self, checker: Checker, body: bytes, encoding: str) -> list[Fault]:
+        try:
+            body = inflated(body, encoding, self.options.response_size) if encoding else body
+        except Unreadable:
+            return [Fault("response", "has a Content-Encoding that cannot be taken off")]
+        found = body_faults(checker, body, self.options.depth)
+        return [Fault(one.where.replace("body", "response", 1), one.message) for one in found]
+
+    def told(self, exchange: Exchange, found: list[Fault]) -> bool:
+        if found:
+            self.count(exchange, f"{found[0].where[:60]} {found[0].message[:60]}")
+        return bool(found)
+
+
+class Enforcing(Answering):
+    def expect(self, exchange: Exchange, operation: Operation) -> None:
+        super().expect(exchange, operation)
+        exchange.hold_response(self.options.response_size)
+
+    def response_head(self, exchange: Exchange) -> Problem | Awaitable[Problem | None] | None:
+        operation = self.expected(exchange)
+        if operation is None:
+            return None
+        found, checker = self.head_faults(exchange, operation)
+        if found or checker is None:
+            return self.refused(exchange, found)
+        body, encoding = exchange.response_body or b"", exchange.response.get("content-encoding") or ""
+        if len(body) > LARGE or encoding:
+            return self.answer_aside(exchange, checker, body, encoding)
+        return self.refused(exchange, self.body_faults(checker, body, encoding))
+
+    async def answer_aside(self, exchange: Exchange, checker: Checker, body: bytes, encoding: str) -> Problem | None:
+        return self.refused(exchange, await asyncio.to_thread(self.body_faults, checker, body, encoding))
+
+    def refused(self, exchange: Exchange, found: list[Fault]) -> Problem | None:
+        # what is wrong is the operator's to know: it is about the service, and in the report
+        if self.told(exchange, found) and self.options.mode == "enforce":
+            return Problem(502, "response_invalid", None, side=3)
+        return None
+
+
+class Reporting(Answering):
+    def response_head(self, exchange: Exchange) -> None:
+        operation = self.expected(exchange)
+        if operation is None:
+            return
+        found, checker = self.head_faults(exchange, operation)
+        if not self.told(exchange, found) and checker is not None:
+            exchange.vars[self.context.policy_key, "answer"] = (checker, bytearray())
+
+    def response_body(self, exchange: Exchange, chunk: bytes, end: bool) -> bytes:
+        """Goes on as it comes; a copy of what is not too long is looked at."""
+        place = (self.context.policy_key, "answer")
+        kept = exchange.vars.get(place)
+        if kept is not None:
+            checker, body = kept
+            body += chunk
+            if len(body) > LARGE:
+                del exchange.vars[place]
+            elif end:
+                encoding = exchange.response.get("content-encoding") or ""
+                self.told(exchange, self.body_faults(checker, bytes(body), encoding))
+        return chunk
+
+
 def loaded(options: OpenapiOptions) -> Contract:
     """PolicyError for what is no document. One for all routes that have the same."""
     path = Path(options.file)
-    return contract_of(path, stamp(path))
+    return contract_of(path, stamp(path), options.responses != "off")
 
 
 @lru_cache(maxsize=8)
-def contract_of(path: Path, stamped: Stamp) -> Contract:
+def contract_of(path: Path, stamped: Stamp, answers: bool) -> Contract:
     """`stamped` is what changes when the file does."""
     try:
-        return Contract(read(path))
+        return Contract(read(path), answers)
     except PolicyError as error:
         raise PolicyError(f"{path}: {error}") from None

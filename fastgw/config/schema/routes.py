@@ -349,10 +349,10 @@ class Route(Match):
     name: Name | None = key(
         None, "Its name in logs, metrics and `fastgw routes`; by default its path.", example="orders"
     )
-    openapi: str | None = key(
+    openapi: str | dict[str, Any] | None = key(
         None,
-        "An OpenAPI document: a route of each of its paths, with the policy `openapi`. `path: /api/*` tells what "
-        "stands before its paths; left out, the path of its first server.",
+        "An OpenAPI document, or the options of the policy `openapi`: a route of each of its paths, with that policy. "
+        "`path: /api/*` tells what stands before its paths; left out, the path of its first server.",
         example="orders.openapi.yaml",
     )
     service: Name | None = key(None, "The service that answers.", example="users")
