@@ -67,7 +67,7 @@ class Node:
 
 
 class Contract:
-    """`Contract(text)`; `answers`: these are read too. PolicyError, with the place in the document, for what is none."""
+    """`Contract(text)`; `answers`: those are read too. PolicyError, with its place, for what is none."""
 
     def __init__(self, text: bytes, answers: bool = False) -> None:
         self.with_answers = answers

@@ -48,8 +48,8 @@ class OpenapiOptions(Room):
     responses: Literal["off", "report", "enforce"] = key(
         "off",
         "Answers of the service that are not as it describes them, by status, media type and JSON body: `report` "
-        "counts them, and looks at bodies up to 32 KiB; `enforce` answers 502 in their place, and holds each answer until "
-        "it was looked at.",
+        "counts them, and looks at bodies up to 32 KiB; `enforce` answers 502 in their place, and holds each answer "
+        "until it was looked at.",
     )
     response_size: Size = key(
         1024 * 1024, "How large an answer may be that is held; 502 beyond.", ge=1, le=16 * 1024 * 1024
