@@ -180,13 +180,13 @@ class Answering(Openapi):
     """What those have in common who look at answers."""
 
     def expect(self, exchange: Exchange, operation: Operation) -> None:
-        exchange.vars[self.context.policy_key, "operation"] = operation
+        exchange.vars[f"{self.context.policy_key}/operation"] = operation
         # compressed as a client likes it, it could not be read
         exchange.request.remove("accept-encoding")
 
     def expected(self, exchange: Exchange) -> Operation | None:
         """None when the answer is nothing that the document speaks of: the gateway's own, or to an unknown request."""
-        operation: Operation | None = exchange.vars.get((self.context.policy_key, "operation"))
+        operation: Operation | None = exchange.vars.get(f"{self.context.policy_key}/operation")
         return None if operation is None or exchange.is_local else operation
 
     def head_faults(self, exchange: Exchange, operation: Operation) -> tuple[list[Fault], Checker | None]:
@@ -247,11 +247,11 @@ class Reporting(Answering):
             return
         found, checker = self.head_faults(exchange, operation)
         if not self.told(exchange, found) and checker is not None:
-            exchange.vars[self.context.policy_key, "answer"] = (checker, bytearray())
+            exchange.vars[f"{self.context.policy_key}/answer"] = (checker, bytearray())
 
     def response_body(self, exchange: Exchange, chunk: bytes, end: bool) -> bytes:
         """Goes on as it comes; a copy of what is not too long is looked at."""
-        place = (self.context.policy_key, "answer")
+        place = f"{self.context.policy_key}/answer"
         kept = exchange.vars.get(place)
         if kept is not None:
             checker, body = kept
