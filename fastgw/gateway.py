@@ -28,7 +28,7 @@ from fastgw.server.secrets import SecretWatch
 from fastgw.server.shared import SharedMemory
 from fastgw.server.sockets import ListenError, open_listener, open_single, remove_file
 from fastgw.server.stale import StaleWatch, empty_services
-from fastgw.server.views import config_view, routes_view, services_view
+from fastgw.server.views import config_view, overload_view, routes_view, services_view
 
 logger = logging.getLogger("fastgw.gateway")
 
@@ -222,6 +222,9 @@ class Gateway:
     async def services(self) -> list[dict[str, Any]]:
         assert self.plane is not None and self.compiled is not None
         return services_view(self.compiled.config, [self.plane.snapshot()], self._discovery, self._health)
+
+    async def overload(self) -> dict[str, Any]:
+        return {"limits": overload_view(await self.snapshots())}
 
     async def mirrors(self) -> dict[str, list[dict[str, Any]]]:
         assert self.plane is not None and self._memory is not None and self.compiled is not None

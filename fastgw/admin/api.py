@@ -20,6 +20,7 @@
     GET  /config/apply                  how it goes with the one that is tried, or how it went with the last one
     POST /config/apply/promote, /abort  ends what is tried now
     POST /upgrade                       200 when a new supervisor has taken over, 409 with why not
+    GET  /overload                      limits of requests under way: who waits and who was shed, by class and tenant
     GET  /circuit-breakers              circuit breakers, and how they are
     POST /circuit-breakers/{service}/reset   closes those of a service; /open and /close force them, /auto ends that;
                                         `-` are routes' own. A body chooses: {"endpoint": URL} or {"route": NAME}
@@ -68,6 +69,7 @@ class Backend(Protocol):
     async def metrics(self) -> tuple[str, bytes]: ...
     async def services(self) -> list[dict[str, Any]]: ...
     async def snapshots(self) -> list[dict[str, Any]]: ...
+    async def overload(self) -> dict[str, Any]: ...
     async def routes(self) -> list[dict[str, Any]]: ...
     async def stale_routes(self) -> dict[str, Any]: ...
     async def mirrors(self) -> dict[str, list[dict[str, Any]]]: ...
@@ -100,7 +102,7 @@ Answer = tuple[int, str, bytes]
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
             "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/keys", "/bans",
-            "/circuit-breakers", "/contract"],
+            "/circuit-breakers", "/contract", "/overload"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
              "/config/apply/abort", "/upgrade", "/drain",
              "/keys", "/keys/{id}/rotate", "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
@@ -191,6 +193,7 @@ class Api:
             "/ready": ("GET", self.ready),
             "/contract": ("GET", self.contract),
             "/services": ("GET", self.services),
+            "/overload": ("GET", self.overload),
             "/routes": ("GET", self.routes),
             "/routes/stale": ("GET", self.stale_routes),
             "/mirrors": ("GET", self.mirrors),
@@ -253,6 +256,9 @@ class Api:
             if service["name"] == name:
                 return json(200, service["endpoints"])
         return problem(404, "unknown_service", f"There is no service {name!r}.")
+
+    async def overload(self) -> Answer:
+        return json(200, await self.backend.overload())
 
     async def circuits(self) -> Answer:
         return json(200, {"circuit_breakers": [one.view() for one in self.backend.health.circuits.states()]})

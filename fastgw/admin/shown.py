@@ -19,7 +19,7 @@ from fastgw.server.keysets import KeySets
 from fastgw.server.secret_sources import SOURCES
 from fastgw.server.shared import SharedMemory
 from fastgw.server.stale import LOOK_SECONDS, StaleWatch, empty_services
-from fastgw.server.views import config_view, routes_view, services_view
+from fastgw.server.views import config_view, overload_view, routes_view, services_view
 
 if TYPE_CHECKING:
     from fastgw.admin.handing import Handing
@@ -94,6 +94,9 @@ class Shown:
 
     async def services(self) -> list[dict[str, Any]]:
         return services_view(self.current.head, await self.snapshots(), self.discovery, self.health)
+
+    async def overload(self) -> dict[str, Any]:
+        return {"limits": overload_view(await self.snapshots())}
 
     async def routes(self) -> list[dict[str, Any]]:
         return routes_view(self.current.config())

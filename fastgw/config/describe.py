@@ -22,6 +22,7 @@ from fastgw.config.registry import Resolver
 from fastgw.config.schema.base import Later, is_later
 from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
+from fastgw.config.schema.priorities import Priorities
 from fastgw.config.schema.routes import Match, Route
 from fastgw.config.schema.secrets import Secrets
 from fastgw.config.schema.server import Admin, Server, parse_workers
@@ -38,13 +39,14 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("consumers", Consumer, "consumers[]"),
     ("plans", Plan, "plans.NAME"),
     ("api_keys", ApiKeys, "api_keys"),
+    ("priorities", Priorities, "priorities"),
     ("observability", Observability, "observability"),
     ("routes", Route, "routes[]"),
     ("tests", ConfigTest, "tests[]"),
 )
 SHORT_FORMS = frozenset(
     {"Tcp", "Listener", "PublicEndpoint", "ErrorPage", "Endpoint", "RedirectHttp", "Sticky", "Balance", "HealthCheck",
-     "ConsumerKey", "AbacRule", "Hedge", "Concurrency"}
+     "ConsumerKey", "AbacRule", "Hedge", "Concurrency", "Fair"}
 )
 """Rooms for which a bare value is enough."""
 ONE_OR_MANY = frozenset({
@@ -220,7 +222,7 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         },
     }
     rooms = {"server": part(Server), "admin": part(Admin), "stores": part(Stores), "observability": part(Observability)}
-    rooms |= {"api_keys": part(ApiKeys), "secrets": part(Secrets)}
+    rooms |= {"api_keys": part(ApiKeys), "secrets": part(Secrets), "priorities": part(Priorities)}
     consumer = part(Consumer)
     plan = part(Plan)
     test = part(ConfigTest)

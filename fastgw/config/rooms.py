@@ -13,6 +13,7 @@ from fastgw.config.env import Expanded
 from fastgw.config.errors import Finding, Path, did_you_mean
 from fastgw.config.findings import field_names, fields_of, from_validation, models_in, unknown_key
 from fastgw.config.http2 import check_http2
+from fastgw.config.priorities import check_priorities
 from fastgw.config.reach import reachable_endpoint
 from fastgw.config.registry import PolicySpec, Resolver
 from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
@@ -93,7 +94,7 @@ class Check:
         self.config.policies = self.policies(data.get("policies"), ("policies",))
         check_routes(self, data.get("routes"))
         check_tcp(self)
-        for finding in check_http2(self.config):
+        for finding in (*check_http2(self.config), *check_priorities(self.config)):
             self.report(finding)
         self.tests(data.get("tests"))
         self.tls()

@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
 from fastgw.observe.mirrors import mirrors
+from fastgw.observe.queues import queues
 from fastgw.observe.secrets import SecretRead, secret_metrics
 from fastgw.observe.upstreams import WatchedCircuit, WatchedEndpoint, circuit_metrics, health_metrics
 
@@ -160,6 +161,7 @@ class Collector:
                 uses.add_metric((consumer, key), count)
             yield uses
         yield from concurrency(self.view.snapshots)
+        yield from queues(self.view.snapshots)
         if self.view.circuits:
             yield from circuit_metrics(self.view.circuits)
 

@@ -30,6 +30,7 @@ from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
 from fastgw._core.prelude import ProxyGate
+from fastgw._core.priorities import Priorities
 from fastgw._core.retry import Budget
 from fastgw._core.settings import Settings
 from fastgw._core.template import Compiled
@@ -431,7 +432,7 @@ class Builder:
         }
 
     def finish(self, router: Any) -> Plan:
-        return Plan(
+        plan = Plan(
             router,
             self.routes,
             Settings(**self.spec.settings),
@@ -442,6 +443,9 @@ class Builder:
             self.codecs(),
             self.gates(),
         )
+        if self.spec.priorities is not None:
+            plan.priorities = Priorities(**self.spec.priorities)
+        return plan
 
 
 def build(spec: PlanSpec, engine: Engine, host: Host) -> Generator[None, None, Plan]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Container, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -13,18 +14,24 @@ from fastgw._core.retry import Budget, Retry
 from fastgw.config import Config
 from fastgw.config.fields import format_duration
 from fastgw.config.schema.breaker import RouteBreaker
+from fastgw.config.schema.concurrency import TENANTS, Fair
 from fastgw.config.schema.concurrency import Concurrency as ConcurrencyRoom
 from fastgw.config.schema.hedge import Hedge as HedgeRoom
+from fastgw.config.schema.priorities import PriorityRule
 from fastgw.config.schema.retry import GRPC_STATUSES
 from fastgw.config.schema.retry import Retry as RetryRoom
 from fastgw.config.schema.routes import Route
 from fastgw.config.schema.services import Service
+from fastgw.config.templating import Template
+from fastgw.policies._parts import parts_of
 
 if TYPE_CHECKING:
     from fastgw._core.concurrency import Concurrency
     from fastgw._core.engine import Engine
 
 SECOND = 1_000_000_000
+SHOWN_TENANTS = 20
+"""Of each limit and worker, those of whom most wait."""
 
 Told = tuple[tuple[bytes, bool, tuple[str, ...] | None], ...]
 """Of a route: the header that tells services their time, whether a client's own is honoured, and which of its services
@@ -222,7 +229,19 @@ def concurrency_of(config: Config, given: ConcurrencyRoom | None) -> dict[str, A
     """The keyword arguments of _core.concurrency.Concurrency for one worker, and `gradient`: those of its Gradient."""
     if given is None:
         return None
-    found: dict[str, Any] = {"room": given.queue.max, "patience": ns(given.queue.timeout)}
+    queue = given.queue
+    found: dict[str, Any] = {
+        "room": queue.max,
+        "patience": ns(queue.timeout),
+        "retry_after": math.ceil(given.retry_after),
+        "shares": tuple(given.shares.items()),
+    }
+    if config.priorities is not None:
+        found["classes"] = config.priorities.classes
+    if queue.fair is not None:
+        found["tenants"] = tenants_of(queue.fair)
+    if queue.codel is not None:
+        found |= {"target": ns(queue.codel.target), "interval": ns(queue.codel.interval)}
     if given.max is not None:
         return found | {"most": -(-given.max // worker_count(config))}
     assert given.adaptive is not None
@@ -241,6 +260,45 @@ def concurrency_of(config: Config, given: ConcurrencyRoom | None) -> dict[str, A
     }
 
 
+def tenants_of(fair: Fair) -> tuple[Any, ...]:
+    """The arguments of _core.priorities.Tenants. What a client sends may be a secret: it is not shown."""
+    kinds = {variable.kind for variable in fair.by.variables}
+    secret = not kinds.isdisjoint(("request.header", "request.cookie", "request.query", "claims"))
+    parts = None if fair.by == Template(TENANTS["client_ip"]) else parts_of(fair.by)
+    return (parts, tuple(fair.weights.items()), secret)
+
+
+def priorities_of(config: Config) -> dict[str, Any] | None:
+    """The keyword arguments of _core.priorities.Priorities."""
+    given = config.priorities
+    if given is None:
+        return None
+    return {
+        "names": given.classes,
+        "default": given.default,
+        "rules": tuple(rule_of(rule, given.classes) for rule in given.rules),
+        "routes": tuple((str(route.name), route.priority) for route in config.routes if route.priority is not None),
+    }
+
+
+def rule_of(rule: PriorityRule, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The keyword arguments of _core.priorities.Rule."""
+    constant = rule.priority.constant
+    return {
+        "level": -1 if constant is None else classes.index(constant),
+        "words": parts_of(rule.priority) if constant is None else None,
+        "routes": rule.routes,
+        "plans": rule.plans,
+        "consumers": rule.consumers,
+        "groups": rule.groups,
+        "callers": tuple(map(str, rule.callers)) or None,
+        "headers": tuple(
+            (name.lower().encode(), None if value == "*" else value.encode("latin-1", "replace"))
+            for name, value in rule.headers.items()
+        ),
+    }
+
+
 KeptLimits = MutableMapping[tuple[Any, ...], "Concurrency"]
 """Those in use, by scope (service or route), name and numbers."""
 
@@ -252,28 +310,39 @@ def concurrency_by(
     if given is None:
         return ()
     from fastgw._core.concurrency import Concurrency, Gradient
+    from fastgw._core.priorities import Tenants
 
-    gradient = given.get("gradient")
+    gradient, tenants = given.get("gradient"), given.get("tenants")
     numbers = given if gradient is None else {**given, **gradient}
     key = (scope, name, *sorted((word, value) for word, value in numbers.items() if word != "gradient"))
     found = kept.get(key)
     if found is None:
-        rest = {word: value for word, value in given.items() if word != "gradient"}
-        found = Concurrency(engine.reactor, gradient=Gradient(**gradient) if gradient else None, **rest)
+        rest = {word: value for word, value in given.items() if word not in ("gradient", "tenants")}
+        found = Concurrency(
+            engine.reactor,
+            gradient=Gradient(**gradient) if gradient else None,
+            tenants=Tenants(*tenants) if tenants else None,
+            **rest,
+        )
         kept[key] = found
     return (found,)
 
 
 def limits_view(kept: KeptLimits) -> list[dict[str, Any]]:
     """For a worker's snapshot; the limits of a plan that goes and of one that comes are both there for a while."""
-    return [
-        {
-            "scope": key[0],
-            "name": key[1],
-            "limit": one.limit,
-            "in_flight": one.in_flight,
-            "queued": one.queued,
-            "refused": one.refused,
-        }
-        for key, one in list(kept.items())
-    ]
+    found = []
+    for key, one in list(kept.items()):
+        classes, tenants = one.view(SHOWN_TENANTS)
+        found.append(
+            {
+                "scope": key[0],
+                "name": key[1],
+                "limit": one.limit,
+                "in_flight": one.in_flight,
+                "queued": one.queued,
+                "refused": one.refused,
+                "classes": classes,
+                "tenants": tenants,
+            }
+        )
+    return found

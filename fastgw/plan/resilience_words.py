@@ -65,9 +65,20 @@ def concurrency_words(config: Config, given: Concurrency) -> str:
     else:
         assert given.adaptive is not None
         words = f"as many at once as each worker learns, {given.adaptive.min} to {given.adaptive.max}"
-    if given.queue.max:
-        return f"{words}; {given.queue.max} may wait for {format_duration(given.queue.timeout)}"
-    return f"{words}; no queue"
+    for name, share in given.shares.items():
+        words += f", {percent(share)} of them for {name}"
+    queue = given.queue
+    if not queue.max:
+        return f"{words}; no queue"
+    words += f"; {queue.max} may wait for {format_duration(queue.timeout)}"
+    if config.priorities is not None:
+        words += f", {' before '.join(config.priorities.classes)}"
+    if queue.fair is not None:
+        words += f", in fair shares by {queue.fair.by}"
+    if queue.codel is not None:
+        target, interval = format_duration(queue.codel.target), format_duration(queue.codel.interval)
+        words += f", shed when waits stay above {target} for {interval}"
+    return words
 
 
 def one_or_services(config: Config, route: Route, key: str, words: Callable[[Any], str]) -> Iterator[str]:

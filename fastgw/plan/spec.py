@@ -28,6 +28,7 @@ from fastgw.plan.resilience import (
     concurrency_of,
     hedge_of,
     ns,
+    priorities_of,
     remaining_of,
     retry_of,
     service_breaker_of,
@@ -156,6 +157,7 @@ class PlanSpec:
     proxy_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
     tcp: dict[str, TcpSpec] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
+    priorities: dict[str, Any] | None = None
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -439,6 +441,7 @@ def compile_spec(
         proxy_protocol=proxy_protocol_of(config),
         tcp=compile_tcp(config),
         stores=config.stores,
+        priorities=priorities_of(config),
     )
     chunk: list[RouteSpec] = []
     chunks: list[bytes] = []

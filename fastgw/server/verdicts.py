@@ -18,6 +18,7 @@ from fastgw._core.probe import Probe
 from fastgw.config import Config
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.plan.explain import Asked
+from fastgw.plan.waiting import waits
 from fastgw.policies.base import BuildContext, Policy, Shared
 from fastgw.server.keys import read, usable
 
@@ -100,6 +101,8 @@ def verdicts(config: Config, route: Route, asked: Asked, captures: tuple[str, ..
             row["scopes"] = None if found.scopes is None else sorted(found.scopes)
         if verdict != Verdict.CONTINUE:
             break
+    if not rows or rows[-1]["verdict"] in ("passes", "not tried"):
+        rows += waits(config, route, exchange)
     return rows
 
 

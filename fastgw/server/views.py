@@ -132,6 +132,38 @@ def limits_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], d
     return found
 
 
+def overload_view(snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Limits of requests under way with who waits and who was shed, by class and tenant, added up over the workers."""
+    totals = limits_of(snapshots)
+    classes: dict[tuple[str, str], dict[str, dict[str, Any]]] = {key: {} for key in totals}
+    tenants: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {key: {} for key in totals}
+    for one in (one for snapshot in snapshots for one in snapshot.get("limits", ())):
+        key = (one["scope"], one["name"])
+        for told in one["classes"]:
+            empty = {"name": told["name"], "waiting": 0, "waited": 0, "waited_seconds": 0.0, "sheds": {}}
+            into = classes[key].setdefault(told["name"], empty)
+            into["waiting"] += told["waiting"]
+            into["waited"] += sum(told["waited"])
+            into["waited_seconds"] = round(into["waited_seconds"] + told["waited_seconds"], 3)
+            for reason, many in told["sheds"].items():
+                into["sheds"][reason] = into["sheds"].get(reason, 0) + many
+        for told in one["tenants"]:
+            start = {**told, "waiting": 0, "in_flight": 0}
+            into = tenants[key].setdefault((told["class"], told["name"]), start)
+            into["waiting"] += told["waiting"]
+            into["in_flight"] += told["in_flight"]
+    return [
+        {
+            "scope": key[0],
+            "name": key[1],
+            **total,
+            "classes": list(classes[key].values()),
+            "tenants": sorted(tenants[key].values(), key=lambda one: (-one["waiting"], -one["in_flight"], one["name"])),
+        }
+        for key, total in sorted(totals.items())
+    ]
+
+
 def services_view(
     config: Config,
     snapshots: Sequence[Mapping[str, Any]],

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -169,6 +170,48 @@ routes:
     }
     assert words("/c") == {}
     assert f"hedge     {hedge}\n" in verb("explain", str(file), "/a").stdout
+
+
+def test_the_class_and_the_tenant_of_a_request(tmp_path):
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        """
+priorities: {classes: [high, low], default: low, rules: [{priority: high, plans: [gold]}]}
+plans: {gold: {}}
+consumers:
+  - name: ada
+    plan: gold
+    keys: ["sha256:8a8bcebb1d3dbf3b1d5b1ba5ff3d4ed5e42d0bd06ec5a3d4a8a2c0b2d4f4a9a1"]
+services:
+  a:
+    endpoints: ['http://127.0.0.1:1']
+    concurrency:
+      max: 10
+      shares: {low: 50%}
+      queue: {max: 5, fair: {by: consumer, weights: {gold: 3}}, codel: {}}
+  b: {endpoints: ['http://127.0.0.1:2'], concurrency: {max: 10, queue: {max: 5, fair: '${request.header.X-T}'}}}
+routes:
+  - {path: /a, service: a, policies: [{key_auth: {}}]}
+  - {path: /b, service: b}
+""".replace("8a8bcebb1d3dbf3b1d5b1ba5ff3d4ed5e42d0bd06ec5a3d4a8a2c0b2d4f4a9a1", sha256(b"ada-key").hexdigest())
+    )
+
+    def told(*request):
+        return orjson.loads(verb("explain", str(file), *request, "--json").stdout)
+
+    with_key = told("/a", "-H", "X-API-Key: ada-key")
+    verdicts = [row["verdict"] for row in with_key["verdicts"][1:]]
+    assert verdicts == ["high", "at a it waits as tenant ada, with weight 3"]
+    assert "50% of them for low" in with_key["resilience"]["concurrency"][0]
+    assert with_key["resilience"]["concurrency"][0].endswith(
+        "5 may wait for 1s, high before low, in fair shares by ${consumer.name}, "
+        "shed when waits stay above 20ms for 100ms"
+    )
+    assert [row["verdict"] for row in told("/a")["verdicts"]] == ["refuses"]
+    assert [row["verdict"] for row in told("/b", "-H", "X-T: secret")["verdicts"]] == [
+        "low",
+        "at b it waits as tenant that it names itself",
+    ]
 
 
 def test_exit_codes():

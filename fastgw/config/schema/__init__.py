@@ -8,6 +8,7 @@
       .services    dict[str, Service]      by name (services.py)
       .consumers   tuple[Consumer, ...]     who asks (consumers.py)
       .plans       dict[str, Plan]         by name
+      .priorities  Priorities | None       classes of requests (priorities.py)
       .api_keys    ApiKeys                 where managed keys are
       .observability Observability         access_log, metrics, tracing, logging (observe.py)
       .policies    tuple[PolicyUse, ...]   for every route, in order (routes.py)
@@ -34,6 +35,7 @@ from fastgw.config.fields import FileStamp
 from fastgw.config.material import Material
 from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
+from fastgw.config.schema.priorities import Priorities
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.secrets import Secrets
 from fastgw.config.schema.server import Admin, Server
@@ -49,10 +51,11 @@ SINGLE_ROOMS: dict[str, Any] = {
     "stores": Stores,
     "observability": Observability,
     "api_keys": ApiKeys,
+    "priorities": Priorities,
 }
 ROOMS = (
-    "server", "admin", "secrets", "stores", "services", "consumers", "plans", "api_keys", "observability", "policies",
-    "routes", "tests",
+    "server", "admin", "secrets", "stores", "services", "consumers", "plans", "api_keys", "priorities", "observability",
+    "policies", "routes", "tests",
 )  # fmt: skip
 
 
@@ -69,6 +72,7 @@ class Config:
     consumers: tuple[Consumer, ...] = ()
     plans: dict[str, Plan] = field(default_factory=dict)
     api_keys: ApiKeys = field(default_factory=ApiKeys)
+    priorities: Priorities | None = None
     observability: Observability = field(default_factory=Observability)
     policies: tuple[PolicyUse, ...] = ()
     routes: tuple[Route, ...] = ()

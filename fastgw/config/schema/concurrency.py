@@ -2,19 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from fastgw.config.fields import Duration, Ratio, wrong
+from fastgw.config.fields import Duration, Name, Ratio, wrong
 from fastgw.config.schema.base import Room, key
+from fastgw.config.templating import Template
+
+TENANTS = {
+    "consumer": "${consumer.name}",
+    "plan": "${consumer.plan}",
+    "route": "${route.name}",
+    "client_ip": "${client.ip}",
+}
+"""Short words for whose requests belong together."""
+
+
+def _by(value: object) -> object:
+    if isinstance(value, str) and "${" not in value and value not in TENANTS:
+        raise wrong("bad_choice", f"{value[:40]!r} names nobody", f"{', '.join(TENANTS)}, or a template with ${{…}}")
+    return TENANTS.get(value, value) if isinstance(value, str) else value
+
+
+By = Annotated[Template, BeforeValidator(_by), WithJsonSchema({"type": "string"})]
+
+
+class Fair(Room):
+    """Places are shared fairly among tenants: by the time for which their requests take one, not by who sends most. A
+    bare word is the short form of `by`."""
+
+    by: By = key(
+        Template("${consumer.name}"),
+        "Whose requests belong together: consumer, plan, route, client_ip, or a template. A request for which that is "
+        "empty counts by its client's address.",
+        example="consumer",
+    )
+    weights: dict[Name, Annotated[int, Field(ge=1, le=1000)]] = key(
+        {}, "By plan: how many shares its consumers have; others have one.", max_length=100, example={"gold": 4}
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"by": value} if isinstance(value, str) else value
+
+
+class CoDel(Room):
+    """Controlled delay: when all who went on within `interval` had waited for longer than `target`, those that waited
+    for twice the target are shed, so that the others do not wait in vain."""
+
+    target: Duration = key(0.02, "The wait that is well.", ge=0.001, le=60)
+    interval: Duration = key(0.1, "How long a queue may stand.", ge=0.01, le=60)
+
+    @model_validator(mode="after")
+    def _order(self) -> Any:
+        if self.target >= self.interval:
+            raise wrong("out_of_range", "`interval` is not longer than `target`", "five times as long, or more")
+        return self
 
 
 class Queue(Room):
-    """Those that may wait until others have ended, first in, first out."""
+    """Those that may wait until others have ended: by their class, within one in turns by tenant, of one tenant first
+    in, first out. When it is full, the least important ones, and those of who has most in it, lose their places."""
 
     max: int = key(0, "How many, of one worker; 0 is none.", ge=0, le=100000)
     timeout: Duration = key(1.0, "How long one may wait; then 503.", ge=0.001, le=600)
+    fair: Fair | None = key(None, "Fair shares for tenants; left out, all are one.", example="consumer")
+    codel: CoDel | None = key(None, "Sheds what waits too long while the queue stands.", example={})
 
 
 class Adaptive(Room):
@@ -48,6 +103,14 @@ class Concurrency(Room):
     )
     adaptive: Adaptive | None = key(None, "In the place of `max`: each worker learns a limit of its own.", example={})
     queue: Queue = key(Queue(), "Those that may wait.")
+    shares: dict[Name, Ratio] = key(
+        {},
+        "By class of `priorities`, or `retry` or `mirror`: what part of the limit may be in use for one of it to come "
+        "in; the rest is for the more important ones.",
+        max_length=10,
+        example={"batch": "50%"},
+    )
+    retry_after: Duration = key(1.0, "What those that are refused are told.", ge=1, le=3600)
 
     @model_validator(mode="before")
     @classmethod
@@ -60,4 +123,8 @@ class Concurrency(Room):
             raise wrong("missing_key", "nobody says how many", "max: 200, or adaptive: {}")
         if self.max is not None and self.adaptive is not None:
             raise wrong("conflict", "`max` and `adaptive` are two ways to say how many", "one of them")
+        if not self.queue.max and (self.queue.fair is not None or self.queue.codel is not None):
+            raise wrong("missing_key", "`fair` and `codel` are of a queue, and there is none", "queue: {max: 100}")
+        if any(not 0 < share <= 1 for share in self.shares.values()):
+            raise wrong("out_of_range", "a share is more than 0% and up to 100%", "50%")
         return self

@@ -406,6 +406,9 @@ class Route(Match):
     concurrency: Concurrency | None = key(
         None, "How many of its requests may be under way at once, beside what its service says.", example=50
     )
+    priority: Name | None = key(
+        None, "The class of its requests, one of `priorities.classes`, where no rule says another.", example="batch"
+    )
     circuit_breaker: RouteBreaker | None = key(
         None,
         "Refuses its requests for a time when they fail, beside the circuit breakers of its service.",
