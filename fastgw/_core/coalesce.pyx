@@ -8,7 +8,7 @@ the reactor, after the handler that ended the flight, as its own piece of work.
     others   around → WAIT … resumed with REPLIED (a copy of head and body) or CONTINUE (ask for themselves)
 
 A leader whose client leaves hands the flight on: the first of those who wait is dispatched, the rest wait for it.
-The bytes are those sent to the leader, so nothing is shared on routes where a policy changes response bodies.
+The bytes are those of the service, so nothing is shared where a policy behind this one changes bodies of responses.
 """
 import logging
 
@@ -17,9 +17,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from fastgw._core.body cimport changed_behind
 from fastgw._core.clock cimport Timed, Timer, Wheel, monotonic_ns
 from fastgw._core.exchange cimport (
-    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_RESPONSE_BODY, PHASE_TAP, REPLIED, S_AROUND, WAIT, Exchange, Hook,
+    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_TAP, REPLIED, S_AROUND, WAIT, Exchange, Hook,
 )
 from fastgw._core.headers cimport Head, Header
 from fastgw._core.policy cimport apply_problem
@@ -131,7 +132,7 @@ cdef class Coalesce(Hook):
         cdef bytes key
         cdef Relay relay
         if ex.request.method != GET or ex.has_body or ex.detached or not isinstance(ex.driver, Relay) \
-                or ex.route.phases & PHASE_RESPONSE_BODY or ex.route.buffers_response:
+                or changed_behind(ex, self) or ex.route.buffers_response:
             return CONTINUE
         if b"no-store" in directives(ex.request, b"cache-control"):
             return CONTINUE

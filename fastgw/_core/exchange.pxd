@@ -24,6 +24,7 @@ cpdef enum Phase:
     PHASE_TAP = 64       # sees response bytes as they pass, may not change them (native hooks only)
     PHASE_SOCKET = 128   # of a route: it has WebSockets
     PHASE_SEND = 256     # each attempt, just before its head leaves (native hooks only)
+    PHASE_FILTER = 512   # may put a body.Stage into the way of the response's body (native hooks only)
 
 # Where an exchange is; the table of moves is in exchange.pyx and drawn in docs/life-of-a-request.md.
 cpdef enum State:
@@ -41,6 +42,9 @@ cpdef enum Side:
     SIDE_DOWNSTREAM = 1
     SIDE_GATEWAY = 2
     SIDE_UPSTREAM = 3
+
+cdef enum:
+    ALL_HOOKS = 0x7fffffff       # of Exchange.passed
 
 cpdef enum:
     MAX_CAPTURES = 16            # of one route's path, its `*` among them; `check` refuses more
@@ -156,6 +160,7 @@ cdef class Driver:
     cdef int overdue(self, Exchange ex) except -1                     # its timer went off
     cdef int upstream_writable(self, Exchange ex) except -1
     cdef int fail(self, Exchange ex, str code, object detail) except -1    # ends it with a problem
+    cdef int emit(self, Exchange ex, int at, const char *p, size_t n, bint end) except -1   # body.Stage: later than it came
 
 
 cdef class Exchange(Timed):
@@ -266,6 +271,9 @@ cdef class Exchange(Timed):
     cdef bytes allow                      # of a 405
     cdef bint whole                       # the response goes out from local_body
     cdef bint tainted                     # a cancelled Task may still hold this object
+    cdef object pipe                      # body.Pipe: what native filters do to the response's body, or None
+    cdef int passed                       # hooks the response's body comes through, counted from the outermost
+    cdef bint clogged                     # a filter holds so much that the upstream is not to be read
 
     cdef void recycle(self) noexcept
     cdef Header* header(self, const char *lower, size_t n) noexcept

@@ -19,6 +19,8 @@ class Phase(IntEnum):
     PHASE_RECORD = 32
     PHASE_TAP = 64
     PHASE_SOCKET = 128
+    PHASE_SEND = 256
+    PHASE_FILTER = 512
 
 MAX_CAPTURES: int
 

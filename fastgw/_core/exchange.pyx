@@ -295,6 +295,9 @@ cdef class Driver:
     cdef int fail(self, Exchange ex, str code, object detail) except -1:
         return 0
 
+    cdef int emit(self, Exchange ex, int at, const char *p, size_t n, bint end) except -1:
+        return 0
+
 
 cdef class Exchange(Timed):
     """One request and its response, as a policy sees it. Valid until its record hooks have run."""
@@ -306,6 +309,7 @@ cdef class Exchange(Timed):
         self.total.owner = <void*>self
         self.trace_flags = 0xff
         self.hold = self.grpc_status = -1
+        self.passed = ALL_HOOKS
 
     def __dealloc__(self):
         timer_detach(&self.total)
@@ -363,7 +367,9 @@ cdef class Exchange(Timed):
         self.hedged = self.asked = 0
         self.total_at = self.connect_at = 0
         self.allow = None
-        self.whole = self.tainted = False
+        self.whole = self.tainted = self.clogged = False
+        self.pipe = None
+        self.passed = ALL_HOOKS
         self.parked = self.composing = None
         self.arounds = None
         self.redispatch = self.head_arrived = False

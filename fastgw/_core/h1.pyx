@@ -592,7 +592,7 @@ cdef class H1Downstream(Connection):
             self.unsent = len(ex.local_body)
         elif ex.is_head:
             self.framing = F_NONE
-            if head.has_length:
+            if head.has_length and not ex.response_filtered:
                 self.unsent = head.content_length
         elif head.has_length and not ex.response_filtered:
             self.framing = F_LENGTH
@@ -780,7 +780,7 @@ cdef class H1Redirect(H1Downstream):
         cdef Relay relay = self.relay
         cdef Head head = ex.request
         cdef bytes host, target
-        if relay._understand(ex):
+        if relay.understand(ex):
             return 0
         host = head.buf[ex.authority:ex.authority + ex.authority_len]
         bare, colon, digits = host.rpartition(b":")
@@ -795,5 +795,5 @@ cdef class H1Redirect(H1Downstream):
             host += b":%d" % self.port
         ex.set_reply(308, b"", None)
         ex.response.add("Location", b"https://" + host + target)
-        relay._answer(ex)
+        relay.answer(ex)
         return 0

@@ -722,7 +722,7 @@ cdef class H2UpstreamStream(UpstreamStream):
             return flow_add(&self.kept, p, n)     # no more than the window
         connection.reactor.wheel.arm(&self.timer, connection.reactor.now + ex.idle_ns)
         ex.driver.response_data(ex, p, n)
-        if self.ex is ex and ex.down is not None and not ex.down.writable():
+        if self.ex is ex and ex.down is not None and (ex.clogged or not ex.down.writable()):
             self.unused += n                      # the client is slower; its time is not the service's
             connection.reactor.wheel.cancel(&self.timer)
         elif not self.closed:

@@ -367,7 +367,11 @@ cdef class Race(Driver):
 
     cdef int response_data(self, Exchange rival, const char *p, size_t n) except -1:
         cdef Exchange ex = self.ex
-        return 0 if ex is None else ex.driver.response_data(ex, p, n)
+        if ex is None:
+            return 0
+        ex.driver.response_data(ex, p, n)
+        rival.clogged = ex.clogged                # its codec asks its own exchange
+        return 0
 
     cdef int response_end(self, Exchange rival) except -1:
         cdef Exchange ex = self.ex

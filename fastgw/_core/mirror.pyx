@@ -16,8 +16,9 @@ from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 
+from fastgw._core.body cimport changed_behind
 from fastgw._core.exchange cimport (
-    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_RESPONSE_BODY, PHASE_TAP, Downstream, Exchange, Hook, Route,
+    CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_TAP, Downstream, Exchange, Hook, Route,
 )
 from fastgw._core.forwarding cimport random64
 from fastgw._core.grpc cimport final_status
@@ -341,7 +342,7 @@ cdef class Mirror(Hook):
         shadow.live.take(ex)
         if ex.response_buffer is not None:
             shadow.live.add(bytes(ex.response_buffer), len(ex.response_buffer), self.compare_body)
-        elif ex.route.phases & PHASE_RESPONSE_BODY and not ex.is_head:
+        elif changed_behind(ex, self) and not ex.is_head:
             shadow.live.whole = False     # what passes here is not what the service said
         return CONTINUE
 

@@ -15,15 +15,17 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.admission cimport admit, answered, failed, left, refusal, waits
+from fastgw._core.body cimport (
+    abandon, drained, early, judge, problem_of, push, request_through, whole_through,
+)
 from fastgw._core.endure cimport outlives
 from fastgw._core.exchange cimport (
-    COLLECT, CONTINUE, PHASE_AROUND, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY, PHASE_RESPONSE,
-    PHASE_RESPONSE_BODY, PHASE_SEND, PHASE_SOCKET, PHASE_TAP, REPLIED, S_AROUND, S_DONE, S_POLICY, S_POOL,
-    S_RELAY, S_RESPONSE, S_SENT, WAIT, Downstream, Exchange, Hook, Route, UpstreamStream,
+    ALL_HOOKS, COLLECT, CONTINUE, PHASE_AROUND, PHASE_FILTER, PHASE_RECORD, PHASE_REQUEST, PHASE_REQUEST_BODY,
+    PHASE_RESPONSE, PHASE_RESPONSE_BODY, PHASE_SEND, PHASE_SOCKET, PHASE_TAP, REPLIED, S_AROUND, S_DONE, S_POLICY,
+    S_POOL, S_RELAY, S_RESPONSE, S_SENT, WAIT, Downstream, Exchange, Hook, Route, UpstreamStream,
 )
-from fastgw._core.forwarding cimport begin_trace, find_client, make_id
 from fastgw._core.grpc cimport end_with
-from fastgw._core.headers cimport H_ORIGIN, Head
+from fastgw._core.headers cimport Head
 from fastgw._core.hedge cimport Hedge, arm_next, call_off, dropped, hedge, outlived
 from fastgw._core.plan cimport Plan
 from fastgw._core.policy cimport apply_problem, cancel_tasks, sending
@@ -32,24 +34,17 @@ from fastgw._core.reactor cimport Reactor
 from fastgw._core.record cimport Stats
 from fastgw._core.retry cimport begin_try, kept, repeat, rewind, silent
 from fastgw._core.rewrite cimport Rewrite
-from fastgw._core.route cimport Match
 from fastgw._core.settings cimport Settings
 from fastgw._core.split cimport Split
-from fastgw._core.target cimport normalize
-from fastgw._core.trial cimport Trial
-from fastgw._core.upgrade cimport ASKED, MALFORMED, OTHER_VERSION, Handshake, handshake
-from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch, withhold_extensions
+from fastgw._core.ws cimport CLIENT, SERVICE, Rules, Watch, begin_watch
 
 from fastgw._core.codes import CODES, INDEX
-from fastgw._core.exchange import Problem, Refused
+from fastgw._core.exchange import Problem
 from fastgw._core.grpc_status import expected as grpc_expected, trailers_only
 
 logger = logging.getLogger("fastgw.respond")
 
 cdef enum:
-    GET = 0
-    HEAD = 1
-    OPTIONS = 6
     SPARE = 1024
 
 cdef int64_t NEVER = 1 << 60
@@ -62,15 +57,7 @@ cdef frozenset CLOSING = frozenset((
 ))
 
 
-def _filter_problem(Exchange ex, error):
-    """What a body filter raised."""
-    if isinstance(error, Refused):
-        return error.problem
-    logger.error("a body filter failed on %s", ex, exc_info=error)
-    return Problem(500, "policy_failed", "A policy failed on the body.", side=2)
-
-
-cdef class Relay(Driver):
+cdef class Relay(Arrivals):
     def __init__(self, Reactor reactor, Stats stats):
         self.reactor = reactor
         self.stats = stats
@@ -93,110 +80,6 @@ cdef class Relay(Driver):
             self.spare.append(ex)
         return 0
 
-    # ------------------------------------------------------------------ route
-
-    cdef int started(self, Exchange ex) except -1:
-        """The exchange counts from here on: it will be recorded, whatever becomes of it."""
-        self.active += 1
-        (<Plan>ex.plan).alive += 1
-        ex.state = S_POLICY
-        make_id(ex)
-        return 0
-
-    cdef int start(self, Exchange ex) except -1:
-        """The request's head is in ex.request and its connection has filled in who sent it."""
-        cdef int stop
-        stop = self._understand(ex)
-        return 0 if stop else self._route(ex)
-
-    cdef int _understand(self, Exchange ex) except -1:
-        """Who sends it, and what is asked for. 1: it is answered already."""
-        cdef Settings settings = <Settings>ex.settings
-        cdef int status
-        self.started(ex)
-        find_client(ex, settings)
-        if settings.trace:
-            begin_trace(ex, settings)
-        status = normalize(ex.request, settings.path_mode, settings.merge_slashes, &ex.path, &ex.path_len,
-                           &ex.query, &ex.query_len, &ex.has_query, &ex.authority, &ex.authority_len)
-        if status < 0:
-            self.fail(ex, "bad_target", None)
-            return 1
-        if ex.path_len == 1 and ex.request.buf[ex.path] == c"*":
-            # RFC 9110 9.3.7: OPTIONS * asks about the server itself
-            ex.set_reply(204, b"", None)
-            ex.response.add("Allow", "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS")
-            self._answer(ex)
-            return 1
-        return 0
-
-    cdef int _route(self, Exchange ex) except -1:
-        cdef Plan plan = <Plan>ex.plan
-        cdef Head head = ex.request
-        cdef Match match
-        cdef Route route
-        cdef int i
-        cdef bytes allowed
-        if plan.trial is not None:
-            plan = (<Trial>plan.trial).choose(ex)
-        if plan.public is not None and (head.method == GET or head.method == HEAD):
-            route = plan.public.get(PyBytes_FromStringAndSize(head.buf + ex.path, ex.path_len))
-            if route is not None:
-                ex.route = route
-                return self._hooks(ex)
-        match.status = 404
-        plan.router.match(head, head.buf + ex.authority, ex.authority_len, head.buf + ex.path, ex.path_len,
-                          head.buf + ex.query, ex.query_len, ex.client_addr, &match)
-        if match.status != 200:
-            if match.status == 404:
-                return self.fail(ex, "not_found", None)
-            if match.status == 308:
-                return self._slash(ex)
-            allowed = plan.router.allowed(head, head.buf + ex.authority, ex.authority_len, head.buf + ex.path,
-                                          ex.path_len, head.buf + ex.query, ex.query_len, ex.client_addr)
-            if head.method == OPTIONS:
-                # RFC 9110 9.3.7: what could be asked of this resource
-                ex.set_reply(204, b"", None)
-                ex.response.add("Allow", allowed)
-                return self._answer(ex)
-            ex.allow = allowed
-            return self.fail(ex, "method_not_allowed", None)
-        route = <Route>plan.routes[match.route]
-        ex.route = route
-        ex.n_captures = match.n_captures
-        for i in range(match.n_captures):
-            ex.captures[i] = match.captures[i]
-        ex.body_limit = route.body_limit if route.body_limit >= 0 else (<Settings>ex.settings).body_limit
-        if route.total_ns:
-            ex.total_at = ex.t_start + route.total_ns
-            self.reactor.wheel.arm(&ex.total, ex.total_at)
-        if head.has_length and head.content_length > ex.body_limit:
-            return self.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
-        if head.upgrade and (ex.extended or route.websocket is not None) and self._upgrade(ex):
-            return 0
-        if route.preflights and head.method == OPTIONS and head.find_id(H_ORIGIN) != NULL \
-                and head.find(b"access-control-request-method", 29) != NULL:
-            return self._preflight(ex)
-        return self._hooks(ex)
-
-    cdef int _upgrade(self, Exchange ex) except -1:
-        """A client that wants a WebSocket. 1: it was answered already."""
-        cdef Handshake found = handshake(ex.request)
-        if ex.route.websocket is None:
-            self.fail(ex, "method_not_implemented", "There are no WebSockets here.")
-        elif found == MALFORMED:
-            self.fail(ex, "bad_request", "This is no handshake of a WebSocket.")
-        elif found == OTHER_VERSION:
-            # RFC 6455 4.4
-            apply_problem(ex, Problem(426, "upgrade_required", "Version 13 of WebSocket is spoken here.", side=1,
-                                      headers=(("Sec-WebSocket-Version", "13"),)))
-            self._answer(ex)
-        else:
-            withhold_extensions(ex)
-            ex.upgrading = found == ASKED
-            return 0
-        return 1
-
     cdef int upgraded(self, Exchange ex) except -1:
         """The upstream changed the protocol: from here on both ways are open, and no time is set to the whole."""
         ex.upgraded = True
@@ -214,34 +97,9 @@ cdef class Relay(Driver):
             # streams of the gateway's own are what others still listen to: last
             watch.leave(self.reactor.now + <int64_t>((1 if watch.ex.detached else random()) * spread * 1e9))
 
-    cdef int _slash(self, Exchange ex) except -1:
-        """The route has the path with the other form of its trailing slash."""
-        cdef bytes path = PyBytes_FromStringAndSize(ex.request.buf + ex.path, ex.path_len)
-        path = path[:-1] if path.endswith(b"/") else path + b"/"
-        if ex.has_query:
-            path += b"?" + PyBytes_FromStringAndSize(ex.request.buf + ex.query, ex.query_len)
-        ex.set_reply(308, b"", None)
-        # "//host" would be another site
-        ex.response.add("Location", b"/" + path.lstrip(b"/"))
-        return self._answer(ex)
-
-    cdef int _preflight(self, Exchange ex) except -1:
-        """A CORS pre-flight carries no credentials: the policies that answer it come before all others."""
-        cdef Hook hook
-        cdef int verdict, i
-        for i in range(ex.route.chain_len):
-            hook = <Hook>ex.route.chain[i]
-            if hook.preflight:
-                verdict = hook.request(ex)
-                if verdict == REPLIED:
-                    return self._reply(ex)
-                if verdict == WAIT:
-                    raise RuntimeError(f"the pre-flight hook of {hook.name} may not wait")
-        return self._hooks(ex)
-
     # ------------------------------------------------------------------ policy
 
-    cdef int _hooks(self, Exchange ex) except -1:
+    cdef int hooks(self, Exchange ex) except -1:
         """Request hooks, as written, from ex.at on."""
         cdef Route route = ex.route
         cdef Hook hook
@@ -264,7 +122,7 @@ cdef class Relay(Driver):
                         return 0
                     ex.entered = i + 1
                     if verdict == REPLIED:
-                        return self._reply(ex)
+                        return self.reply(ex)
                     return 0
             i += 1
         ex.at = i
@@ -288,7 +146,7 @@ cdef class Relay(Driver):
         if ex.request_buffer is not None:
             return self.fail(ex, "policy_failed", "A policy asked for the body a second time.")
         ex.request_buffer = bytearray()
-        return self._hooks(ex)
+        return self.hooks(ex)
 
     cdef int _continue_100(self, Exchange ex) except -1:
         """We want the body ourselves, so the permission is ours to give, and goes no further."""
@@ -314,14 +172,14 @@ cdef class Relay(Driver):
                 return 0
         if ex.state == S_POLICY:
             if verdict == REPLIED:
-                return self._reply(ex)
+                return self.reply(ex)
             if verdict == COLLECT:
                 return self._collect_whole(ex)
             ex.at += 1
-            return self._hooks(ex)
+            return self.hooks(ex)
         if ex.state == S_AROUND:
             if verdict == REPLIED:
-                return self._reply(ex)
+                return self.reply(ex)
             return self._dispatch(ex)
         if ex.state == S_RESPONSE:
             if verdict == REPLIED:
@@ -337,7 +195,7 @@ cdef class Relay(Driver):
         if ex.redispatch:
             ex.redispatch = False
             return self._again(ex)
-        verdict = self._answer(ex)
+        verdict = self.answer(ex)
         if verdict == CONTINUE and ex.state == S_RELAY and ex.up is not None:
             return ex.up.want_data(ex)
         return 0
@@ -360,7 +218,7 @@ cdef class Relay(Driver):
                     if verdict == REPLIED:
                         # its own turn on the way back is over: it answered
                         ex.around_at -= 1
-                        return self._reply(ex)
+                        return self.reply(ex)
         if ex.request_buffer is not None and ex.has_body and not ex.request_done:
             return 0                              # goes on in request_end
         return self._checkout(ex, False)
@@ -476,14 +334,11 @@ cdef class Relay(Driver):
         return ex.down.want_body(ex)
 
     cdef int _filter_request(self, Exchange ex, bytes chunk, bint end) except -1:
-        cdef Hook hook
-        cdef object out = chunk
+        cdef bytes out
         try:
-            for hook in ex.route.chain:
-                if hook.phases & PHASE_REQUEST_BODY:
-                    out = hook.request_body(ex, out, end)
+            out = request_through(ex, chunk, end)
         except Exception as error:
-            return self._end_by(ex, _filter_problem(ex, error))
+            return self._end_by(ex, problem_of(ex, error))
         if out and ex.copy is not None:
             ex.copy.send_data(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out))
         if out and ex.up is not None:
@@ -524,7 +379,7 @@ cdef class Relay(Driver):
             return 0
         if ex.request_buffer is not None:
             if ex.state == S_POLICY:
-                return self._hooks(ex)
+                return self.hooks(ex)
             return 0
         if ex.up is None:
             return 0
@@ -565,12 +420,13 @@ cdef class Relay(Driver):
             if ex.hold >= 0 and (ex.buffer_limit < 0 or ex.hold < ex.buffer_limit):
                 ex.buffer_limit = ex.hold
             return CONTINUE
-        return self._answer(ex)
+        return self.answer(ex)
 
-    cdef int _reply(self, Exchange ex) except -1:
+    cdef int reply(self, Exchange ex) except -1:
         """A hook answered in the place of the upstream."""
         ex.local = True
-        self._answer(ex)
+        ex.passed = ex.entered
+        self.answer(ex)
         return 0
 
     cdef int _discard(self, Exchange ex) except -1:
@@ -578,6 +434,9 @@ cdef class Relay(Driver):
         ex.local = True
         ex.collecting = False
         ex.response_buffer = None
+        ex.passed = ex.entered + 1
+        if ex.pipe is not None:
+            abandon(ex)
         if ex.up is not None:
             ex.up.cancel(ex)
         return 0
@@ -591,12 +450,13 @@ cdef class Relay(Driver):
         ex.local_body = None
         ex.collecting = False
         ex.response_buffer = None
+        ex.passed = ALL_HOOKS
         ex.code = None
         ex.side = 0
         ex.around_at += 1
         return self._dispatch(ex)
 
-    cdef int _answer(self, Exchange ex) except -1:
+    cdef int answer(self, Exchange ex) except -1:
         """ex.response is to be the answer: around hooks and response hooks in reverse, then the head goes out.
 
         WAIT when a hook waits, REPLIED when a hook replaced an upstream's answer, else CONTINUE.
@@ -636,7 +496,8 @@ cdef class Relay(Driver):
         if ex.local or ex.response_buffer is not None:
             self._send_whole(ex)
             return CONTINUE if was_local else REPLIED
-        ex.response_filtered = ex.route.phases & PHASE_RESPONSE_BODY != 0 and not ex.is_head and not ex.upgraded
+        if ex.route.phases & PHASE_RESPONSE_BODY and not ex.is_head and not ex.upgraded:
+            ex.response_filtered = True
         ex.head_sent = True
         if ex.upgraded:
             ex.body_filtered = True
@@ -653,12 +514,17 @@ cdef class Relay(Driver):
             # a hook, or a failure, came between the service's 101 and the client
             ex.upgraded = ex.has_body = False
             ex.request_done = True
-        if ex.route is not None and ex.route.phases & PHASE_RESPONSE_BODY and not ex.is_head:
+        if ex.route is not None and ex.route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP | PHASE_FILTER):
+            if ex.is_head and ex.pipe is not None:
+                return self._send_parts(ex)       # how long it would be is not known
             try:
-                body = self._through(ex, body, True)
+                body = whole_through(ex, body)
             except Exception as error:
-                apply_problem(ex, _filter_problem(ex, error))
+                abandon(ex)
+                apply_problem(ex, problem_of(ex, error))
                 body = ex.local_body
+            if body is None:
+                return self._send_parts(ex)
         if ex.http2 and not ex.translated and ex.local and ex.response.status >= 300 and grpc_expected(ex):
             trailers_only(ex, body)
             body = b""
@@ -666,8 +532,6 @@ cdef class Relay(Driver):
         ex.whole = True
         ex.head_sent = True
         ex.down.send_head(ex, ex.is_head or not body)
-        if ex.route is not None and ex.route.phases & PHASE_TAP:
-            self._tap(ex, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), True)
         if body and not ex.is_head and ex.response.status != 204 and ex.response.status != 304:
             ex.bytes_out += PyBytes_GET_SIZE(body)
             ex.down.send_data(ex, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
@@ -677,6 +541,19 @@ cdef class Relay(Driver):
             return self._finish(ex)
         return 0
 
+    cdef int _send_parts(self, Exchange ex) except -1:
+        """An answer that is here whole, but whose end is still with a filter."""
+        cdef bytes came = early(ex) if not ex.is_head else b""
+        ex.head_sent = True
+        ex.down.send_head(ex, False)
+        if came:
+            ex.bytes_out += PyBytes_GET_SIZE(came)
+            ex.down.send_data(ex, PyBytes_AS_STRING(came), PyBytes_GET_SIZE(came))
+        if not ex.is_head:
+            return ex.down.flush()
+        self._pass(ex, b"", 0, True)
+        return self.settle(ex)
+
     cdef int response_data(self, Exchange ex, const char *p, size_t n) except -1:
         cdef Route route = ex.route
         cdef Watch watch
@@ -685,48 +562,38 @@ cdef class Relay(Driver):
                 return self.fail(ex, "upstream_body_too_large", None)
             ex.response_buffer += PyBytes_FromStringAndSize(p, n)
             return 0
-        if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP | PHASE_SOCKET):
+        if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP | PHASE_FILTER | PHASE_SOCKET):
             if ex.upgraded:
                 watch = <Watch>ex.watch
                 return watch.data(SERVICE, p, n)
-            if route.phases & PHASE_RESPONSE_BODY:
-                self._filtered(ex, PyBytes_FromStringAndSize(p, n), False)
-                return 0
-            if route.phases & PHASE_TAP:
-                self._tap(ex, p, n, False)
+            if route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP | PHASE_FILTER):
+                return self._pass(ex, p, n, False)
         ex.bytes_out += n
         return ex.down.send_data(ex, p, n)
 
-    cdef bytes _through(self, Exchange ex, bytes chunk, bint end):
-        """A piece of the answer's body after all filters."""
-        cdef Hook hook
-        cdef int i
-        for i in range(ex.route.chain_len - 1, -1, -1):
-            hook = <Hook>ex.route.chain[i]
-            if hook.phases & PHASE_RESPONSE_BODY:
-                chunk = hook.response_body(ex, chunk, end)
-        return chunk
-
-    cdef int _filtered(self, Exchange ex, bytes chunk, bint end) except -1:
-        """1: a filter failed, and the exchange is over."""
-        cdef object out
+    cdef int _pass(self, Exchange ex, const char *p, size_t n, bint end) except -1:
+        """A piece of the answer, through the hooks of the route."""
         try:
-            out = self._through(ex, chunk, end)
+            push(ex, ex.passed, p, n, end)
+            if ex.pipe is not None:
+                judge(ex)
         except Exception as error:
-            self._end_by(ex, _filter_problem(ex, error))
-            return 1
-        if out:
-            if ex.route.phases & PHASE_TAP:
-                self._tap(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out), False)
-            ex.bytes_out += PyBytes_GET_SIZE(out)
-            ex.down.send_data(ex, PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out))
+            self._end_by(ex, problem_of(ex, error))
         return 0
 
-    cdef int _tap(self, Exchange ex, const char *p, size_t n, bint end) except -1:
-        cdef Hook hook
-        for hook in ex.route.chain:
-            if hook.phases & PHASE_TAP:
-                hook.tap(ex, p, n, end)
+    cdef int emit(self, Exchange ex, int at, const char *p, size_t n, bint end) except -1:
+        """A filter gives what it held; not within a call of the upstream's."""
+        try:
+            push(ex, at, p, n, end)
+        except Exception as error:
+            return self._end_by(ex, problem_of(ex, error))
+        if ex.response_done and ex.up is None:
+            return self.settle(ex)
+        ex.down.flush()
+        judge(ex)
+        # one that does not take more now says so when it does
+        if not ex.clogged and ex.up is not None and ex.state == S_RELAY and ex.down.writable():
+            return ex.up.want_data(ex)
         return 0
 
     cdef int response_end(self, Exchange ex) except -1:
@@ -735,16 +602,15 @@ cdef class Relay(Driver):
             return 0
         if ex.collecting:
             ex.collecting = False
-            self._answer(ex)
+            self.answer(ex)
             return 0
         return self._end(ex)
 
     cdef int _end(self, Exchange ex) except -1:
-        if ex.route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP) and not ex.upgraded:
-            if ex.response_filtered and self._filtered(ex, b"", True):
-                return 0
-            if ex.route.phases & PHASE_TAP:
-                self._tap(ex, b"", 0, True)
+        if ex.route.phases & (PHASE_RESPONSE_BODY | PHASE_TAP | PHASE_FILTER) and not ex.upgraded:
+            self._pass(ex, b"", 0, True)
+            # a filter may need time for the rest; no head may wait for that
+            return 0 if ex.response_done or ex.down is None else ex.down.flush()
         ex.response_done = True
         return ex.down.send_end(ex)
 
@@ -754,7 +620,9 @@ cdef class Relay(Driver):
         return 0
 
     cdef int downstream_writable(self, Exchange ex) except -1:
-        if ex.up is not None and ex.state == S_RELAY:
+        if ex.pipe is not None:
+            drained(ex)
+        if ex.up is not None and ex.state == S_RELAY and not ex.clogged:
             return ex.up.want_data(ex)
         return 0
 
@@ -799,12 +667,15 @@ cdef class Relay(Driver):
             else:
                 ex.down.abort(ex)
             return self._finish(ex)
+        if ex.pipe is not None:
+            abandon(ex)
+        ex.passed = ex.entered
         apply_problem(ex, problem)
         if ex.watched:
             left(ex)
         if ex.allow is not None:
             ex.response.add("Allow", ex.allow)
-        self._answer(ex)
+        self.answer(ex)
         return 0
 
     cdef int overdue(self, Exchange ex) except -1:
@@ -854,6 +725,8 @@ cdef class Relay(Driver):
         self.reactor.wheel.cancel(&ex.total)
         if ex.watch is not None:
             (<Watch>ex.watch).ended()
+        if ex.pipe is not None:
+            abandon(ex)
         self._record(ex)
         if ex.arounds or ex.parked is not None:
             cancel_tasks(ex)

@@ -506,7 +506,7 @@ cdef class H1Upstream(Dialed):
             ex.driver.response_data(ex, p, data)
             if self.ex is not ex:
                 return -1
-            if not done and ex.down is not None and not ex.down.writable():
+            if not done and ex.down is not None and (ex.clogged or not ex.down.writable()):
                 self.channel.pause()              # the client is slower; its time is not the upstream's
                 self.reactor.wheel.cancel(&self.timer)
         if done:
