@@ -23,6 +23,7 @@ from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets
 from fastgw.server.mirrors import mirrors_view
 from fastgw.server.names import Resolver
+from fastgw.server.quotas import QuotaDesk
 from fastgw.server.secret_sources import SOURCES
 from fastgw.server.secrets import SecretWatch
 from fastgw.server.shared import SharedMemory
@@ -63,6 +64,7 @@ class Gateway:
         self._watching: asyncio.Task[None] | None = None
         self._watching_secrets: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
+        self.quotas = QuotaDesk(lambda: (self.compiled.spec.generation if self.compiled else 0, self._config))
         self.rollout = AtOnce(source, self._config, self.reload)
         self._desk: KeyDesk | None = None
 

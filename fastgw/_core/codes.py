@@ -122,6 +122,7 @@ CODES: dict[str, Code] = {
     "idempotency_mismatch": Code(422, DOWNSTREAM, "This key was used for another request"),
     "idempotency_not_kept": Code(409, DOWNSTREAM, "The first answer to this key is not there any more"),
     "response_invalid": Code(502, UPSTREAM, "The upstream's answer is not what the contract says"),
+    "quota_exceeded": Code(429, DOWNSTREAM, "The quota is used up"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

@@ -13,6 +13,14 @@ cdef class PythonHook(Hook):
     cdef int _drive(self, Exchange ex, object coroutine, object value, int what) except -1
     cdef int _failed(self, Exchange ex, object error) except -1
 
+
+cdef class Later:
+    cdef Exchange ex
+    cdef PythonHook hook
+    cdef object generation
+    cdef int bind(self, Exchange ex, PythonHook hook) except -1
+
+
 cdef int apply_problem(Exchange ex, object problem) except -1
 cdef int cancel_tasks(Exchange ex) except -1      # the Tasks of its hooks that wait
 cdef int sending(Exchange ex) except -1           # hooks of PHASE_SEND

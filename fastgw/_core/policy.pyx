@@ -131,6 +131,35 @@ cdef int sending(Exchange ex) except -1:
     return 0
 
 
+cdef class Later:
+    """What a request hook returns that answers afterwards, by a call and without a Task: `later(answer)`, once, from the
+    loop, with what it would have returned. Whoever calls looks at `waited` first: an exchange that is over is not touched.
+    """
+
+    cdef int bind(self, Exchange ex, PythonHook hook) except -1:
+        self.ex = ex
+        self.hook = hook
+        self.generation = ex.generation
+        return WAIT
+
+    @property
+    def waited(self):
+        """Does the exchange still wait for it?"""
+        return self.ex is not None and self.ex.generation == self.generation and self.ex.state == S_POLICY
+
+    def __call__(self, answer=None):
+        cdef Exchange ex = self.ex
+        cdef int verdict
+        if not self.waited:
+            return
+        self.ex = None
+        try:
+            verdict = self.hook._verdict(ex, answer)
+        except Exception as error:
+            verdict = self.hook._failed(ex, error)
+        ex.driver.resume_from_task(ex, self.generation, verdict)
+
+
 cdef class PythonHook(Hook):
     """`PythonHook(policy)`: the methods its class defines beyond the base class are its phases."""
 
@@ -178,6 +207,8 @@ cdef class PythonHook(Hook):
             result = self._request(ex)
             if result is None:
                 return CONTINUE
+            if isinstance(result, Later):
+                return (<Later>result).bind(ex, self)
             if hasattr(result, "__await__"):
                 return self._drive(ex, result.__await__() if not hasattr(result, "send") else result, None,
                                    DRIVE_REQUEST)

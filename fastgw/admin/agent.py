@@ -33,6 +33,7 @@ from fastgw.server.health import Health
 from fastgw.server.keys import KeyDesk
 from fastgw.server.keysets import KeySets, Told
 from fastgw.server.names import Resolver
+from fastgw.server.quotas import QuotaDesk
 from fastgw.server.secrets import SecretWatch
 from fastgw.server.sockets import share_of
 from fastgw.server.stale import StaleWatch
@@ -69,6 +70,7 @@ class Agent(Shown, MirrorViews):
         self.keys = KeySets(self.publish_keys, start.keys)
         self.certificates = CertificateWatch()
         self.desk = KeyDesk(lambda: self.current.head, self.memory.usage, self.tell_all)
+        self.quotas = QuotaDesk(lambda: (self.current.generation, self.current.config))
         self.stale = StaleWatch(self.loop.time())
         self.rollout = Rollout(self)
         self.handing = Handing(self, start.held)

@@ -14,6 +14,7 @@
     GET  /config                        the configuration in force, secrets masked
     GET  /contract                      traffic that OpenAPI documents do not know, by the policy `openapi`
     GET  /bans; DELETE /bans/{address}: see bans.py
+    GET  /quotas, /quotas/{name}/usage; POST /quotas/{name}/grant, /reset: see quotas.py
     GET  /consumers, /keys; POST /keys, /keys/{id}/rotate; DELETE /keys/{id}: see keys.py
     POST /config/reload                 200 with the new generation, 400 with every problem
     POST /config/apply                  another file, at once or to a share of the clients first; see server.canary.Wish
@@ -41,12 +42,13 @@ import httptools
 import orjson
 from pydantic import ValidationError
 
-from fastgw.admin import bans, keys
+from fastgw.admin import bans, keys, quotas
 from fastgw.config.errors import Problem, dotted
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
 from fastgw.server.health import Health
 from fastgw.server.keys import KeyDesk, KeyProblem
+from fastgw.server.quotas import QuotaDesk, QuotaProblem
 from fastgw.server.shared import SharedMemory
 
 logger = logging.getLogger("fastgw.admin")
@@ -83,6 +85,8 @@ class Backend(Protocol):
     @property
     def desk(self) -> KeyDesk: ...
     @property
+    def quotas(self) -> QuotaDesk: ...
+    @property
     def health(self) -> Health: ...
     @property
     def rollout(self) -> Rollouts: ...
@@ -102,11 +106,13 @@ Answer = tuple[int, str, bytes]
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
             "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/keys", "/bans",
-            "/circuit-breakers", "/contract", "/overload"],
+            "/circuit-breakers", "/contract", "/overload", "/quotas", "/quotas/{name}/usage",
+            "/quotas/{name}/usage.csv", "/quotas/{name}/usage/{period}", "/quotas/{name}/usage/{period}.csv"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
              "/config/apply/abort", "/upgrade", "/drain",
              "/keys", "/keys/{id}/rotate", "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
-             "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto"],
+             "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto", "/quotas/{name}/grant",
+             "/quotas/{name}/reset"],
     "DELETE": ["/keys/{id}", "/bans/{address}"],
 }
 REASONS = {
@@ -183,6 +189,11 @@ class Api:
             try:
                 return json(*await keys.answer(self.backend.desk, method, path, body))
             except KeyProblem as error:
+                return problem(error.status, error.code, str(error))
+        if quotas.concerns(path):
+            try:
+                return await quotas.answer(self.backend.quotas, method, path, body)
+            except QuotaProblem as error:
                 return problem(error.status, error.code, str(error))
         if bans.concerns(path):
             status, value = bans.answer(self.backend.memory, method, path)

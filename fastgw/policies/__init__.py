@@ -55,6 +55,7 @@ BUILTIN: dict[str, str] = {
     "openapi": "fastgw.policies.openapi:Openapi",
     "waf": "fastgw.policies.waf:Waf",
     "rate_limit": "fastgw.policies.rate_limit:RateLimit",
+    "quota": "fastgw.policies.quota:Quota",
     "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",
     "grpc_transcode": "fastgw.policies.grpc_transcode:GrpcTranscode",
     "idempotency": "fastgw.policies.idempotency:Idempotency",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastgw._core.bucket import BucketTable
     from fastgw._core.exchange import Exchange, Hook, Problem, Reply, WholeBody
     from fastgw._core.key_auth import KeyTable
+    from fastgw._core.policy import Later
 
     Answer = Reply | Problem | None
 
@@ -194,10 +195,10 @@ class Policy:
     # What follows is the contract. The base versions are never called: the compiler looks which are
     # overridden.
 
-    def request(self, exchange: Exchange) -> Answer | WholeBody | Awaitable[Answer | WholeBody]:
+    def request(self, exchange: Exchange) -> Answer | WholeBody | Later | Awaitable[Answer | WholeBody]:
         """The request's head is here. A Reply or Problem answers in the place of the upstream.
 
-        A WholeBody asks to be called again when the body is there.
+        A WholeBody asks to be called again when the body is there; a Later is called when the answer is.
         """
         return None
 

@@ -1,9 +1,9 @@
 """Slices of a limit that several hosts share, taken ahead: most requests are decided without a round trip.
 
-A worker takes `slice` requests of a key at a time, asks for more before they are used up, and gives back what it has not
-used in `ttl` seconds. What a slice admits was charged when it was taken, so it can be used when the limit has already
-refilled: in any window as many requests as lie in slices can be admitted beyond it, `slice` for each worker of each host.
-How many really were is found by the script, which hears with each slice what became of the one before.
+A worker takes `slice` requests of a key at a time, asks for more before they are used up, and gives back what it has
+not used in `ttl` seconds. What a slice admits was charged when it was taken, so it can be used when the limit has
+already refilled: in any window as many requests as lie in slices can be admitted beyond it, `slice` for each worker of
+each host. How many really were is found by the script, which hears with each slice what became of the one before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Waiting:
 
 @dataclass(slots=True)
 class Slice:
-    """Of all limits of one key, as a request is charged to each of them. `tokens` and `marks` stand for one limit each."""
+    """Of all limits of one key, as a request is charged to each of them. `tokens` and `marks` stand for one limit
+    each."""
 
     names: tuple[str, ...]
     tokens: list[int]
@@ -64,8 +65,8 @@ class Leases:
         self.sweeping: asyncio.TimerHandle | None = None
 
     def decide(self, names: tuple[str, ...], cost: int, told: Decided) -> Decision | None:
-        """The decision where it can be made at once; else None, and `told` is called with it. StoreError as in limits.py;
-        the names are those of `SharedLimits.decide`."""
+        """The decision where it can be made at once; else None, and `told` is called with it. StoreError as in
+        limits.py; the names are those of `SharedLimits.decide`."""
         found = self.slices.get(names)
         now = self.now()
         if found is None:
@@ -164,7 +165,8 @@ class Leases:
         found.asking = True
 
     def granted(self, found: Slice, reply: Any, want: int, asked: float) -> None:
-        """A slice of a window ends when the window does, by a clock that is ours: counted from when it was asked for."""
+        """A slice of a window ends when the window does, by a clock that is ours: counted from when it was asked
+        for."""
         now = self.now()
         if reply[0]:
             self.over(int(reply[0]))
@@ -228,7 +230,7 @@ class Leases:
     def sweep(self) -> None:
         """Slices whose time is over go back."""
         now = self.now()
-        done = []
+        done: list[tuple[str, ...]] = []
         for names, one in self.slices.items():
             if now < one.until or len(done) >= AT_ONCE:
                 break                                # the others were used later

@@ -3,7 +3,8 @@
     limits = SharedLimits(store)
     limits.decide(["…"], (Rule("bucket", 100, 60.0, 100),), 1, told)       # told(Decision or None, StoreError or None)
 
-Several rules are one round trip: all of them admit, or none is charged. `leases.py` takes slices of a limit ahead instead.
+Several rules are one round trip: all of them admit, or none is charged. `leases.py` takes slices of a limit ahead
+instead.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ Kind = Literal["bucket", "fixed", "sliding", "log"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`requests` in `per` seconds. A `bucket` (GCRA) holds `burst`, by default as many; as a queue that leaks it tells when
-    the turn of one that is admitted comes (`Level.delay`)."""
+    """`requests` in `per` seconds. A `bucket` (GCRA) holds `burst`, by default as many; as a queue that leaks it
+    tells when the turn of one that is admitted comes (`Level.delay`)."""
 
     kind: Kind
     requests: int
@@ -58,8 +59,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """`remaining` requests; seconds until all of them are back (`reset`), until one like this would be admitted (`retry`, 0
-    when it was), and until its turn comes in a queue that leaks (`delay`)."""
+    """`remaining` requests; seconds until all of them are back (`reset`), until one like this would be admitted
+    (`retry`, 0 when it was), and until its turn comes in a queue that leaks (`delay`)."""
 
     remaining: int
     reset: float
@@ -101,19 +102,21 @@ class Debts:
 class SharedLimits:
     """`over(requests)` hears of what turns out to have been admitted beyond a limit."""
 
-    def __init__(self, store: RedisStore, over: Callable[[int], None], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: RedisStore, over: Callable[[int], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.store = store
         self.over = over
         self.debts = Debts(now)
 
     def key(self, name: str, number: int, rule: Rule) -> str:
-        """What has the same name is on one server of a Cluster. Another kind of limit has another key: what stands there
-        has another form."""
+        """What has the same name is on one server of a Cluster. Another kind of limit has another key: what stands
+        there has another form."""
         return self.store.key(f"limit:{{{name}}}:{number}:{rule.kind}")
 
     def decide(self, names: Sequence[str], rules: Sequence[Rule], cost: int, told: Decided) -> None:
-        """`names`: for each rule what is counted together, in letters and digits. StoreError when it is known at once that
-        there will be no decision."""
+        """`names`: for each rule what is counted together, in letters and digits. StoreError when it is known at once
+        that there will be no decision."""
         arguments: list[Any] = [cost]
         owed = []
         keys = [self.key(name, number, rule) for number, (name, rule) in enumerate(zip(names, rules, strict=True))]
