@@ -78,11 +78,12 @@ class Gateway:
     async def start(self) -> None:
         first = compile_config(self.source, 1, None, None)
         labels = first.config.observability.metrics.max_label_values
-        memory = self._memory = SharedMemory(1, labels)
+        memory = self._memory = SharedMemory(1, labels, cache=first.config.cache)
         compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
-        shared = memory.health, memory.usage, memory.bans, memory.circuits
+        shared = memory.health, memory.usage, memory.bans, memory.circuits, memory.cache
+        memory.cache.attach()
         plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public, *shared)
         self.compiled = compiled
         try:

@@ -86,7 +86,7 @@ def start(args: argparse.Namespace, given: Sockets, before: Predecessor | None) 
         first = compile_config(file, generation, None, None, left.tickets)
         labels = first.config.observability.metrics.max_label_values
         workers = 0 if args.single else args.workers if args.workers is not None else worker_count(first.config)
-        memory = SharedMemory(workers, labels, left.segments)
+        memory = SharedMemory(workers, labels, left.segments, first.config.cache)
         slots = memory.route_slots, memory.service_slots
         compiled = compile_config(file, generation, *slots, first.spec.tls)
         memory.adopt(compiled.route_slots, compiled.service_slots)

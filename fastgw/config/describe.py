@@ -20,6 +20,7 @@ from fastgw.config.fields import format_duration, format_size
 from fastgw.config.findings import bounds_of, fields_of, in_unit, unit_of
 from fastgw.config.registry import Resolver
 from fastgw.config.schema.base import Later, is_later
+from fastgw.config.schema.cache import Cache
 from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.priorities import Priorities
@@ -35,6 +36,7 @@ ROOMS: tuple[tuple[str, Any, str], ...] = (
     ("admin", Admin, "admin"),
     ("secrets", Secrets, "secrets"),
     ("stores", Stores, "stores"),
+    ("cache", Cache, "cache"),
     ("services", Service, "services.NAME"),
     ("consumers", Consumer, "consumers[]"),
     ("plans", Plan, "plans.NAME"),
@@ -222,7 +224,8 @@ def schema(resolver: Resolver) -> dict[str, Any]:
         },
     }
     rooms = {"server": part(Server), "admin": part(Admin), "stores": part(Stores), "observability": part(Observability)}
-    rooms |= {"api_keys": part(ApiKeys), "secrets": part(Secrets), "priorities": part(Priorities)}
+    rooms |= {"api_keys": part(ApiKeys), "secrets": part(Secrets), "cache": part(Cache)}
+    rooms["priorities"] = part(Priorities)
     consumer = part(Consumer)
     plan = part(Plan)
     test = part(ConfigTest)

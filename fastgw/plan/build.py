@@ -21,6 +21,7 @@ from fastgw._core.accept import Codec
 from fastgw._core.balance import Cookie, Load, LoadBalancer, StickyCookie
 from fastgw._core.bans import BanTable
 from fastgw._core.breaker import CircuitTable
+from fastgw._core.cache_store import Storage
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
@@ -63,6 +64,7 @@ class Host:
     shared        things policies keep over plans
     bucket_table  token buckets shared by all workers of the host; None for a private table
     bans          addresses that are kept out, by all workers of the host; likewise
+    cache         answers that all workers of the host share; likewise
     public        answers `server.public_endpoints`: called with the kind (health, ready, metrics)
     strict        raise when a policy cannot be built, instead of making its route refuse
     discovered    service → its endpoints as discovery told them last; see `discover`
@@ -77,6 +79,7 @@ class Host:
     shared: Shared = field(default_factory=Shared)
     bucket_table: Any = None
     bans: BanTable | None = None
+    cache: Storage | None = None
     public: PublicAnswer | None = None
     health: HealthTable | None = None
     circuits: CircuitTable | None = None
@@ -233,6 +236,7 @@ class Builder:
             config_dir=self.spec.config_dir,
             policy_key=use.key,
             stores=self.spec.stores,
+            cache=self.host.cache,
             **extra,
         )
 

@@ -22,6 +22,7 @@ from fastgw.store import Store, open_store
 if TYPE_CHECKING:
     from fastgw._core.bans import BanTable
     from fastgw._core.bucket import BucketTable
+    from fastgw._core.cache_store import Storage
     from fastgw._core.exchange import Exchange, Hook, Problem, Reply, WholeBody
     from fastgw._core.key_auth import KeyTable
     from fastgw._core.policy import Later
@@ -92,6 +93,12 @@ def _private_bans() -> BanTable:
     return BanTable.private(256)
 
 
+def _private_cache() -> Storage:
+    from fastgw._core.cache_store import Storage
+
+    return Storage.private(8 * 1024 * 1024)
+
+
 @dataclass(slots=True, kw_only=True)
 class BuildContext:
     """What a policy may use while it is built, and keep.
@@ -107,6 +114,7 @@ class BuildContext:
     config_dir    the folder of the configuration file, for relative paths; None when there is no file
     policy_key    the stable identity of this policy: the same after a reload that did not touch it
     stores        `stores:` of the file; see `store`
+    cache         answers that all workers of the host share; see `storage`
     """
 
     consumers: Sequence[Any] = ()
@@ -120,6 +128,13 @@ class BuildContext:
     config_dir: str | None = None
     policy_key: str = ""
     stores: Stores = field(default_factory=Stores)
+    cache: Storage | None = None
+
+    def storage(self) -> Storage:
+        """Of answers, shared by all workers of the host; a small one of its own where a policy is built by itself."""
+        if self.cache is None:
+            self.cache = self.shared.get_or_create("cache", _private_cache)
+        return self.cache
 
     def store(self, name: str) -> Store:
         """The store of this worker, one for all policies and over reloads that leave it as it is. ValueError when the

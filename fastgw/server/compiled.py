@@ -116,6 +116,7 @@ def restart_needed(mine: Config, theirs: Config) -> list[str]:
         "server.workers": (mine.server.workers, theirs.server.workers),
         "admin": (mine.admin, theirs.admin),
         "api_keys": (mine.api_keys, theirs.api_keys),
+        "cache": (mine.cache, theirs.cache),
         "observability.metrics.max_label_values": (
             mine.observability.metrics.max_label_values,
             theirs.observability.metrics.max_label_values,

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastgw._core.bans import BanTable
 from fastgw._core.breaker import CircuitTable
+from fastgw._core.cache_store import Storage
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Reply, Route
 from fastgw._core.health import HealthTable
@@ -59,13 +60,15 @@ class DataPlane:
         usage: UsageTable | None = None,
         bans: BanTable | None = None,
         circuits: CircuitTable | None = None,
+        cache: Storage | None = None,
     ) -> None:
         self.loop = loop
         self.engine = Engine(loop, stats)
         self.public = public
         keys = KeyTable(usage)
         self.host = Host(
-            bucket_table=buckets, bans=bans, public=self.answer_public, health=health, keys=keys, circuits=circuits
+            bucket_table=buckets, bans=bans, public=self.answer_public, health=health, keys=keys, circuits=circuits,
+            cache=cache,
         )
         self.keys = ring_of(self.host.shared)
         self.api_keys_read: Stamp | None = None

@@ -1,4 +1,4 @@
-"""Memory that all processes of one gateway share: counters, the buckets of rate limits, and the state of endpoints.
+"""Memory that all processes of one gateway share: counters, buckets of rate limits, the state of endpoints, the cache.
 
 It belongs to the supervisor and is inherited by fork, so it outlives any worker. What is worth it outlives the
 supervisor too: a binary upgrade hands on the segments, which are memory files, to the one that takes over.
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from fastgw._core.bans import BanTable
 from fastgw._core.breaker import CircuitTable
 from fastgw._core.bucket import BucketTable
+from fastgw._core.cache_store import Storage
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
 from fastgw._core.usage import UsageTable
+from fastgw.config.schema.cache import Cache
 
 BUCKETS = 262_144
 """Keys of rate limits a host keeps at a time; the memory is taken when it is used."""
@@ -33,6 +35,7 @@ BANS_LAYOUT = "1"
 HEALTH_LAYOUT = "1"
 USAGE_LAYOUT = "1"
 CIRCUITS_LAYOUT = "1"
+CACHE_LAYOUT = "1"
 """Change the word with the meaning of a byte, in the module of `_core` with the table. The size stands beside it."""
 CIRCUITS = 32_768
 """Circuit breakers, of endpoints, routes and services; likewise."""
@@ -127,15 +130,16 @@ class Segment:
 
 
 class SharedMemory:
-    """One block of counters per worker; a table of buckets, of endpoints, of uses of API keys, of banned addresses, and
-    of circuit breakers.
+    """One block of counters per worker; a table of buckets, of endpoints, of uses of API keys, of banned addresses, of
+    circuit breakers; and the storage of the cache, whose file is sparse: a cache that nobody uses takes no memory.
 
     `handed` are segments of a gateway that this one takes over from: what is not known here, by its layout, begins
     empty, and what is left over is in `unknown`. Counters begin at zero, as after a start: the workers before still
     count in theirs.
     """
 
-    def __init__(self, workers: int, max_label_values: int, handed: Mapping[str, int] | None = None) -> None:
+    def __init__(self, workers: int, max_label_values: int, handed: Mapping[str, int] | None = None,
+                 cache: Cache | None = None) -> None:  # fmt: skip
         self.route_slots = Slots(max_label_values)
         self.service_slots = Slots(SERVICES)
         routes, services = max_label_values + 1, SERVICES + 1
@@ -148,7 +152,10 @@ class SharedMemory:
         usage = Segment.take("usage", USAGE_LAYOUT, UsageTable.size(KEYS), left)
         bans = Segment.take("bans", BANS_LAYOUT, BanTable.size(BANS), left)
         circuits = Segment.take("circuits", CIRCUITS_LAYOUT, CircuitTable.size(CIRCUITS), left)
-        self.segments = [buckets, health, usage, bans, circuits]
+        cached = cache if cache is not None else Cache()
+        size = Storage.size(cached.memory, cached.entries)
+        answers = Segment.take("cache", CACHE_LAYOUT, size, left)
+        self.segments = [buckets, health, usage, bans, circuits, answers]
         self.unknown = list(left)
         self.empty = [segment.layout for segment in self.segments if segment.fresh]
         for fd in left.values():
@@ -160,6 +167,9 @@ class SharedMemory:
         self.usage = UsageTable(usage.memory)
         self.bans = BanTable(bans.memory)
         self.circuits = CircuitTable(circuits.memory)
+        if answers.fresh:
+            Storage.format(answers.memory, cached.memory, cached.entries)
+        self.cache = Storage(answers.memory)
 
     def hand_on(self) -> dict[str, int]:
         """Layout → descriptor, for the gateway that takes over."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastgw._core.bans import BanTable
 from fastgw._core.breaker import CircuitTable
+from fastgw._core.cache_store import Storage
 from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
@@ -35,6 +36,7 @@ class WorkerStart:
     bans: BanTable
     key_file: str | None
     circuits: CircuitTable
+    cache: Storage
     access_log: AccessLogConfig
     drain: float
     trial: TrialCounts

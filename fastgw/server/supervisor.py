@@ -208,6 +208,7 @@ class Supervisor:
                 bans=self.memory.bans,
                 key_file=config.api_keys.file,
                 circuits=self.memory.circuits,
+                cache=self.memory.cache,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
                 trial=self.memory.trials[slot],

@@ -35,7 +35,9 @@ class Worker:
         self.questions: dict[str, asyncio.Future[Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         start.stats.reset_gauges()
-        shared = start.health, start.usage, start.bans, start.circuits
+        shared = start.health, start.usage, start.bans, start.circuits, start.cache
+        if not start.cache.attach():
+            logger.error("the cache has no place for this process: it serves without")
         self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, *shared)
         self.plane.read_api_keys(start.key_file)
 

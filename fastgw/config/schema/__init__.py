@@ -5,6 +5,7 @@
       .server      Server                  listeners, limits, timeouts, … (server.py)
       .admin       Admin                   the operators' listener
       .stores      Stores                  what policies share (stores.py)
+      .cache       Cache                   memory for answers (cache.py)
       .services    dict[str, Service]      by name (services.py)
       .consumers   tuple[Consumer, ...]     who asks (consumers.py)
       .plans       dict[str, Plan]         by name
@@ -33,6 +34,7 @@ from typing import Any
 from fastgw.config.errors import Path
 from fastgw.config.fields import FileStamp
 from fastgw.config.material import Material
+from fastgw.config.schema.cache import Cache
 from fastgw.config.schema.consumers import ApiKeys, Consumer, Plan
 from fastgw.config.schema.observe import Observability
 from fastgw.config.schema.priorities import Priorities
@@ -49,13 +51,14 @@ SINGLE_ROOMS: dict[str, Any] = {
     "server": Server,
     "admin": Admin,
     "stores": Stores,
+    "cache": Cache,
     "observability": Observability,
     "api_keys": ApiKeys,
     "priorities": Priorities,
 }
 ROOMS = (
-    "server", "admin", "secrets", "stores", "services", "consumers", "plans", "api_keys", "priorities", "observability",
-    "policies", "routes", "tests",
+    "server", "admin", "secrets", "stores", "cache", "services", "consumers", "plans", "api_keys", "priorities",
+    "observability", "policies", "routes", "tests",
 )  # fmt: skip
 
 
@@ -68,6 +71,7 @@ class Config:
     admin: Admin = field(default_factory=Admin)
     secrets: Secrets = field(default_factory=Secrets)
     stores: Stores = field(default_factory=Stores)
+    cache: Cache = field(default_factory=Cache)
     services: dict[str, Service] = field(default_factory=dict)
     consumers: tuple[Consumer, ...] = ()
     plans: dict[str, Plan] = field(default_factory=dict)
