@@ -19,7 +19,7 @@ from fastgw.server.compiled import Compiled, compile_config, key_sources, restar
 from fastgw.server.dataplane import DataPlane
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
-from fastgw.server.keys import KeyDesk
+from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keysets import KeySets
 from fastgw.server.mirrors import mirrors_view
 from fastgw.server.names import Resolver
@@ -63,6 +63,7 @@ class Gateway:
         self._certificates = CertificateWatch()
         self._watching: asyncio.Task[None] | None = None
         self._watching_secrets: asyncio.Task[None] | None = None
+        self._watching_api_keys: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
         self.quotas = QuotaDesk(lambda: (self.compiled.spec.generation if self.compiled else 0, self._config))
         self.rollout = AtOnce(source, self._config, self.reload)
@@ -89,6 +90,7 @@ class Gateway:
         try:
             self._open(compiled)
             plane.read_api_keys(compiled.config.api_keys.file)
+            plane.host.keys.broken |= compiled.config.api_keys.store is not None
             self._desk = KeyDesk(self._config, memory.usage, plane.take_api_keys)
             plane.adopt_now(compiled.spec)
             plane.prepare_log(compiled.config.observability.access_log)
@@ -108,6 +110,7 @@ class Gateway:
             self._stale = StaleWatch(loop.time())
             self._watching = loop.create_task(self._watch_certificates())
             self._watching_secrets = loop.create_task(SecretWatch(self._config, self.reload).run())
+            self._watching_api_keys = loop.create_task(self._desk.watch())
         except BaseException:
             await self.stop(0)
             raise
@@ -130,7 +133,7 @@ class Gateway:
     async def stop(self, drain: float | None = None) -> None:
         """Drains for the configured time (or `drain` seconds), then closes everything."""
         self._draining = True
-        for watching in (self._watching, self._watching_secrets):
+        for watching in (self._watching, self._watching_secrets, self._watching_api_keys):
             if watching is not None:
                 watching.cancel()
         if self.plane is not None:
@@ -146,6 +149,8 @@ class Gateway:
             self._keys.stop()
         if self._admin is not None:
             await self._admin.close()
+        if self._desk is not None:
+            await self._desk.close()
         for name, sock in self._sockets.items():
             sock.close()
             remove_file(name)

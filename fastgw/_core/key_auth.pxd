@@ -17,6 +17,9 @@ cdef class KeyTable:
     cdef readonly UsageTable usage
     cdef readonly int64_t version
     cdef public bint broken               # what is managed could not be read: who is unknown may be known
+    cdef dict people                      # consumers that are managed too, by name
+    cdef int64_t fresh                    # ns, monotonic: what is managed holds until then; 0 = without end
+    cdef bint stale(self) noexcept
 
 
 cdef class KeyAuth(Hook):

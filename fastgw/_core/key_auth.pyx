@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-from fastgw._core.clock cimport realtime_ns
+from fastgw._core.clock cimport monotonic_ns, realtime_ns
 from fastgw._core.exchange cimport CONTINUE, PHASE_REQUEST, Consumer, Exchange, Hook
 from fastgw._core.headers cimport H_COOKIE, Head, Header
 from fastgw._core.identity cimport is_excluded
@@ -41,6 +41,7 @@ cdef class KeyTable:
 
     def __init__(self, UsageTable usage=None):
         self.managed = {}
+        self.people = {}
         self.usage = usage if usage is not None else UsageTable.private(1024)
 
     def __repr__(self):
@@ -53,6 +54,18 @@ cdef class KeyTable:
         self.managed = dict(managed)
         self.version += 1
         self.broken = False
+
+    def meet(self, people):
+        """Consumers that are managed, by name, in the place of those before."""
+        self.people = dict(people)
+        self.version += 1
+
+    def hold(self, double seconds):
+        """What is managed holds for so long from now on; 0: without end."""
+        self.fresh = monotonic_ns() + <int64_t>(seconds * 1e9) if seconds > 0 else 0
+
+    cdef bint stale(self) noexcept:
+        return self.broken or (self.fresh != 0 and monotonic_ns() > self.fresh)
 
     def change(self, put, drop):
         self.managed.update(put)
@@ -108,9 +121,10 @@ cdef class KeyAuth(Hook):
         digest = sha256(key).digest()
         found = self.keys.get(digest)
         if found is None:
-            found = self._known(digest)
+            # a table that could not be read leaves what is known; one that is too old knows nothing any more
+            found = None if self.table.fresh != 0 and self.table.stale() else self._known(digest)
             if found is None:
-                if self.table.broken:
+                if self.table.stale():
                     return apply_problem(ex, Problem(503, "policy_unavailable", "The keys cannot be read.", side=2))
                 return self._refuse(ex, "invalid_key", None)
         if found.until != 0 and realtime_ns() >= found.until:
@@ -138,6 +152,8 @@ cdef class KeyAuth(Hook):
             return None
         name, consumer, scopes, until = managed
         base = self.consumers.get(consumer)
+        if base is None:
+            base = table.people.get(consumer)
         if base is None:                              # this plan does not know it any more
             return None
         key = Key(Consumer(base.name, base.groups, base.metadata, name, base.plan,

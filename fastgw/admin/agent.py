@@ -30,7 +30,7 @@ from fastgw.server.compiled import Release, restart_needed
 from fastgw.server.compiler import compile_aside
 from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
-from fastgw.server.keys import KeyDesk
+from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keysets import KeySets, Told
 from fastgw.server.names import Resolver
 from fastgw.server.quotas import QuotaDesk
@@ -96,8 +96,11 @@ class Agent(Shown, MirrorViews):
         self.spawn(self.watch_certificates())
         self.spawn(self.watch_stale())
         self.spawn(SecretWatch(lambda: self.current.head, self.reload).run())
+        self.spawn(self.desk.watch())
         await self.stopped.wait()
         await self.server.close(answers=self.handing.over)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.desk.close(), 2)
 
     async def answer_admin(self) -> None:
         if self.admin_socket is not None:
@@ -151,7 +154,7 @@ class Agent(Shown, MirrorViews):
         control.send(link.sock, {"op": "endpoints", "endpoints": self.discovery.known})
         control.send(link.sock, {"op": "addresses", "addresses": self.names.known})
         control.send(link.sock, {"op": "keys", "keys": self.keys.known, "checked": ()})
-        control.send(link.sock, {"op": "api_keys", "all": True})      # it may have missed a change since it was born
+        control.send(link.sock, self.desk.everything())      # it may have missed a change since it was born
         async with self.lock:
             if message["generation"] != self.current.generation:
                 # born while a configuration was adopted, with the plan and the listeners of the one before

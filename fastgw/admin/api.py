@@ -47,7 +47,8 @@ from fastgw.config.errors import Problem, dotted
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
 from fastgw.server.health import Health
-from fastgw.server.keys import KeyDesk, KeyProblem
+from fastgw.server.key_desk import KeyDesk
+from fastgw.server.keys import KeyProblem
 from fastgw.server.quotas import QuotaDesk, QuotaProblem
 from fastgw.server.shared import SharedMemory
 
@@ -105,15 +106,16 @@ Answer = tuple[int, str, bytes]
 
 INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
-            "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/keys", "/bans",
+            "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/plans", "/keys", "/bans",
             "/circuit-breakers", "/contract", "/overload", "/quotas", "/quotas/{name}/usage",
             "/quotas/{name}/usage.csv", "/quotas/{name}/usage/{period}", "/quotas/{name}/usage/{period}.csv"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
              "/config/apply/abort", "/upgrade", "/drain",
-             "/keys", "/keys/{id}/rotate", "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
+             "/consumers", "/plans", "/keys", "/keys/{id}/rotate",
+             "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
              "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto", "/quotas/{name}/grant",
              "/quotas/{name}/reset"],
-    "DELETE": ["/keys/{id}", "/bans/{address}"],
+    "DELETE": ["/keys/{id}", "/consumers/{name}", "/plans/{name}", "/bans/{address}"],
 }
 REASONS = {
     200: "OK", 201: "Created", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",

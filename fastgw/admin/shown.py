@@ -14,7 +14,7 @@ from fastgw.server.certificates import CertificateWatch
 from fastgw.server.compiled import Release
 from fastgw.server.discovery import Discovery
 from fastgw.server.health import Health
-from fastgw.server.keys import KeyDesk
+from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keysets import KeySets
 from fastgw.server.secret_sources import SOURCES
 from fastgw.server.shared import SharedMemory

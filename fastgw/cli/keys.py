@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "keys",
         help="create, list, rotate and revoke API keys",
-        description="Works on a gateway that runs and whose configuration has `api_keys: {file: …}`; `list` on any. A "
+        description="Works on a gateway that runs and whose configuration has `api_keys` with a `file` or a `store`; `list` on any. A "
         "new key is shown once. Exit code 0: done; 1: refused; 3: the admin listener does not answer.",
     )
     verbs = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
@@ -34,7 +34,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     rotate.add_argument("--overlap", metavar="DURATION", help="default: api_keys.overlap")
     revoke = verbs.add_parser("revoke", help="ends a key at once")
     revoke.add_argument("id", metavar="ID")
-    for one in (create, listing, consumers, rotate, revoke):
+    consumer = verbs.add_parser("consumer", help="a consumer for all hosts, where `api_keys` has a store")
+    consumer.add_argument("name", metavar="NAME")
+    consumer.add_argument("--group", action="append", metavar="GROUP", help="it is in; again for more")
+    consumer.add_argument("--plan", metavar="PLAN")
+    consumer.add_argument("--scope", action="append", metavar="SCOPE", help="what it may do; again for more")
+    plan = verbs.add_parser("plan", help="a plan for all hosts, likewise")
+    plan.add_argument("name", metavar="NAME")
+    plan.add_argument("--scope", action="append", metavar="SCOPE", help="what its consumers may do; again for more")
+    remove = verbs.add_parser("remove", help="removes a consumer, or a plan, of the store")
+    remove.add_argument("kind", choices=("consumer", "plan"))
+    remove.add_argument("name", metavar="NAME")
+    for one in (create, listing, consumers, rotate, revoke, consumer, plan, remove):
         add_arguments(one)
     digest = verbs.add_parser(
         "hash", help="the hash of a key for `consumers`", description="Reads the key from the standard input."
@@ -45,7 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     password.set_defaults(run=hashed_password)
     for one, what in ((create, created), (listing, listed), (consumers, consumers_of), (rotate, rotated),
-                      (revoke, revoked), (digest, hashed)):  # fmt: skip
+                      (revoke, revoked), (digest, hashed), (consumer, consumer_put), (plan, plan_put),
+                      (remove, removed)):  # fmt: skip
         one.set_defaults(run=what)
 
 
@@ -95,11 +107,27 @@ def rotated(args: argparse.Namespace) -> int:
 
 
 def revoked(args: argparse.Namespace) -> int:
-    answer = ask(args, "DELETE", f"/keys/{quote(args.id, safe='')}")
-    code = tell(answer, 200)
+    return told_all(ask(args, "DELETE", f"/keys/{quote(args.id, safe='')}"), 200)
+
+
+def told_all(answer: tuple[int, Any] | None, good: int) -> int:
+    code = tell(answer, good)
     if code == 0 and answer is not None:
         show(answer[1])
     return code
+
+
+def consumer_put(args: argparse.Namespace) -> int:
+    body = given(name=args.name, groups=args.group, plan=args.plan, scopes=args.scope)
+    return told_all(ask(args, "POST", "/consumers", body=body), 201)
+
+
+def plan_put(args: argparse.Namespace) -> int:
+    return told_all(ask(args, "POST", "/plans", body=given(name=args.name, scopes=args.scope)), 201)
+
+
+def removed(args: argparse.Namespace) -> int:
+    return told_all(ask(args, "DELETE", f"/{args.kind}s/{quote(args.name, safe='')}"), 200)
 
 
 def listed(args: argparse.Namespace) -> int:
@@ -119,11 +147,7 @@ def listed(args: argparse.Namespace) -> int:
 
 
 def consumers_of(args: argparse.Namespace) -> int:
-    answer = ask(args, "GET", "/consumers")
-    code = tell(answer, 200)
-    if code == 0 and answer is not None:
-        show(answer[1])
-    return code
+    return told_all(ask(args, "GET", "/consumers"), 200)
 
 
 def hashed(args: argparse.Namespace) -> int:

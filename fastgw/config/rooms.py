@@ -98,6 +98,10 @@ class Check:
             self.report(finding)
         self.tests(data.get("tests"))
         self.tls()
+        store = self.config.api_keys.store
+        if store is not None and getattr(self.config.stores, store, None) is None:
+            said = f"there is no store {store!r}"
+            self.report(Finding("missing_key", ("api_keys", "store"), said, f"stores: {{{store}: {{url: …}}}}"))
         self.cross()
         self.config.secret_files = tuple(self.context["secret_files"].items())
         self.config.secret_refs = tuple(self.context["secret_refs"].items())

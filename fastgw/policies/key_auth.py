@@ -56,7 +56,7 @@ class KeyAuth(Policy):
     Keys stand in `consumers`, as `sha256:` and the hex digits of each key's hash, never as a key, and in the file of
     `api_keys`, which `fastgw keys` changes while the gateway runs. The look-up is by that hash in a table, see
     `_core/key_auth.pyx` for why its timing tells nothing. 401 `unauthorized`, `invalid_key`, `key_expired`. Order:
-    before everything that asks who calls. Failure: closed; 503 while the file of `api_keys` cannot be read.
+    before everything that asks who calls. Failure: closed; 503 while `api_keys` cannot be read (see its `on_failure`).
     """
 
     name = "key_auth"

@@ -115,7 +115,6 @@ def restart_needed(mine: Config, theirs: Config) -> list[str]:
     pairs = {
         "server.workers": (mine.server.workers, theirs.server.workers),
         "admin": (mine.admin, theirs.admin),
-        "api_keys": (mine.api_keys, theirs.api_keys),
         "cache": (mine.cache, theirs.cache),
         "observability.metrics.max_label_values": (
             mine.observability.metrics.max_label_values,

@@ -14,7 +14,7 @@ from fastgw._core.bans import BanTable
 from fastgw._core.breaker import CircuitTable
 from fastgw._core.cache_store import Storage
 from fastgw._core.engine import Engine
-from fastgw._core.exchange import Exchange, Reply, Route
+from fastgw._core.exchange import Consumer, Exchange, Reply, Route
 from fastgw._core.health import HealthTable
 from fastgw._core.key_auth import KeyTable
 from fastgw._core.plan import Plan
@@ -176,6 +176,9 @@ class DataPlane:
     def read_api_keys(self, path: str | None) -> None:
         """Takes the managed keys as the file has them, if it has changed since."""
         if path is None:
+            if self.api_keys_read is not None:
+                self.host.keys.replace({})
+                self.api_keys_read = None
             return
         try:
             records, stamp = read(path)
@@ -188,7 +191,22 @@ class DataPlane:
             self.api_keys_read = stamp
 
     def take_api_keys(self, message: Mapping[str, Any]) -> None:
-        self.host.keys.change(message["put"], message["drop"])
+        """What key_desk.KeyDesk tells."""
+        keys = self.host.keys
+        if message.get("all"):
+            self.read_api_keys(message["file"])
+            keys.hold(0)
+            return
+        if message.get("broken"):
+            keys.broken = True
+        if "whole" in message:
+            keys.replace(message["whole"])
+        elif message["put"] or message["drop"]:
+            keys.change(message["put"], message["drop"])
+        if "people" in message:
+            keys.meet({name: Consumer(*facts) for name, facts in message["people"].items()})
+        if "fresh" in message:
+            keys.hold(message["fresh"])
 
     # ------------------------------------------------------------------ listeners
 

@@ -7,21 +7,18 @@ hash would make it safer (those are for passwords, which people choose).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from fastgw._core.usage import UsageTable
-from fastgw.config import Config
-from fastgw.config.schema.consumers import ApiKeys, ConsumerKey, parse_key_hash, parse_moment, parse_scope
+from fastgw.config.schema.consumers import ApiKeys, parse_key_hash, parse_moment, parse_scope
 
 MAX_FILE = 64 * 1024 * 1024
 MAX_NOTE = 200
@@ -131,56 +128,21 @@ def usable(records: Mapping[str, Record]) -> dict[bytes, Managed]:
     return {record.digest: record.managed for record in records.values() if record.revoked is None}
 
 
-class KeyFile:
-    """`KeyFile(settings, changed)`: `changed(put, drop)` is called after each change that was written."""
+class KeyBook:
+    """Where managed keys are. `changed(put, drop)` is called after each change that was written, or found."""
 
     def __init__(self, settings: ApiKeys, changed: Changed) -> None:
-        assert settings.file is not None
         self.settings = settings
-        self.path = settings.file
         self.changed = changed
         self.records: dict[str, Record] = {}
-        self.stamp: Stamp | None = None
 
     def look(self) -> None:
-        """Reads the file if somebody else has changed it. KeyProblem when it cannot be used."""
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                facts = os.stat(self.path)
-                if (facts.st_mtime_ns, facts.st_size, facts.st_ino) == self.stamp:
-                    return
-            before = usable(self.records)
-            self.records, self.stamp = read(self.path)
-        except (OSError, ValueError) as error:
-            raise KeyProblem(503, "keys_unreadable", f"The file of API keys cannot be read: {error}") from None
-        after = usable(self.records)
-        if after != before:
-            self.changed(after, before.keys() - after.keys())
+        """Takes what somebody else has changed. KeyProblem when it cannot be read."""
+        raise NotImplementedError
 
     def write(self, records: dict[str, Record]) -> None:
         """All of it, or nothing. KeyProblem when it cannot be written."""
-        data = orjson.dumps(
-            {"version": 1, "keys": [asdict(record) for record in records.values()]}, option=orjson.OPT_INDENT_2
-        )
-        aside = f"{self.path}.{os.getpid()}.new"
-        try:
-            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(fd)
-            os.rename(aside, self.path)
-            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-            facts = os.stat(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
-            raise KeyProblem(503, "keys_unwritable", f"{self.path} cannot be written: {error.strerror}") from None
-        self.records, self.stamp = records, (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+        raise NotImplementedError
 
     def new(self, consumer: str, scopes: list[str] | None, expires: datetime | None, note: str) -> tuple[Record, str]:
         name = secrets.token_hex(4)
@@ -250,114 +212,51 @@ class KeyFile:
         return old
 
 
-class KeyDesk:
-    """What the admin API does with consumers and keys. `config()` is the configuration in force; `tell` gets a message
-    for the workers, {"op": "api_keys", "put": …, "drop": …}, in the loop. The rest runs in a thread: disks are slow."""
+class KeyFile(KeyBook):
+    """The file of `api_keys.file`."""
 
-    def __init__(
-        self, config: Callable[[], Config], usage: UsageTable, tell: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self.config = config
-        self.usage = usage
-        self.lock = asyncio.Lock()
-        settings = config().api_keys
-        self.tell = tell
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.file = KeyFile(settings, self.changed) if settings.file is not None else None
+    def __init__(self, settings: ApiKeys, changed: Changed) -> None:
+        super().__init__(settings, changed)
+        assert settings.file is not None
+        self.path = settings.file
+        self.stamp: Stamp | None = None
 
-    async def run(self, do: Callable[[], Any]) -> Any:
-        """In a thread, one at a time: no two changes are made of the same file."""
-        self.loop = asyncio.get_running_loop()
-        async with self.lock:
-            return await self.loop.run_in_executor(None, do)
-
-    def changed(self, put: Mapping[bytes, Managed], drop: Iterable[bytes]) -> None:
-        assert self.loop is not None
-        message: dict[str, Any] = {"op": "api_keys", "put": dict(put), "drop": list(drop)}
-        self.loop.call_soon_threadsafe(self.tell, message)
-
-    def owned(self) -> KeyFile:
-        if self.file is None:
-            raise KeyProblem(409, "no_key_file", "Keys are managed where the configuration has `api_keys: {file: …}`.")
-        return self.file
-
-    def seen(self, digest: bytes) -> dict[str, Any]:
-        count, last = self.usage.read(digest)
-        return {"uses": count, "last_used": written(datetime.fromtimestamp(last, UTC)) if last else None}
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """All keys, those of the configuration first; hashes are not told."""
-        for consumer in self.config().consumers:
-            for number, key in enumerate(consumer.keys):
-                yield {
-                    "id": key.id or f"{consumer.name}/{number}",
-                    "consumer": consumer.name,
-                    "source": "configuration",
-                    "state": ended(key),
-                    "expires": None if key.expires is None else written(key.expires),
-                    "scopes": None if key.scopes is None else list(key.scopes),
-                    **self.seen(bytes.fromhex(key.hash)),
-                }
-        if self.file is not None:
-            self.file.look()
-            for record in self.file.records.values():
-                yield self.row(record)
-
-    def row(self, record: Record) -> dict[str, Any]:
-        facts = {name: value for name, value in asdict(record).items() if name not in ("hash", "shown")}
-        return {**facts, "begins": record.shown, "source": "managed", "state": record.state, **self.seen(record.digest)}
-
-    def consumers(self) -> list[dict[str, Any]]:
-        """By name, with their keys counted."""
-        counts: dict[str, list[int]] = {}
-        for row in self.rows():
-            one = counts.setdefault(row["consumer"], [0, 0])
-            one[0] += row["state"] in ("active", "replaced")
-            one[1] += row["uses"]
-        config = self.config()
-        return [
-            {
-                "name": one.name,
-                "groups": list(one.groups),
-                "plan": one.plan,
-                "scopes": None if one.scopes is None else list(one.scopes),
-                "metadata": dict(one.metadata),
-                "keys": counts.get(one.name, (0, 0))[0],
-                "uses": counts.get(one.name, (0, 0))[1],
-            }
-            for one in config.consumers
-        ]
-
-    def create(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """`consumer`, and `scopes`, `lifetime` (seconds), `note` as one likes. The key is in the answer, once."""
-        file = self.owned()
-        name = wanted["consumer"]
-        if all(one.name != name for one in self.config().consumers):
-            raise KeyProblem(404, "unknown_consumer", f"The configuration has no consumer {str(name)[:100]!r}.")
-        record, key = file.create(name, wanted.get("scopes"), wanted.get("lifetime"), wanted.get("note", ""))
-        return {"key": key, **self.row(record)}
-
-    def rotate(self, name: str, overlap: float | None) -> dict[str, Any]:
-        record, key = self.owned().rotate(name, overlap)
-        return {"key": key, **self.row(record), "replaces": name}
-
-    def revoke(self, name: str) -> dict[str, Any]:
-        return self.row(self.owned().revoke(name))
-
-    async def used(self, most: int) -> list[tuple[str, str, int]]:
-        found: list[tuple[str, str, int]] = await self.run(lambda: self.uses(most))
-        return found
-
-    def uses(self, most: int) -> list[tuple[str, str, int]]:
-        """(consumer, id, uses) of keys that were used; beyond `most` all others together, as `other`."""
+    def look(self) -> None:
+        """Reads the file if somebody else has changed it. KeyProblem when it cannot be used."""
         try:
-            rows = [(row["consumer"], row["id"], row["uses"]) for row in self.rows() if row["uses"]]
-        except KeyProblem:
-            return []
-        rows.sort(key=lambda row: -row[2])
-        rest = sum(count for *_, count in rows[most:]) + self.usage.other[0]
-        return [*rows[:most], *([("other", "other", rest)] if rest else [])]
+            with contextlib.suppress(FileNotFoundError):
+                facts = os.stat(self.path)
+                if (facts.st_mtime_ns, facts.st_size, facts.st_ino) == self.stamp:
+                    return
+            before = usable(self.records)
+            self.records, self.stamp = read(self.path)
+        except (OSError, ValueError) as error:
+            raise KeyProblem(503, "keys_unreadable", f"The file of API keys cannot be read: {error}") from None
+        after = usable(self.records)
+        if after != before:
+            self.changed(after, before.keys() - after.keys())
 
-
-def ended(key: ConsumerKey) -> str:
-    return "expired" if key.expires is not None and key.expires <= now() else "active"
+    def write(self, records: dict[str, Record]) -> None:
+        """All of it, or nothing. KeyProblem when it cannot be written."""
+        data = orjson.dumps(
+            {"version": 1, "keys": [asdict(record) for record in records.values()]}, option=orjson.OPT_INDENT_2
+        )
+        aside = f"{self.path}.{os.getpid()}.new"
+        try:
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(fd)
+            os.rename(aside, self.path)
+            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            facts = os.stat(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            raise KeyProblem(503, "keys_unwritable", f"{self.path} cannot be written: {error.strerror}") from None
+        self.records, self.stamp = records, (facts.st_mtime_ns, facts.st_size, facts.st_ino)

@@ -35,6 +35,7 @@ class WorkerStart:
     usage: UsageTable
     bans: BanTable
     key_file: str | None
+    key_store: bool                                  # keys come from the agent alone
     circuits: CircuitTable
     cache: Storage
     access_log: AccessLogConfig

@@ -207,6 +207,7 @@ class Supervisor:
                 usage=self.memory.usage,
                 bans=self.memory.bans,
                 key_file=config.api_keys.file,
+                key_store=config.api_keys.store is not None,
                 circuits=self.memory.circuits,
                 cache=self.memory.cache,
                 access_log=config.observability.access_log,

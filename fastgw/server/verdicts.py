@@ -40,8 +40,10 @@ def named(use: PolicyUse) -> set[str]:
 
 
 def key_table(config: Config) -> KeyTable:
-    """With the managed keys as their file has them now; broken when it cannot be read."""
+    """With the managed keys as their file has them now; broken when it cannot be read, or they are in a store, which is
+    outside."""
     table = KeyTable()
+    table.broken = config.api_keys.store is not None
     if config.api_keys.file is not None:
         try:
             records, _ = read(config.api_keys.file)

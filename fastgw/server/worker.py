@@ -40,6 +40,8 @@ class Worker:
             logger.error("the cache has no place for this process: it serves without")
         self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, *shared)
         self.plane.read_api_keys(start.key_file)
+        if start.key_store:                          # until the agent has told what it knows
+            self.plane.take_api_keys({"put": {}, "drop": (), "broken": True})
 
     def run(self) -> None:
         """Takes the plan it was born with and begins to accept."""
@@ -160,10 +162,7 @@ class Worker:
         self.plane.keys.take(message["keys"], message["checked"])
 
     async def on_api_keys(self, message: control.Message, fds: list[int]) -> None:
-        if message.get("all"):
-            self.plane.read_api_keys(self.start.key_file)
-        else:
-            self.plane.take_api_keys(message)
+        self.plane.take_api_keys(message)
 
     async def on_answer(self, message: control.Message, fds: list[int]) -> None:
         future = self.questions.pop(message["question"], None)

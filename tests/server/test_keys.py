@@ -11,7 +11,8 @@ import pytest
 from fastgw._core.usage import UsageTable
 from fastgw.config import Config
 from fastgw.config.schema.consumers import ApiKeys, Consumer, parse_moment
-from fastgw.server.keys import KeyDesk, KeyFile, KeyProblem, now, read, usable, written
+from fastgw.server.key_desk import KeyDesk
+from fastgw.server.keys import KeyFile, KeyProblem, now, read, usable, written
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema, model_validator
 
 from fastgw.config.fields import Duration, Name, Secret, shown, wrong
 from fastgw.config.schema.base import Room, key
+from fastgw.config.schema.stores import OnFailure
 
 
 def parse_key_hash(value: object) -> str:
@@ -204,6 +205,19 @@ class ApiKeys(Room):
         "out, keys stand in `consumers` alone.",
         example="keys.json",
     )
+    store: Literal["redis"] | None = key(
+        None, "In the place of `file`: keys, and consumers and plans beside those of this file, are in this store, for "
+        "all hosts that use it.",
+    )  # fmt: skip
+    on_failure: OnFailure | None = key(
+        None, "With `store`, which needs it: when it could not be asked for `max_stale`, `closed` refuses its keys "
+        "(503), `open` goes on with what was known last.", example="closed",
+    )  # fmt: skip
+    poll: Duration = key(
+        1.0, "How often the store, or the file, is looked at: a key that another host revoked holds so long at most.",
+        ge=0.1, le=60,
+    )  # fmt: skip
+    max_stale: Duration = key(30.0, "With `store`: so long may it be out of reach.", ge=1, le=86400)
     prefix: str = key(
         "fgw", "What keys begin with, so that they are recognised where they should not be.",
         pattern=r"^[A-Za-z0-9]{1,16}$", example="acme",
@@ -213,3 +227,13 @@ class ApiKeys(Room):
     )
     overlap: Duration = key(86400.0, "How long the old key holds after a rotation.", ge=0)
     max_keys: int = key(10_000, "More are not created.", ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ApiKeys:
+        if self.file is not None and self.store is not None:
+            raise wrong("conflict", "`file` and `store` exclude each other", "one of them")
+        if self.store is not None and self.on_failure is None:
+            raise wrong("missing_key", "a `store` needs `on_failure`", "closed, or open")
+        if self.store is not None and self.max_stale <= self.poll:
+            raise wrong("bad_value", "`max_stale` is not longer than `poll`", "some times `poll`")
+        return self
