@@ -17,8 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "keys",
         help="create, list, rotate and revoke API keys",
-        description="Works on a gateway that runs and whose configuration has `api_keys` with a `file` or a `store`; `list` on any. A "
-        "new key is shown once. Exit code 0: done; 1: refused; 3: the admin listener does not answer.",
+        description="Works on a gateway that runs and whose configuration has `api_keys` with a `file` or a `store`; "
+        "`list` on any. A new key is shown once. Exit code 0: done; 1: refused; 3: the admin listener does not answer.",
     )
     verbs = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     create = verbs.add_parser("create", help="a new key for a consumer of the configuration")

@@ -23,7 +23,7 @@ TELL_USES = 2.0
 
 
 class KeyDesk:
-    """`config()` is the configuration in force; `tell` gets, in the loop, messages for the workers, {"op": "api_keys"} and
+    """`config()` is the configuration in force; `tell` gets messages for the workers, in the loop: `op: api_keys` and
 
         put, drop   managed keys that changed, by digest
         whole       all of them, in the place of what was known
@@ -71,7 +71,7 @@ class KeyDesk:
         before, first = self.file, self.opened is None
         self.open()
         if self.file is None or not (first or (isinstance(before, StoredBook) and isinstance(self.file, StoredBook))):
-            self.tell(self.everything())             # from store to store, what was known holds until the new one is read
+            self.tell(self.everything())             # from store to store, what was known holds on
         if isinstance(before, StoredBook):
             await before.store.close()
 

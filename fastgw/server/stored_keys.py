@@ -250,13 +250,15 @@ class StoredBook(KeyBook):
         news: list[tuple[str, int, int]] = []
         for record in self.records.values():
             count, last = self.usage.read(record.digest)
-            if count > self.told.get(record.id, 0):
-                news.append((record.id, count, last))
+            more = count - self.told.get(record.id, 0)
+            if more > 0:
+                news.append((record.id, more, last))
         for at in range(0, len(news), BATCH):
             batch = news[at : at + BATCH]
-            words = [word for name, count, last in batch for word in (f"key/{name}", count - self.told.get(name, 0), last)]
             # told before it is done: a deadline leaves open whether it was, and a use is better lost than counted twice
-            self.told.update((name, count) for name, count, _ in batch)
+            for name, more, _ in batch:
+                self.told[name] = self.told.get(name, 0) + more
+            words = [word for name, more, last in batch for word in (f"key/{name}", more, last)]
             await self.store.evaluate(USED, self.keys[4:], *words)
         for name in self.told.keys() - self.records.keys():
             del self.told[name]
