@@ -11,8 +11,8 @@ cdef class Recording:
     cdef bytes lines                            # of the head, as they stood when the answer came to this policy
     cdef list chunks
     cdef int64_t size
-    cdef bint head, whole                       # seen; the body is here already
-    cdef bint over                              # too large to be kept, or not known any more
+    cdef bint head                              # seen
+    cdef bint over                              # too large to be kept
     cdef bint ours                              # a failure: the gateway's own answer
     cdef bint told
 

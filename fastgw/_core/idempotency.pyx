@@ -1,15 +1,14 @@
 """The native half of `idempotency`: what is written down of an answer while it passes.
 
-The head is taken where this policy stands on the way back, so that policies before it work anew on an answer that is given
-again. The body is taken as it leaves; where a policy of the route changes bodies, the answer is held until it is whole and taken
-before they see it.
+Head and body are taken where this policy stands on the way back: policies before it in the file work anew on an answer that is
+given again, and those behind it, which have not seen the request, do not.
 """
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.exchange cimport (
-    CONTINUE, PHASE_RECORD, PHASE_RESPONSE, PHASE_RESPONSE_BODY, PHASE_TAP, Exchange,
+    CONTINUE, PHASE_RECORD, PHASE_RESPONSE, PHASE_TAP, Exchange,
 )
 from fastgw._core.headers cimport Head
 from fastgw._core.policy cimport PythonHook
@@ -44,8 +43,6 @@ cdef class IdempotencyHook(Enduring):
         recording.claim = claim
         recording.chunks = []
         self.live[ex] = recording
-        if ex.route is not None and ex.route.phases & PHASE_RESPONSE_BODY and (ex.hold < 0 or ex.hold > self.max_answer):
-            ex.hold = self.max_answer
 
     def count(self, Exchange ex, bint replayed):
         if isinstance(ex.driver, Relay):
@@ -79,10 +76,7 @@ cdef class IdempotencyHook(Enduring):
             recording.lines = PyBytes_FromStringAndSize(room, head.copy_lines(room) - room)
         finally:
             free(room)
-        if ex.local or ex.response_buffer is not None:
-            self._add(ex, recording, bytes((ex.local_body if ex.local else ex.response_buffer) or b""))
-            recording.whole = True
-        elif not ex.is_head and head.has_length and head.content_length > self.max_answer:
+        if not ex.local and head.has_length and head.content_length > self.max_answer:
             self._over(ex, recording)
             head.add("Idempotency-Kept", "no")    # so that its client knows now, not when it asks again
         return CONTINUE
@@ -104,11 +98,8 @@ cdef class IdempotencyHook(Enduring):
         cdef Recording recording = self.live.get(ex)
         if recording is None or not recording.head or recording.ours or recording.told:
             return 0
-        if not recording.whole:
-            if ex.local and not recording.over:
-                self._over(ex, recording)         # another policy answered in its place
-            if n and not recording.over:
-                self._add(ex, recording, PyBytes_FromStringAndSize(p, n))
+        if n and not recording.over:
+            self._add(ex, recording, PyBytes_FromStringAndSize(p, n))
         if end:
             recording.told = True
             body = None if recording.over else b"".join(recording.chunks)

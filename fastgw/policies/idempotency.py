@@ -142,8 +142,7 @@ class Idempotency(Policy):
     `idempotency_key_wrong`. A client that leaves does not end its request: the answer is kept for when it asks again.
     An answer over `max_answer` passes and is not kept (`Idempotency-Kept: no` when its length is known), and the key
     gets 409 `idempotency_not_kept`: it is not done twice for that. `retry` may send a request with a key again,
-    whatever its method (see `after_failure`). Where a policy changes answers' bodies, or looks at them whole, an answer
-    is held until it is whole, and one over `max_answer` is 502. gRPC and WebSockets pass.
+    whatever its method (see `after_failure`). gRPC and WebSockets pass.
 
     Order: after authentication and limits. Failure: see `on_failure`.
     """

@@ -32,7 +32,8 @@ routes:
   - {{path: /open/*, service: things, policies: [{{idempotency: {{store: {store}, on_failure: open}}}}]}}
   - path: /filtered/*
     service: things
-    policies: ["tests.policies.test_idempotency:Louder", {{idempotency: {{{common}}}}}]
+    policies: ["tests.policies.test_idempotency:Louder", {{idempotency: {{{common}}}}},
+               "tests.policies.test_idempotency:Longer"]
   - {{path: /key/*, service: things, policies: [key_auth, {{idempotency: {{{common}}}}}]}}
   - {{path: /plain/*, service: things}}
   - {{path: /*, service: things, policies: [request_id, {{idempotency: {{{common}, lock: {lock}}}}}]}}
@@ -47,6 +48,13 @@ class Louder(Policy):
 
     def response_body(self, exchange, chunk, end):
         return chunk.upper()
+
+
+class Longer(Policy):
+    name = "longer"
+
+    def response_body(self, exchange, chunk, end):
+        return chunk + b"!" * end
 
 
 class Service:
@@ -221,7 +229,7 @@ def test_bodies_that_a_policy_changes(gateway):
         for path in ("/filtered/a", "/filtered/chunked"):
             number = service.done + 1
             answers = [ask(client, path, key=path.encode()), until_settled(client, path, key=path.encode())]
-            assert [bytes(answer.body) for answer in answers] == [b"NUMBER %d" % number] * 2
+            assert [bytes(answer.body) for answer in answers] == [b"NUMBER %d!" % number] * 2
             assert service.done == number
 
 
