@@ -14,6 +14,7 @@ from fastgw._core.health import HealthTable
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
 from fastgw._core.usage import UsageTable
+from fastgw.config.schema.consumers import ApiKeys
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.policies._keysets import KeySet, Source
 from fastgw.server.compiled import Release
@@ -34,8 +35,7 @@ class WorkerStart:
     health: HealthTable
     usage: UsageTable
     bans: BanTable
-    key_file: str | None
-    key_store: bool                                  # keys come from the agent alone
+    api_keys: ApiKeys
     circuits: CircuitTable
     cache: Storage
     access_log: AccessLogConfig

@@ -39,8 +39,8 @@ class Worker:
         if not start.cache.attach():
             logger.error("the cache has no place for this process: it serves without")
         self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, *shared)
-        self.plane.read_api_keys(start.key_file)
-        if start.key_store:                          # until the agent has told what it knows
+        self.plane.read_api_keys(start.api_keys.file)
+        if start.api_keys.store is not None:         # until the agent has told what it knows
             self.plane.take_api_keys({"put": {}, "drop": (), "broken": True})
 
     def run(self) -> None:
