@@ -11,6 +11,7 @@ from typing import Any
 from fastgw import __version__
 from fastgw.admin.api import AdminServer, Api
 from fastgw.admin.rollout import AtOnce
+from fastgw._core.cache_access import Access
 from fastgw.config import Config, ConfigError
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.plan.resilience import route_circuits
@@ -212,6 +213,7 @@ class Gateway:
             dropped_lines=snapshot["dropped_lines"],
             version=__version__,
             certificates=self._certificates.states(),
+            cache=Access(self._memory.cache).stats(),
             certificate_failures=self._certificates.failures,
             discovery=self._discovery.states() if self._discovery is not None else (),
             health=self._health.states() if self._health is not None else (),

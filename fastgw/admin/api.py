@@ -14,6 +14,7 @@
     GET  /config                        the configuration in force, secrets masked
     GET  /contract                      traffic that OpenAPI documents do not know, by the policy `openapi`
     GET  /bans; DELETE /bans/{address}: see bans.py
+    GET  /cache, /cache/entries; POST /cache/purge: see cache.py
     GET  /quotas, /quotas/{name}/usage; POST /quotas/{name}/grant, /reset: see quotas.py
     GET  /consumers, /keys; POST /keys, /keys/{id}/rotate; DELETE /keys/{id}: see keys.py
     POST /config/reload                 200 with the new generation, 400 with every problem
@@ -42,7 +43,7 @@ import httptools
 import orjson
 from pydantic import ValidationError
 
-from fastgw.admin import bans, keys, quotas
+from fastgw.admin import bans, cache, keys, quotas
 from fastgw.config.errors import Problem, dotted
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
@@ -108,13 +109,14 @@ INDEX = {
     "GET": ["/health", "/ready", "/metrics", "/services", "/services/{name}/endpoints", "/routes", "/routes/stale",
             "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/plans", "/keys", "/bans",
             "/circuit-breakers", "/contract", "/overload", "/quotas", "/quotas/{name}/usage",
-            "/quotas/{name}/usage.csv", "/quotas/{name}/usage/{period}", "/quotas/{name}/usage/{period}.csv"],
+            "/quotas/{name}/usage.csv", "/quotas/{name}/usage/{period}", "/quotas/{name}/usage/{period}.csv",
+            "/cache", "/cache/entries"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
              "/config/apply/abort", "/upgrade", "/drain",
              "/consumers", "/plans", "/keys", "/keys/{id}/rotate",
              "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
              "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto", "/quotas/{name}/grant",
-             "/quotas/{name}/reset"],
+             "/quotas/{name}/reset", "/cache/purge"],
     "DELETE": ["/keys/{id}", "/consumers/{name}", "/plans/{name}", "/bans/{address}"],
 }
 REASONS = {
@@ -184,7 +186,9 @@ class Api:
         scheme, _, given = authorization.partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token)
 
-    async def answer(self, method: str, path: str, authorization: bytes = b"", body: bytes = b"") -> Answer:
+    async def answer(
+        self, method: str, path: str, authorization: bytes = b"", body: bytes = b"", query: str = ""
+    ) -> Answer:
         if not self.allowed(path, authorization):
             return problem(401, "unauthorized", "Send the admin token as `Authorization: Bearer …`.")
         if keys.concerns(path):
@@ -197,6 +201,9 @@ class Api:
                 return await quotas.answer(self.backend.quotas, method, path, body)
             except QuotaProblem as error:
                 return problem(error.status, error.code, str(error))
+        if cache.concerns(path):
+            status, value = cache.answer(self.backend.memory.cache, method, path, query, body)
+            return problem(status, *value) if isinstance(value, tuple) else json(status, value)
         if bans.concerns(path):
             status, value = bans.answer(self.backend.memory, method, path)
             return problem(status, value) if isinstance(value, str) else json(status, value)
@@ -462,15 +469,15 @@ class Connection(asyncio.Protocol):
                 self.send(problem(421, "wrong_host", "Ask by `localhost` or an address of loopback, or set a token."))
                 return
             method = self.parser.get_method().decode()
-            path = self.target.partition(b"?")[0].decode("latin-1")
+            path, _, query = self.target.decode("latin-1").partition("?")
             if self.timer is not None:
                 self.timer.cancel()
             self.timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, self.drop)
-            self.task = asyncio.get_running_loop().create_task(self.answer(method, path))
+            self.task = asyncio.get_running_loop().create_task(self.answer(method, path, query))
 
-    async def answer(self, method: str, path: str) -> None:
+    async def answer(self, method: str, path: str, query: str) -> None:
         try:
-            found = await self.server.api.answer(method, path, self.authorization, bytes(self.body))
+            found = await self.server.api.answer(method, path, self.authorization, bytes(self.body), query)
         except asyncio.CancelledError:
             raise
         except Exception:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from fastgw import __version__
+from fastgw._core.cache_access import Access
 from fastgw.admin.link import Link
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.server.certificates import CertificateWatch
@@ -88,6 +89,7 @@ class Shown:
             secrets=SOURCES.states(),
             rollouts=self.rollout.ends,
             trial=self.rollout.seen(),
+            cache=Access(self.memory.cache).stats(),
             api_keys=await self.desk.used(self.current.head.observability.metrics.max_label_values),
         )
         return CONTENT_TYPE, render(view)

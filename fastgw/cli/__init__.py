@@ -12,7 +12,7 @@ import sys
 
 VERBS = (
     "run", "check", "explain", "routes", "diff", "test", "replay", "schema", "apply", "reload", "status", "upgrade",
-    "circuits", "drain", "mirrors", "cert", "keys", "quotas", "demo", "waf",
+    "circuits", "drain", "mirrors", "cert", "keys", "quotas", "cache", "demo", "waf",
 )  # fmt: skip
 
 OK, BAD_CONFIG, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130

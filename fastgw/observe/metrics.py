@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 
 from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
+from fastgw.observe.cache import cache_metrics
 from fastgw.observe.mirrors import mirrors
 from fastgw.observe.queues import queues
 from fastgw.observe.secrets import SecretRead, secret_metrics
@@ -98,6 +99,7 @@ class View:
     api_keys     (consumer, id, uses) of API keys that were used, at most max_label_values
     certificates those that are served; none without TLS
     rollouts     ends of configurations that were tried, by how
+    cache        what the storage of answers counts
     trial        the plan in force and the one that is tried, while one is
     """
 
@@ -121,6 +123,7 @@ class View:
     api_keys: Sequence[tuple[str, str, int]] = ()
     rollouts: Mapping[str, int] = field(default_factory=dict)
     trial: tuple[TriedPlan, TriedPlan] | None = None
+    cache: Mapping[str, int] = field(default_factory=dict)
 
 
 class Collector:
@@ -162,6 +165,7 @@ class Collector:
             yield uses
         yield from concurrency(self.view.snapshots)
         yield from queues(self.view.snapshots)
+        yield from cache_metrics(self.view.cache)
         if self.view.circuits:
             yield from circuit_metrics(self.view.circuits)
 
