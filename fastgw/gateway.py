@@ -9,9 +9,9 @@ import socket
 from typing import Any
 
 from fastgw import __version__
+from fastgw._core.cache_access import Access
 from fastgw.admin.api import AdminServer, Api
 from fastgw.admin.rollout import AtOnce
-from fastgw._core.cache_access import Access
 from fastgw.config import Config, ConfigError
 from fastgw.observe.metrics import CONTENT_TYPE, View, render
 from fastgw.plan.resilience import route_circuits

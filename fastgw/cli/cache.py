@@ -27,7 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    which: dict[str, Any] = {name: getattr(args, name) for name in ("url", "prefix", "tag", "all") if getattr(args, name)}
+    names = ("url", "prefix", "tag", "all")
+    which: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name)}
     allowed = {None: 0, "entries": int("prefix" in which), "purge": 1}[args.command]
     if len(which) != allowed or (args.soft and args.command != "purge"):
         print("fastgw cache: purge takes one of --url, --prefix, --tag and --all (and --soft); entries takes --prefix",
