@@ -84,8 +84,11 @@ class Gateway:
         compiled = compile_config(self.source, 1, memory.route_slots, memory.service_slots)
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
-        shared = memory.health, memory.usage, memory.bans, memory.circuits, memory.cache
         memory.cache.attach()
+        shared = (
+            memory.health, memory.usage, memory.bans, memory.circuits, memory.cache, memory.holds[0],
+            memory.limit_counts,
+        )  # fmt: skip
         plane = self.plane = DataPlane(loop, memory.stats[0], memory.buckets, self._public, *shared)
         self.compiled = compiled
         try:

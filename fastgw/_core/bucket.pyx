@@ -8,8 +8,8 @@ the theoretical arrival time `tat`: the moment at which the bucket is full again
 and then the left side becomes the new `tat`. A bucket whose `tat` has passed is full: *idle equals absent*.
 
 Layout. A header page (magic, number of groups, hash seed), then groups of 256 bytes: 16 pairs of 64-bit words,
-aligned to 16. Pair 0 is the group's *door*, pairs 1 to 15 are *slots*. A key (64-bit keyed hash; 0 is no key) lives
-in one of the slots of its group, `key mod groups`, and nowhere else.
+aligned to 16. Pairs 0 to 14 are *slots*, pair 15 is the group's *door*. A key (64-bit keyed hash; 0 is no key) lives
+in one of the slots of its group, `key mod groups`, and nowhere else; mostly in the first four, one line of the cache.
 
     slot   (key, tat)        a bucket      (0, version)   free
     door   (key, number|j)   an insertion of `key` into slot j, whose version is `number`, is under way
@@ -17,7 +17,8 @@ in one of the slots of its group, `key mod groups`, and nowhere else.
 
 Every change is one 128-bit compare-and-swap of one pair, `X → Y` below:
 
-    take       slot (K, t) → (K, t')        t' = max(t, now) + interval > t
+    take       slot (K, t) → (K, t')        t' = max(t, now) + interval > t; other algorithms likewise: see algorithms.pyx
+    undo       slot (K, t') → (K, t'')      t'' ≥ the value the bucket was filled with, and only while it is not idle
     free       slot (X, t) → (0, w)         X is 0, or t < now: an idle bucket, nothing is forgotten;
                                             w = max(t, number of the door as it was read) + 1
     announce   door (0, n|i) → (K, w|j)     K was seen in no slot since the door was read; j was freed with w > n
@@ -25,8 +26,9 @@ Every change is one 128-bit compare-and-swap of one pair, `X → Y` below:
     close      door (K, w|j) → (0, w|j)     by anybody who saw that slot j is not (0, w), or no longer
 
 Why no request is counted twice or forgotten:
-1. A slot's second word grows with every change, a door's number with every announcement. So no pair ever has an old
-   value again, and a swap that succeeds proves that nothing changed since its pair was read, however long its
+1. A slot's second word grows with every change, a door's number with every announcement. (An `undo` takes back what
+   was added since the slot was filled: never below a time at which the bucket was not idle, so what a `free` has seen,
+   idle, does not come again.) So no pair that decides anything has an old value again, and a swap that succeeds proves that nothing changed since its pair was read, however long its
    process slept in between (no ABA).
 2. A key is in at most one slot. Only `fill` puts a key into a slot. It needs the slot to be (0, w) for the announced
    w, and when the door is closed the slot is not (0, w), nor ever again (1): an announcement fills at most once, and
@@ -40,7 +42,7 @@ Why no request is counted twice or forgotten:
 5. kill -9 anywhere leaves a valid table: after `announce` the next one that finds the door open fills and closes it;
    nothing else takes more than one step. There is no lock, so nobody can wait for the dead.
 
-When all 15 slots of a group hold buckets that are not idle, NO_ROOM: the caller's declared behaviour decides. Sized by
+When all slots of a group hold buckets that are not idle, NO_ROOM: the caller's declared behaviour decides. Sized by
 `size(keys)` a group has 4 keys on average; more than 15 then happens to one group in 200,000.
 """
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
@@ -48,110 +50,23 @@ from libc.string cimport memcmp, memcpy
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from fastgw._core.clock cimport monotonic_ns
+from fastgw._core.clock cimport monotonic_ns, realtime_ns
 
 import mmap
 import os
 
-cdef extern from *:
-    """
-    /* one 128-bit compare-and-swap, and SipHash-2-4 (Aumasson and Bernstein) */
-    #include <stdint.h>
-    #include <string.h>
-
-    typedef struct { uint64_t lo, hi; } __attribute__((aligned(16))) fgw_pair;
-
-    static inline uint64_t fgw_load(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-
-    /* Replaces *p by `want` if it is `have`: one atomic step over both words. 1 when it did. */
-    static inline int fgw_cas(fgw_pair *p, fgw_pair have, fgw_pair want) {
-    #if defined(__x86_64__)
-      unsigned char ok;
-      __asm__ __volatile__("lock cmpxchg16b %1\\n\\tsetz %0"
-                           : "=q"(ok), "+m"(*p), "+a"(have.lo), "+d"(have.hi)
-                           : "b"(want.lo), "c"(want.hi) : "cc", "memory");
-      return ok;
-    #elif defined(__aarch64__)
-      uint64_t lo, hi; uint32_t failed;
-      do {
-        __asm__ __volatile__("ldaxp %0, %1, %2" : "=&r"(lo), "=&r"(hi) : "Q"(*p) : "memory");
-        int same = lo == have.lo && hi == have.hi;
-        /* storing back what was read makes the pair of loads one atomic read */
-        uint64_t wl = same ? want.lo : lo, wh = same ? want.hi : hi;
-        __asm__ __volatile__("stlxp %w0, %2, %3, %1" : "=&r"(failed), "=Q"(*p) : "r"(wl), "r"(wh) : "memory");
-        if (!failed) return same;
-      } while (1);
-    #else
-    #error "fastgw needs a 128-bit compare-and-swap: x86-64 or aarch64"
-    #endif
-    }
-
-    #define FGW_ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
-    #define FGW_ROUND do { \\
-      v0 += v1; v1 = FGW_ROTL(v1, 13); v1 ^= v0; v0 = FGW_ROTL(v0, 32); \\
-      v2 += v3; v3 = FGW_ROTL(v3, 16); v3 ^= v2; \\
-      v0 += v3; v3 = FGW_ROTL(v3, 21); v3 ^= v0; \\
-      v2 += v1; v1 = FGW_ROTL(v1, 17); v1 ^= v2; v2 = FGW_ROTL(v2, 32); } while (0)
-
-    static inline uint64_t fgw_siphash(const void *data, size_t n, uint64_t k0, uint64_t k1) {
-      const unsigned char *p = (const unsigned char *)data;
-      uint64_t v0 = k0 ^ 0x736f6d6570736575ULL, v1 = k1 ^ 0x646f72616e646f6dULL;
-      uint64_t v2 = k0 ^ 0x6c7967656e657261ULL, v3 = k1 ^ 0x7465646279746573ULL;
-      uint64_t m, tail = (uint64_t)n << 56;
-      size_t left = n & 7;
-      const unsigned char *end = p + (n - left);
-      for (; p != end; p += 8) {
-        memcpy(&m, p, 8);
-    #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        m = __builtin_bswap64(m);
-    #endif
-        v3 ^= m; FGW_ROUND; FGW_ROUND; v0 ^= m;
-      }
-      for (size_t i = 0; i < left; i++) tail |= (uint64_t)p[i] << (8 * i);
-      v3 ^= tail; FGW_ROUND; FGW_ROUND; v0 ^= tail;
-      v2 ^= 0xff; FGW_ROUND; FGW_ROUND; FGW_ROUND; FGW_ROUND;
-      return v0 ^ v1 ^ v2 ^ v3;
-    }
-    """
-    ctypedef struct fgw_pair:
-        uint64_t lo
-        uint64_t hi
-    uint64_t fgw_load(const uint64_t *p) noexcept nogil
-    int fgw_cas(fgw_pair *p, fgw_pair have, fgw_pair want) noexcept nogil
-    uint64_t fgw_siphash(const void *data, size_t n, uint64_t k0, uint64_t k1) noexcept nogil
-
 cdef enum:
     HEADER = 4096
-    GROUP = 256
-    PAIRS = 16
-    ROUNDS = 1000          # of a lock-free loop before it gives up; 3 is already rare
+    DOOR = 15
+    EPOCH_AT = 32          # in the header: the wall clock less the monotonic one when the table was made
+    COUNTS_AT = 64         # three words: slots that were filled, idle buckets that gave their place, keys without one
 
-cdef bytes MAGIC = b"fgwbkt01"
-
-
-cdef inline bint _swap(fgw_pair *p, uint64_t lo, uint64_t hi, uint64_t new_lo, uint64_t new_hi) noexcept nogil:
-    cdef fgw_pair have, want
-    have.lo = lo
-    have.hi = hi
-    want.lo = new_lo
-    want.hi = new_hi
-    return fgw_cas(p, have, want)
-
-
-cdef inline bint _read(fgw_pair *p, uint64_t *lo, uint64_t *hi) noexcept nogil:
-    """Both words as they were at one moment. The second only grows: the same before and after proves it."""
-    cdef int i
-    for i in range(ROUNDS):
-        hi[0] = fgw_load(&p.hi)
-        lo[0] = fgw_load(&p.lo)
-        if fgw_load(&p.hi) == hi[0]:
-            return True
-    return False
+cdef bytes MAGIC = b"fgwbkt02"
 
 
 cdef inline fgw_pair* _find(fgw_pair *group, uint64_t key) noexcept nogil:
     cdef int i
-    for i in range(1, PAIRS):
+    for i in range(DOOR):
         if fgw_load(&group[i].lo) == key:
             return &group[i]
     return NULL
@@ -161,17 +76,17 @@ cdef void _finish(fgw_pair *group, uint64_t key, uint64_t ticket) noexcept nogil
     """Fills the announced slot and closes the door; harmless when somebody else did it already."""
     cdef uint64_t version = ticket >> 4
     cdef uint64_t now = <uint64_t>monotonic_ns()
-    _swap(&group[ticket & 15], 0, version, key, version + 1 if version >= now else now)
-    _swap(&group[0], key, ticket, 0, ticket)
+    swap(&group[ticket & 15], 0, version, key, version + 1 if version >= now else now)
+    swap(&group[DOOR], key, ticket, 0, ticket)
 
 
-cdef fgw_pair* _insert(fgw_pair *group, uint64_t key) noexcept nogil:
+cdef fgw_pair* _insert(fgw_pair *group, uint64_t key, uint64_t *counts) noexcept nogil:
     """The slot of a key that was not there; NULL when the group is full."""
     cdef fgw_pair *slot
     cdef uint64_t lo, hi, ticket, opened, now, version, oldest
     cdef int i, free, rounds
     for rounds in range(ROUNDS):
-        if not _read(&group[0], &opened, &ticket):
+        if not read(&group[DOOR], &opened, &ticket):
             continue
         if opened != 0:
             _finish(group, opened, ticket)
@@ -179,28 +94,30 @@ cdef fgw_pair* _insert(fgw_pair *group, uint64_t key) noexcept nogil:
         slot = _find(group, key)
         if slot != NULL:
             return slot
-        free = 0
+        free = -1
         now = <uint64_t>monotonic_ns()
         # a free slot, else the one that has been idle for longest
         oldest = now
-        for i in range(1, PAIRS):
-            if not _read(&group[i], &lo, &hi) or (lo != 0 and hi >= oldest):
+        for i in range(DOOR):
+            if not read(&group[i], &lo, &hi) or (lo != 0 and hi >= oldest):
                 continue
             free = i
             if lo == 0:
                 break
             oldest = hi
-        if free == 0:
-            if fgw_load(&group[0].hi) == ticket:
+        if free < 0:
+            if fgw_load(&group[DOOR].hi) == ticket:
+                fgw_add(&counts[2], 1)
                 return NULL
             continue
-        if not _read(&group[free], &lo, &hi) or (lo != 0 and hi >= now):
+        if not read(&group[free], &lo, &hi) or (lo != 0 and hi >= now):
             continue
         version = (hi if hi > ticket >> 4 else ticket >> 4) + 1
-        if not _swap(&group[free], lo, hi, 0, version):
+        if not swap(&group[free], lo, hi, 0, version):
             continue
-        if _swap(&group[0], 0, ticket, key, version << 4 | <uint64_t>free):
+        if swap(&group[DOOR], 0, ticket, key, version << 4 | <uint64_t>free):
             _finish(group, key, version << 4 | <uint64_t>free)
+            fgw_add(&counts[0 if lo == 0 else 1], 1)
     return NULL
 
 
@@ -225,11 +142,13 @@ cdef class BucketTable:
         memcpy(&self.groups, base + 8, 8)
         memcpy(&self._seed0, base + 16, 8)
         memcpy(&self._seed1, base + 24, 8)
+        memcpy(&self.epoch, base + EPOCH_AT, 8)
+        self._counts = <uint64_t*>(base + COUNTS_AT)
         if self.groups == 0 or self.groups & (self.groups - 1) or HEADER + self.groups * GROUP > n:
             raise ValueError("the memory of the BucketTable was cut")
         self._base = base + HEADER
         self._mask = self.groups - 1
-        self.capacity = self.groups * (PAIRS - 1)
+        self.capacity = self.groups * DOOR
 
     def __repr__(self):
         return f"<BucketTable {self.groups} groups, {self.capacity} slots>"
@@ -251,6 +170,7 @@ cdef class BucketTable:
             groups *= 2
         view[8:16] = groups.to_bytes(8, "little")
         view[16:32] = os.urandom(16) if seed is None else seed
+        view[EPOCH_AT:EPOCH_AT + 8] = (realtime_ns() - monotonic_ns()).to_bytes(8, "little")
         view[0:8] = MAGIC
         view.release()
 
@@ -266,25 +186,37 @@ cdef class BucketTable:
         cdef uint64_t key = fgw_siphash(p, n, self._seed0, self._seed1)
         return key if key != 0 else 1
 
+    cdef fgw_pair* find(self, uint64_t key) noexcept nogil:
+        """Where the key is; NULL: its bucket is not there, hence idle."""
+        return _find(<fgw_pair*>(self._base + (key & self._mask) * GROUP), key)
+
+    cdef fgw_pair* claim(self, uint64_t key) noexcept nogil:
+        """Where it is from now on. NULL: its group holds 15 buckets that are not idle.
+
+        Its second word may be later than a clock reading from before the call: one that goes on reads the clock again."""
+        cdef fgw_pair *group = <fgw_pair*>(self._base + (key & self._mask) * GROUP)
+        cdef fgw_pair *slot = _find(group, key)
+        return slot if slot != NULL else _insert(group, key, self._counts)
+
     cdef int take(self, uint64_t key, int64_t now, int64_t interval, int64_t burst, Level *level) noexcept nogil:
         """One token; `interval` ns per token, `burst` the capacity, `now` monotonic ns. Fills `level`."""
-        cdef fgw_pair *group = <fgw_pair*>(self._base + (key & self._mask) * GROUP)
         cdef fgw_pair *slot
         cdef uint64_t lo, hi
         cdef int64_t tat, limit = now + burst * interval
         cdef int rounds
         level.now = now
+        level.delay_ns = 0
         for rounds in range(ROUNDS):
-            slot = _find(group, key)
+            slot = self.find(key)
             if slot == NULL:
-                slot = _insert(group, key)
+                slot = self.claim(key)
                 if slot == NULL:
                     return NO_ROOM
                 # a new bucket is full as of a later clock reading than `now`
                 if monotonic_ns() > now:
                     level.now = now = monotonic_ns()
                     limit = now + burst * interval
-            if not _read(slot, &lo, &hi) or lo != key:
+            if not read(slot, &lo, &hi) or lo != key:
                 continue                       # it was reclaimed: look again
             tat = <int64_t>hi
             if tat < now:
@@ -294,7 +226,7 @@ cdef class BucketTable:
                 level.full_ns = tat - now
                 level.retry_ns = tat + interval - limit
                 return EXHAUSTED
-            if _swap(slot, key, hi, key, <uint64_t>(tat + interval)):
+            if swap(slot, key, hi, key, <uint64_t>(tat + interval)):
                 level.remaining = (limit - tat - interval) // interval
                 level.full_ns = tat + interval - now
                 level.retry_ns = 0
@@ -318,6 +250,11 @@ cdef class BucketTable:
             return None
         return (taken == TAKEN, level.remaining, level.full_ns, level.retry_ns, level.now)
 
+    def counts(self):
+        """Slots that hold a key, idle or not; idle buckets that gave their place to another key; keys there was no
+        room for. A process that is killed may leave one uncounted."""
+        return {"keys": self._counts[0], "evicted": self._counts[1], "no_room": self._counts[2]}
+
     def occupied(self):
         """How many slots hold a key that is not idle now."""
         cdef uint64_t g, lo, hi, now = <uint64_t>monotonic_ns()
@@ -325,8 +262,8 @@ cdef class BucketTable:
         cdef fgw_pair *group
         for g in range(self.groups):
             group = <fgw_pair*>(self._base + g * GROUP)
-            for i in range(1, PAIRS):
-                if _read(&group[i], &lo, &hi) and lo != 0 and hi >= now:
+            for i in range(DOOR):
+                if read(&group[i], &lo, &hi) and lo != 0 and hi >= now:
                     count += 1
         return count
 
@@ -335,11 +272,11 @@ cdef class BucketTable:
         cdef fgw_pair *group = <fgw_pair*>(self._base + (key & self._mask) * GROUP)
         cdef uint64_t opened, ticket, lo, hi, version
         cdef int i
-        if not _read(&group[0], &opened, &ticket) or opened != 0 or _find(group, key) != NULL:
+        if not read(&group[DOOR], &opened, &ticket) or opened != 0 or _find(group, key) != NULL:
             raise ValueError("an insertion is under way, or the key is there")
-        for i in range(1, PAIRS):
-            if _read(&group[i], &lo, &hi) and lo == 0:
+        for i in range(DOOR):
+            if read(&group[i], &lo, &hi) and lo == 0:
                 version = (hi if hi > ticket >> 4 else ticket >> 4) + 1
-                _swap(&group[i], lo, hi, 0, version)
-                return _swap(&group[0], 0, ticket, key, version << 4 | <uint64_t>i)
+                swap(&group[i], lo, hi, 0, version)
+                return swap(&group[DOOR], 0, ticket, key, version << 4 | <uint64_t>i)
         raise ValueError("the group is full")

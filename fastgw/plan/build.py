@@ -26,7 +26,9 @@ from fastgw._core.engine import Engine
 from fastgw._core.exchange import Exchange, Problem, Reply, Route
 from fastgw._core.h1 import H1Codec, RedirectCodec
 from fastgw._core.health import HealthTable, Outliers
+from fastgw._core.holds import HoldTable
 from fastgw._core.key_auth import KeyTable
+from fastgw._core.limit_counts import LimitCounts
 from fastgw._core.plan import Plan
 from fastgw._core.policy import PythonHook
 from fastgw._core.pool import Endpoint, Limits, Opener, Service
@@ -65,6 +67,8 @@ class Host:
     bucket_table  token buckets shared by all workers of the host; None for a private table
     bans          addresses that are kept out, by all workers of the host; likewise
     cache         answers that all workers of the host share; likewise
+    holds         requests under way by key, and
+    limit_counts  what became of requests at limits, likewise
     public        answers `server.public_endpoints`: called with the kind (health, ready, metrics)
     strict        raise when a policy cannot be built, instead of making its route refuse
     discovered    service → its endpoints as discovery told them last; see `discover`
@@ -80,6 +84,8 @@ class Host:
     bucket_table: Any = None
     bans: BanTable | None = None
     cache: Storage | None = None
+    holds: HoldTable | None = None
+    limit_counts: LimitCounts | None = None
     public: PublicAnswer | None = None
     health: HealthTable | None = None
     circuits: CircuitTable | None = None
@@ -226,6 +232,10 @@ class Builder:
             extra["bucket_table"] = self.host.bucket_table
         if self.host.bans is not None:
             extra["bans"] = self.host.bans
+        if self.host.holds is not None:
+            extra["holds"] = self.host.holds
+        if self.host.limit_counts is not None:
+            extra["limit_counts"] = self.host.limit_counts
         return BuildContext(
             consumers=self.spec.consumers,
             plans=self.spec.plans,

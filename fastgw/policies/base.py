@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fastgw._core.bucket import BucketTable
     from fastgw._core.cache_store import Storage
     from fastgw._core.exchange import Exchange, Hook, Problem, Reply, WholeBody
+    from fastgw._core.holds import HoldTable
     from fastgw._core.key_auth import KeyTable
+    from fastgw._core.limit_counts import LimitCounts
     from fastgw._core.policy import Later
 
     Answer = Reply | Problem | None
@@ -99,6 +101,18 @@ def _private_cache() -> Storage:
     return Storage.private(8 * 1024 * 1024)
 
 
+def _private_holds() -> HoldTable:
+    from fastgw._core.holds import HoldTable
+
+    return HoldTable.private()
+
+
+def _private_counts() -> LimitCounts:
+    from fastgw._core.limit_counts import LimitCounts
+
+    return LimitCounts.private()
+
+
 @dataclass(slots=True, kw_only=True)
 class BuildContext:
     """What a policy may use while it is built, and keep.
@@ -108,6 +122,8 @@ class BuildContext:
     of_plan       things shared by the policies of this plan alone, and gone with it
     bans          addresses that are kept out, shared likewise
     bucket_table  token buckets shared by all workers of the host (or a private table)
+    holds         requests under way, by key, likewise
+    limit_counts  what became of requests at limits, likewise
     route_name    the route it stands on; None for one that serves every route
     plans         the checked `plans:` by name (scopes, metadata)
     keys          API keys that are managed while the gateway runs, and counters of their use; see _core.key_auth
@@ -124,6 +140,8 @@ class BuildContext:
     of_plan: Shared = field(default_factory=Shared)
     bucket_table: BucketTable = field(default_factory=_private_table)
     bans: BanTable = field(default_factory=_private_bans)
+    holds: HoldTable = field(default_factory=_private_holds)
+    limit_counts: LimitCounts = field(default_factory=_private_counts)
     route_name: str | None = None
     config_dir: str | None = None
     policy_key: str = ""

@@ -16,7 +16,9 @@ from fastgw._core.cache_store import Storage
 from fastgw._core.engine import Engine
 from fastgw._core.exchange import Consumer, Exchange, Reply, Route
 from fastgw._core.health import HealthTable
+from fastgw._core.holds import HoldTable
 from fastgw._core.key_auth import KeyTable
+from fastgw._core.limit_counts import LimitCounts
 from fastgw._core.plan import Plan
 from fastgw._core.record import Stats
 from fastgw._core.trial import Trial, TrialCounts
@@ -61,14 +63,23 @@ class DataPlane:
         bans: BanTable | None = None,
         circuits: CircuitTable | None = None,
         cache: Storage | None = None,
+        holds: HoldTable | None = None,
+        limit_counts: LimitCounts | None = None,
     ) -> None:
         self.loop = loop
         self.engine = Engine(loop, stats)
         self.public = public
         keys = KeyTable(usage)
         self.host = Host(
-            bucket_table=buckets, bans=bans, public=self.answer_public, health=health, keys=keys, circuits=circuits,
+            bucket_table=buckets,
+            bans=bans,
+            public=self.answer_public,
+            health=health,
+            keys=keys,
+            circuits=circuits,
             cache=cache,
+            holds=holds,
+            limit_counts=limit_counts,
         )
         self.keys = ring_of(self.host.shared)
         self.api_keys_read: Stamp | None = None
@@ -264,6 +275,8 @@ class DataPlane:
     # ------------------------------------------------------------------ life
 
     def snapshot(self) -> dict[str, Any]:
+        if self.host.limit_counts is not None:
+            self.host.limit_counts.flush()
         dropped = self.log.dropped if self.log is not None else 0
         own = {
             "pid": os.getpid(),

@@ -10,30 +10,36 @@ import mmap
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastgw._core.bans import BanTable
 from fastgw._core.breaker import CircuitTable
 from fastgw._core.bucket import BucketTable
 from fastgw._core.cache_store import Storage
 from fastgw._core.health import HealthTable
+from fastgw._core.holds import HoldTable
+from fastgw._core.limit_counts import LimitCounts
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
 from fastgw._core.usage import UsageTable
 from fastgw.config.schema.cache import Cache
 
-BUCKETS = 262_144
+BUCKETS = 1_048_576
 """Keys of rate limits a host keeps at a time; the memory is taken when it is used."""
 SERVICES = 1024
 ENDPOINTS = 32_768
 """Endpoints of services with health checks or outliers whose state a host keeps; likewise."""
 KEYS = 65_536
 """API keys whose uses a host counts one by one; those beyond are counted together."""
+HELD = 65_536
+"""Keys of `concurrency` limits that have requests under way at a time; likewise."""
 BANS = 32_768
 """Addresses a host keeps out at a time; likewise."""
-BUCKETS_LAYOUT = "1"
+BUCKETS_LAYOUT = "2"
 BANS_LAYOUT = "1"
 HEALTH_LAYOUT = "1"
 USAGE_LAYOUT = "1"
+COUNTS_LAYOUT = "1"
 CIRCUITS_LAYOUT = "1"
 CACHE_LAYOUT = "1"
 """Change the word with the meaning of a byte, in the module of `_core` with the table. The size stands beside it."""
@@ -131,7 +137,8 @@ class Segment:
 
 class SharedMemory:
     """One block of counters per worker; a table of buckets, of endpoints, of uses of API keys, of banned addresses, of
-    circuit breakers; and the storage of the cache, whose file is sparse: a cache that nobody uses takes no memory.
+    circuit breakers, of requests under way, of what became of requests at limits; and the storage of the cache, whose
+    file is sparse: a cache that nobody uses takes no memory.
 
     `handed` are segments of a gateway that this one takes over from: what is not known here, by its layout, begins
     empty, and what is left over is in `unknown`. Counters begin at zero, as after a start: the workers before still
@@ -155,7 +162,8 @@ class SharedMemory:
         cached = cache if cache is not None else Cache()
         size = Storage.size(cached.memory, cached.entries)
         answers = Segment.take("cache", CACHE_LAYOUT, size, left)
-        self.segments = [buckets, health, usage, bans, circuits, answers]
+        counts = Segment.take("limits", COUNTS_LAYOUT, LimitCounts.size(), left)
+        self.segments = [buckets, health, usage, bans, circuits, answers, counts]
         self.unknown = list(left)
         self.empty = [segment.layout for segment in self.segments if segment.fresh]
         for fd in left.values():
@@ -170,6 +178,26 @@ class SharedMemory:
         if answers.fresh:
             Storage.format(answers.memory, cached.memory, cached.entries)
         self.cache = Storage(answers.memory)
+        self.limit_counts = LimitCounts(counts.memory)
+        # what is under way at the gateway before ends with it
+        held = mmap.mmap(-1, HoldTable.size(HELD, len(self.stats)))
+        HoldTable.format(held, HELD, len(self.stats))
+        self.holds = [HoldTable(held, slot) for slot in range(len(self.stats))]
+
+    def of_worker(self, slot: int) -> dict[str, Any]:
+        """What the worker is born with; see start.WorkerStart."""
+        return {
+            "stats": self.stats[slot],
+            "trial": self.trials[slot],
+            "buckets": self.buckets,
+            "health": self.health,
+            "usage": self.usage,
+            "bans": self.bans,
+            "circuits": self.circuits,
+            "cache": self.cache,
+            "holds": self.holds[slot],
+            "limit_counts": self.limit_counts,
+        }
 
     def hand_on(self) -> dict[str, int]:
         """Layout → descriptor, for the gateway that takes over."""

@@ -11,6 +11,8 @@ from fastgw._core.bans import BanTable
 from fastgw._core.breaker import CircuitTable
 from fastgw._core.cache_store import Storage
 from fastgw._core.health import HealthTable
+from fastgw._core.holds import HoldTable
+from fastgw._core.limit_counts import LimitCounts
 from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
 from fastgw._core.usage import UsageTable
@@ -38,6 +40,8 @@ class WorkerStart:
     api_keys: ApiKeys
     circuits: CircuitTable
     cache: Storage
+    holds: HoldTable
+    limit_counts: LimitCounts
     access_log: AccessLogConfig
     drain: float
     trial: TrialCounts

@@ -201,17 +201,10 @@ class Supervisor:
                 plan=plan,
                 sockets=own,
                 agent=self.links[slot][1],
-                stats=self.memory.stats[slot],
-                buckets=self.memory.buckets,
-                health=self.memory.health,
-                usage=self.memory.usage,
-                bans=self.memory.bans,
+                **self.memory.of_worker(slot),
                 api_keys=config.api_keys,
-                circuits=self.memory.circuits,
-                cache=self.memory.cache,
                 access_log=config.observability.access_log,
                 drain=config.server.timeouts.drain,
-                trial=self.memory.trials[slot],
                 addresses=self.addresses,
                 endpoints=self.endpoints,
                 keys=self.keys,
@@ -275,6 +268,8 @@ class Supervisor:
             child.pid = 0
             if child is self.agent:
                 self.listeners.rollback()            # what it wanted them for is over
+            else:
+                self.memory.holds[0].forget(self.workers.index(child))    # what it had under way it has no more
             if self.stopping:
                 continue
             if self.held:

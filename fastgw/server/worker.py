@@ -35,7 +35,7 @@ class Worker:
         self.questions: dict[str, asyncio.Future[Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         start.stats.reset_gauges()
-        shared = start.health, start.usage, start.bans, start.circuits, start.cache
+        shared = start.health, start.usage, start.bans, start.circuits, start.cache, start.holds, start.limit_counts
         if not start.cache.attach():
             logger.error("the cache has no place for this process: it serves without")
         self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, *shared)

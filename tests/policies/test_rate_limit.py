@@ -37,7 +37,7 @@ def test_headers_count_down():
     assert first.header("X-RateLimit-Reset") == "3600"
     assert first.header("RateLimit-Policy") == '"2/2h";q=2;w=7200'
     assert second.header("RateLimit") == '"2/2h";r=0;t=7200'
-    assert third.status == 429 and third.header("RateLimit").startswith('"2/2h";r=0;t=7')
+    assert third.status == 429 and third.header("RateLimit") == '"2/2h";r=0;t=3600'
     assert trial(headers=False).ask().header("RateLimit") is None
 
 
@@ -45,7 +45,7 @@ def test_burst_is_the_capacity():
     limit = trial(burst=4)
     assert [limit.ask().passed for _ in range(5)] == [True] * 4 + [False]
     assert limit.ask().header("X-RateLimit-Limit") == "4"
-    assert limit.ask().header("RateLimit-Policy") == '"2/1h";q=2;w=3600;burst=4'
+    assert limit.ask().header("RateLimit-Policy") == '"2/1h";q=2;w=3600;fastgw-burst=4'
 
 
 def test_the_tightest_of_several_limits_is_told():
@@ -154,3 +154,191 @@ def test_it_asks_for_identity_only_when_it_counts_by_it():
         return RateLimit.needs_identity(RateLimitOptions.model_validate({"requests": 1, "by": by}))
 
     assert needs("consumer") and needs(["route", "claim:x"]) and not needs("client_ip")
+
+
+# ---------------------------------------------------------------------- several limits, algorithms, costs
+
+
+def many(**options):
+    return Trial("rate_limit", options)
+
+
+def test_several_limits_are_decided_together_and_all_told():
+    limit = many(limits=["10/1h", {"requests": 2, "per": "2h", "name": "slow", "algorithm": "sliding_log"}])
+    first, second, third = (limit.ask() for _ in range(3))
+    assert first.header("RateLimit-Policy") == '"10/1h";q=10;w=3600, "slow";q=2;w=7200'
+    assert first.header("RateLimit") == '"10/1h";r=9;t=360, "slow";r=1;t=7200'
+    assert second.passed and second.header("X-RateLimit-Limit") == "2" and second.header("X-RateLimit-Remaining") == "0"
+    assert third.status == 429 and third.problem["limit"] == "slow"
+    assert third.header("RateLimit").startswith('"10/1h";r=8;'), "what is refused is charged to none"
+    assert 7100 < int(third.header("Retry-After")) <= 7200
+
+
+@pytest.mark.parametrize("algorithm", ["token_bucket", "fixed_window", "sliding_window", "sliding_log"])
+def test_algorithms(algorithm):
+    limit = trial(algorithm=algorithm, per="10h")
+    assert [limit.ask().passed for _ in range(3)] == [True, True, False]
+    assert limit.ask().header("Retry-After") == limit.ask().header("X-RateLimit-Reset")
+
+
+def test_requests_under_way_are_given_back_when_they_end():
+    limit = many(requests=2, algorithm="concurrency")
+    first, second = limit.ask(), limit.ask()
+    assert first.header("RateLimit-Policy") == '"2-at-once";q=2;qu="concurrent-requests"'
+    assert second.header("RateLimit") == '"2-at-once";r=0'
+    refused = limit.ask()
+    assert refused.status == 429 and refused.header("Retry-After") == "1"
+    for outcome in (first, refused):
+        limit.hook.over(outcome.exchange)
+    assert limit.ask().passed and not limit.ask().passed
+
+
+@pytest.mark.parametrize(
+    "cost, headers, left",
+    [
+        (3, {}, 7),
+        ("${request.header.X-Cost}", {"X-Cost": "4"}, 6),
+        ("${request.header.X-Cost}", {}, 9),
+        ("${request.header.X-Cost}", {"X-Cost": "many"}, 9),
+        ("${request.header.X-Cost}", {"X-Cost": "99999999999999999999999999"}, 0),
+        ("${request.header.X-Cost}", {"X-Cost": "0"}, 10),
+    ],
+)
+def test_a_request_has_its_cost(cost, headers, left):
+    limit = many(requests=10, per="1h", cost=cost)
+    assert limit.ask(headers=headers).header("X-RateLimit-Remaining") == str(left)
+
+
+def test_an_answer_has_its_cost():
+    limit = many(requests=10, per="1h", response_cost={"header": "X-Cost"})
+    costly = b"HTTP/1.1 200 OK\r\nX-Cost: 6\r\n\r\n"
+    outcome = limit.ask(response=costly)
+    assert outcome.header("X-RateLimit-Remaining") == "3" and outcome.header("X-Cost") is None
+    assert limit.ask(response=costly).header("X-RateLimit-Remaining") == "0"
+    refused = limit.ask()
+    assert refused.status == 429 and 360 < int(refused.header("Retry-After")) <= 1800, "it went below empty"
+    kept = many(requests=10, response_cost={"header": "X-Cost", "remove": False}).ask(response=costly)
+    assert kept.header("X-Cost") == "6"
+
+
+def plan(name, consumer="ada", groups=()):
+    return lambda exchange: setattr(exchange, "consumer", Consumer(consumer, groups, plan=name))
+
+
+def test_other_limits_for_plans_methods_groups_and_routes():
+    limit = many(
+        requests=1,
+        per="1h",
+        by=["consumer", "route"],
+        overrides=[
+            {"plans": ["gold"], "methods": ["POST"], "limits": ["4/1h"]},
+            {"plans": "gold", "limits": [{"requests": 3, "per": "1h"}]},
+            {"groups": "staff", "limits": ["5/1h"]},
+            {"routes": ["search"], "limits": ["6/1h"]},
+            {"consumers": ["bob"], "limits": ["7/1h"]},
+        ],
+    )
+    told = [
+        limit.ask(prepare=plan("gold")),
+        limit.ask("POST /", prepare=plan("gold")),
+        limit.ask(prepare=plan("free")),
+        limit.ask(prepare=plan(None, "eve", ("staff",))),
+        limit.ask(route="search"),
+        limit.ask(prepare=plan(None, "bob")),
+    ]
+    assert [one.header("X-RateLimit-Limit") for one in told] == ["3", "4", "1", "5", "6", "7"]
+    only = many(overrides=[{"methods": "POST", "limits": ["1/1h"]}])
+    assert only.ask().header("RateLimit") is None and only.ask("POST /").passed and not only.ask("POST /").passed
+
+
+@pytest.mark.parametrize(
+    "exempt, how, free",
+    [
+        ({"addresses": ["10.0.0.0/8"]}, {"client_ip": "10.1.2.3"}, True),
+        ({"addresses": ["10.0.0.0/8"]}, {"client_ip": "192.0.2.1"}, False),
+        ({"consumers": "ada"}, {"prepare": consumer("ada")}, True),
+        ({"groups": ["staff"]}, {"prepare": plan(None, "eve", ("staff",))}, True),
+        ({"groups": ["staff"]}, {}, False),
+    ],
+)
+def test_who_is_exempt_is_not_counted(exempt, how, free):
+    limit = trial(exempt=exempt, requests=1)
+    assert limit.ask(**how).passed
+    assert limit.ask(**how).passed is free
+
+
+def test_log_mode_counts_and_lets_pass(caplog):
+    limit = trial(requests=1, mode="log")
+    outcomes = [limit.ask() for _ in range(3)]
+    assert all(one.passed and one.header("RateLimit") is None for one in outcomes)
+    assert "would be refused" in caplog.text and "1/1h" in caplog.text
+
+
+def test_a_key_may_be_a_template():
+    limit = trial(by=["${request.method}:${request.header.X-Team}", "global"], requests=1)
+    assert limit.ask(headers={"X-Team": "a"}).passed and not limit.ask(headers={"X-Team": "a"}).passed
+    assert limit.ask("POST /", headers={"X-Team": "a"}).passed and limit.ask(headers={"X-Team": "b"}).passed
+
+
+@pytest.mark.parametrize(
+    "styles, names",
+    [
+        (["ietf"], ["RateLimit-Policy", "RateLimit"]),
+        ("x", ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]),
+        (["draft03"], ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"]),
+    ],
+)
+def test_styles_of_headers(styles, names):
+    outcome = trial(headers=styles).ask()
+    assert [name for name, _ in outcome.got if "RateLimit" in name] == names
+
+
+def test_a_keys_state_and_its_reset():
+    limit = trial(by=["consumer", "client_ip"])
+    ask = {"prepare": consumer("ada"), "client_ip": "192.0.2.7"}
+    assert [limit.ask(**ask).passed for _ in range(3)] == [True, True, False]
+    (state,) = limit.hook.state(["ada", "192.0.2.7"])
+    assert (state["limit"], state["remaining"], state["of"]) == ("2/1h", 0, 2) and 3500 < state["full_in"] <= 3600
+    assert limit.hook.reset(["ada", "192.0.2.7"]) == 1 and limit.ask(**ask).passed
+    with pytest.raises(ValueError):
+        limit.hook.state(["ada"])
+
+
+@pytest.mark.parametrize(
+    "options, code",
+    [
+        ({"requests": 1, "limits": ["1/s"]}, "conflict"),
+        ({"limits": ["1/s"], "per": "1h"}, "conflict"),
+        ({"limits": ["fast"]}, "bad_value"),
+        ({"limits": ["0/s"]}, "greater_than_equal"),
+        ({"limits": ["1/s", "1/1s"]}, "duplicate_name"),
+        ({"limits": ["1/s"] * 9}, "too_long"),
+        ({"requests": 1, "algorithm": "leaky_bucket"}, "missing_key"),
+        ({"requests": 1, "queue": 4}, "conflict"),
+        ({"requests": 1, "algorithm": "fixed_window", "burst": 4}, "conflict"),
+        ({"requests": 1, "algorithm": "concurrency", "per": "1s"}, "conflict"),
+        ({"requests": 2_000_000, "algorithm": "concurrency"}, "out_of_range"),
+        ({"requests": 1001, "algorithm": "sliding_log"}, "out_of_range"),
+        ({"requests": 40_000, "per": "1s", "algorithm": "sliding_window"}, "out_of_range"),
+        ({"requests": 1, "overrides": [{"limits": ["1/s"]}]}, "missing_key"),
+        ({"requests": 1, "cost": -1}, "out_of_range"),
+        ({"requests": 1, "cost": "five"}, "out_of_range"),
+        ({"requests": 1, "by": "${request.nothing}"}, "bad_template"),
+        ({"requests": 1, "headers": ["y"]}, "literal_error"),
+    ],
+)
+def test_what_excludes_each_other(options, code):
+    with pytest.raises(ValidationError) as told:
+        RateLimitOptions.model_validate(options)
+    assert code in {one["type"] for one in told.value.errors()}
+
+
+def test_identity_is_wanted_by_whatever_depends_on_who_calls():
+    from fastgw.policies.rate_limit import RateLimit
+
+    def needs(**options):
+        return RateLimit.needs_identity(RateLimitOptions.model_validate({"requests": 1, **options}))
+
+    assert needs(by="${consumer.plan}") and needs(cost="${claims.cost}") and needs(exempt={"groups": "a"})
+    assert needs(overrides=[{"plans": "a", "limits": ["1/s"]}])
+    assert not needs(overrides=[{"methods": "POST", "limits": ["1/s"]}], exempt={"addresses": ["10.0.0.0/8"]})
