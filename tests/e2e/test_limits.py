@@ -90,7 +90,7 @@ def test_who_comes_faster_than_it_leaks_waits(gateway):
     with ThreadPoolExecutor(4) as pool:
         found = sorted(pool.map(one, range(4)))
     passed = sorted(at for status, at in found if status == 200)
-    if len(passed) == 4:                               # a machine so slow that the fourth came when there was room again
+    if len(passed) == 4:                               # the machine is so slow that there was room again
         assert passed[-1] - start >= 0.4
     else:
         assert [status for status, _ in found] == [200, 200, 200, 429]

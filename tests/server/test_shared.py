@@ -4,7 +4,7 @@ import os
 
 from fastgw._core.bucket import BucketTable
 from fastgw._core.health import HealthTable
-from fastgw.server.shared import BUCKETS, SharedMemory
+from fastgw.server.shared import BUCKETS, BUCKETS_LAYOUT, SharedMemory
 
 
 def handed(memory):
@@ -41,10 +41,10 @@ def test_a_file_that_was_cut_is_not_mapped():
     first = SharedMemory(1, 10)
     given = handed(first)
     cut = os.memfd_create("cut")
-    os.close(given[f"buckets/1/{BucketTable.size(BUCKETS)}"])
-    given[f"buckets/1/{BucketTable.size(BUCKETS)}"] = cut
+    os.close(given[f"buckets/{BUCKETS_LAYOUT}/{BucketTable.size(BUCKETS)}"])
+    given[f"buckets/{BUCKETS_LAYOUT}/{BucketTable.size(BUCKETS)}"] = cut
     second = SharedMemory(1, 10, given)
-    assert second.empty == [f"buckets/1/{BucketTable.size(BUCKETS)}"]
+    assert second.empty == [f"buckets/{BUCKETS_LAYOUT}/{BucketTable.size(BUCKETS)}"]
     assert second.buckets.capacity == first.buckets.capacity
 
 
