@@ -237,7 +237,7 @@ class Gateway:
         return services_view(self.compiled.config, [self.plane.snapshot()], self._discovery, self._health)
 
     async def overload(self) -> dict[str, Any]:
-        return {"limits": overload_view(await self.snapshots())}
+        return overload_view(await self.snapshots())
 
     async def mirrors(self) -> dict[str, list[dict[str, Any]]]:
         assert self.plane is not None and self._memory is not None and self.compiled is not None

@@ -98,7 +98,7 @@ class Shown:
         return services_view(self.current.head, await self.snapshots(), self.discovery, self.health)
 
     async def overload(self) -> dict[str, Any]:
-        return {"limits": overload_view(await self.snapshots())}
+        return overload_view(await self.snapshots())
 
     async def routes(self) -> list[dict[str, Any]]:
         return routes_view(self.current.config())

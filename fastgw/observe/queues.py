@@ -33,7 +33,7 @@ def queues(snapshots: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
             counts = [a + b for a, b in zip(counts, told["waited"], strict=True)]
             took[key] = (counts, seconds + told["waited_seconds"])
     for key, (counts, seconds) in sorted(took.items()):
-        refused = [(reason, gone[*key, reason]) for reason in ("full", "timeout", "displaced", "delay")]
+        refused = [(reason, gone.get((*key, reason), 0)) for reason in ("full", "timeout", "displaced", "delay")]
         if not (sum(counts) or now[key] or any(many for _, many in refused)):
             continue
         waiting.add_metric(key, now[key])
@@ -46,3 +46,22 @@ def queues(snapshots: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         waited.add_metric(key, buckets, sum_value=seconds)
     if now:
         yield from (waiting, shed, waited)
+    yield from pressure(snapshots)
+
+
+def pressure(snapshots: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Of the policy `overload`; nothing without it."""
+    rows = [row for snapshot in snapshots for row in snapshot.get("pressure", ())]
+    if not rows:
+        return
+    yield GaugeMetricFamily(
+        "fastgw_worker_lag_seconds", "By how much the latest worker is late.", value=max(row["lag"] for row in rows)
+    )
+    shed = CounterMetricFamily("fastgw_worker_shed", "Requests refused for that.", labels=("class",))
+    total: dict[str, int] = {}
+    for row in rows:
+        for name, many in row["sheds"].items():
+            total[name] = total.get(name, 0) + many
+    for name, many in sorted(total.items()):
+        shed.add_metric((name,), many)
+    yield shed

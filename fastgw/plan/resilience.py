@@ -24,10 +24,12 @@ from fastgw.config.schema.routes import Route
 from fastgw.config.schema.services import Service
 from fastgw.config.templating import Template
 from fastgw.policies._parts import parts_of
+from fastgw.policies.base import Shared
 
 if TYPE_CHECKING:
     from fastgw._core.concurrency import Concurrency
     from fastgw._core.engine import Engine
+    from fastgw._core.pressure import Pressure
 
 SECOND = 1_000_000_000
 SHOWN_TENANTS = 20
@@ -326,6 +328,12 @@ def concurrency_by(
         )
         kept[key] = found
     return (found,)
+
+
+def pressure_view(shared: Shared) -> list[dict[str, Any]]:
+    """How late the worker is; nothing where no policy `overload` looks."""
+    known: list[Pressure] = shared.get_or_create("overload", list)
+    return [one.view() for one in known]
 
 
 def limits_view(kept: KeptLimits) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ BUILTIN: dict[str, str] = {
     "request_id": "fastgw.policies.request_id:RequestId",
     "ban": "fastgw.policies.ban:Ban",
     "memory": "fastgw.policies.memory:MemoryGuard",
+    "overload": "fastgw.policies.overload:Overload",
     "ip": "fastgw.policies.ip:Ip",
     "geo": "fastgw.policies.geo:Geo",
     "headers": "fastgw.policies.headers:Headers",

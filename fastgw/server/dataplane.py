@@ -26,7 +26,7 @@ from fastgw._core.usage import UsageTable
 from fastgw.config.schema.observe import AccessLog as AccessLogConfig
 from fastgw.observe.access_log import INTERVAL, AccessLog
 from fastgw.plan import Host, PlanSpec, build, build_now, discover
-from fastgw.plan.resilience import limits_view
+from fastgw.plan.resilience import limits_view, pressure_view
 from fastgw.policies._contract import Ledger
 from fastgw.policies._keysets import ring_of
 from fastgw.policies._mirror import Reports, reports_of
@@ -284,6 +284,7 @@ class DataPlane:
             "stores": [asdict(store.state()) for store in stores_of(self.host.shared).values()],
             "mirrors": [(key[0], report.outcomes) for key, report in self.mirrors().items()],
             "limits": limits_view(self.host.limits),
+            "pressure": pressure_view(self.host.shared),
             "contract": self.host.shared.get_or_create("contract", Ledger).rows(),
         }
         return {**self.engine.snapshot(), **own}

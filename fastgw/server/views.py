@@ -132,7 +132,13 @@ def limits_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], d
     return found
 
 
-def overload_view(snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def overload_view(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Limits of requests under way, and, where there is the policy `overload`, how late each worker is, in seconds."""
+    workers = [{"pid": one["pid"], **told} for one in snapshots for told in one.get("pressure", ())]
+    return {"limits": limits_in_full(snapshots), "workers": workers}
+
+
+def limits_in_full(snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Limits of requests under way with who waits and who was shed, by class and tenant, added up over the workers."""
     totals = limits_of(snapshots)
     classes: dict[tuple[str, str], dict[str, dict[str, Any]]] = {key: {} for key in totals}

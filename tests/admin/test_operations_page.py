@@ -32,6 +32,13 @@ def families():
     view = View(
         stats=[Stats()], certificates=[thing], discovery=[thing], health=[thing], keys=[thing],
         rollouts={"promoted": 1}, trial=(thing, thing), circuits=[thing],
+        snapshots=[{
+            "pools": [], "pid": 1, "limits": [{
+                "scope": "s", "name": "n", "limit": 1, "in_flight": 1, "queued": 1, "refused": 1,
+                "classes": [{"name": "c", "waiting": 1, "sheds": {}, "waited": [1] * 14, "waited_seconds": 1.0}],
+            }],
+            "pressure": [{"lag": 1.0, "sheds": {"c": 1}}],
+        }],
     )  # fmt: skip
     return {family.name for family in Collector(view).collect()}
 

@@ -5,6 +5,7 @@ import json
 import time
 from contextlib import ExitStack
 
+import grpc
 import pytest
 import yaml
 
@@ -254,3 +255,56 @@ def test_a_reload_keeps_those_that_wait(world):
     world.gate.passes.release(2)
     assert first.response().status == waiting.response().status == 200
     assert world.served() == ["/x"]
+
+
+def test_copies_wait_behind_everybody(world):
+    mirror = {"mirror": {"service": f"s{world.number + 1}"}}
+    world.limit({"max": 1, "queue": {"max": 9, "timeout": "60s"}}, route={"policies": [mirror]})
+    first = world.first()
+    until(lambda: world.queued() == 1)
+    told = {one["name"]: one["waiting"] for one in world.shown()["classes"]}
+    assert told["mirror"] == 1
+    batch = world.wait("/batch/1")
+    world.gate.passes.release(3)
+    assert first.response().status == batch.response().status == 200
+    until(lambda: world.shown()["in_flight"] == 0)
+    assert world.served() == ["/batch/1", "/first"]
+
+
+def test_a_hedge_takes_no_second_place_in_the_queue(world):
+    with FakeUpstream(world.gate) as other:
+        service = {"endpoints": [world.up.url, other.url], "hedge": {"delay": "10ms", "budget": {"ratio": 1}}}
+        world.limit({"max": 1, "queue": {"max": 9, "timeout": "60s"}}, service=service)
+        begun = time.monotonic()
+        first = world.first()
+        until(lambda: time.monotonic() > begun + 0.3)          # the hedge was due long ago
+        assert world.queued() == 0 and len(world.gate.paths) == 1
+        waiting = world.wait("/x")
+        assert world.queued() == 1
+        assert finish(world, first, waiting) == [200] * 2
+        assert world.served() == ["/x"]
+
+
+def test_handshakes_of_websockets_wait_too(world):
+    world.limit({"max": 1, "queue": {"max": 9, "timeout": "60s"}}, route={"websocket": True})
+    first = world.first()
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", key, "Sec-WebSocket-Version: 13")
+    socket = world.wait("/socket", *upgrade, "X-Class: critical")
+    plain = world.ask("/plain")
+    until(lambda: world.queued() == 2)
+    assert {one["name"]: one["waiting"] for one in world.shown()["classes"]}["critical"] == 1
+    assert finish(world, first, socket, plain) == [200] * 3    # this service knows of none
+    assert world.served() == ["/socket", "/plain"]
+
+
+def test_calls_of_grpc_hear_that_it_is_unavailable(world):
+    world.limit({"max": 1})
+    first = world.first()
+    with grpc.insecure_channel(f"127.0.0.1:{world.gateway.port}") as channel:
+        call = channel.unary_unary(f"/{world.name}/Method")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=30)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "too many" in caught.value.details().lower()
+    assert finish(world, first) == [200]
