@@ -43,7 +43,8 @@ import httptools
 import orjson
 from pydantic import ValidationError
 
-from fastgw.admin import bans, cache, keys, quotas
+from fastgw.admin import bans, cache, keys, quotas, sessions
+from fastgw.admin.sessions import SessionProblem
 from fastgw.config.errors import Problem, dotted
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
@@ -110,14 +111,15 @@ INDEX = {
             "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/plans", "/keys", "/bans",
             "/circuit-breakers", "/contract", "/overload", "/quotas", "/quotas/{name}/usage",
             "/quotas/{name}/usage.csv", "/quotas/{name}/usage/{period}", "/quotas/{name}/usage/{period}.csv",
-            "/cache", "/cache/entries"],
+            "/cache", "/cache/entries", "/sessions", "/users/{user}/sessions"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
              "/config/apply/abort", "/upgrade", "/drain",
              "/consumers", "/plans", "/keys", "/keys/{id}/rotate",
              "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
              "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto", "/quotas/{name}/grant",
              "/quotas/{name}/reset", "/cache/purge"],
-    "DELETE": ["/keys/{id}", "/consumers/{name}", "/plans/{name}", "/bans/{address}"],
+    "DELETE": ["/keys/{id}", "/consumers/{name}", "/plans/{name}", "/bans/{address}", "/sessions/{name}/{id}",
+               "/users/{user}/sessions"],
 }
 REASONS = {
     200: "OK", 201: "Created", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
@@ -204,6 +206,11 @@ class Api:
         if cache.concerns(path):
             status, value = cache.answer(self.backend.memory.cache, method, path, query, body)
             return problem(status, *value) if isinstance(value, tuple) else json(status, value)
+        if sessions.concerns(path):
+            try:
+                return json(*await sessions.answer(self.backend.desk.config(), method, path))
+            except SessionProblem as error:
+                return problem(error.status, error.code, str(error))
         if bans.concerns(path):
             status, value = bans.answer(self.backend.memory, method, path)
             return problem(status, value) if isinstance(value, str) else json(status, value)

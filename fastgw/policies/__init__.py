@@ -36,6 +36,7 @@ BUILTIN: dict[str, str] = {
     "token_exchange": "fastgw.policies.token_exchange:TokenExchange",
     "identity_token": "fastgw.policies.identity_token:IdentityToken",
     "jwks": "fastgw.policies.jwks:Jwks",
+    "session": "fastgw.policies.session:SessionPolicy",
     "oidc": "fastgw.policies.oidc:Oidc",
     "basic_auth": "fastgw.policies.basic_auth:BasicAuth",
     "hmac": "fastgw.policies.hmac:Hmac",

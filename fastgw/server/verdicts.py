@@ -24,7 +24,7 @@ from fastgw.server.keys import read, usable
 
 TRIED = frozenset(["jwt", "key_auth", "hmac", "any_of", "all_of", "authorize", "acl", "abac", "identity", "ip"])
 """Policies that decide by themselves, by what stands in a head."""
-OUTSIDE = frozenset(["basic_auth", "forward_auth", "opa", "oauth2_introspection", "oidc", "mtls"])
+OUTSIDE = frozenset(["basic_auth", "forward_auth", "opa", "oauth2_introspection", "oidc", "mtls", "session"])
 """Those that decide too, but not here: by somebody outside, by a certificate, or after a while in a thread."""
 
 
