@@ -13,10 +13,8 @@
     POST /mirrors/{route}/reset         forgets that
     GET  /config                        the configuration in force, secrets masked
     GET  /contract                      traffic that OpenAPI documents do not know, by the policy `openapi`
-    GET  /bans; DELETE /bans/{address}: see bans.py
-    GET  /cache, /cache/entries; POST /cache/purge: see cache.py
-    GET  /quotas, /quotas/{name}/usage; POST /quotas/{name}/grant, /reset: see quotas.py
-    GET  /consumers, /keys; POST /keys, /keys/{id}/rotate; DELETE /keys/{id}: see keys.py
+    /bans, /cache, /quotas, /sessions (and /users/{user}/sessions), /consumers, /plans and /keys: see bans.py, cache.py,
+                                        quotas.py, sessions.py and keys.py
     POST /config/reload                 200 with the new generation, 400 with every problem
     POST /config/apply                  another file, at once or to a share of the clients first; see server.canary.Wish
     GET  /config/apply                  how it goes with the one that is tried, or how it went with the last one
@@ -44,7 +42,6 @@ import orjson
 from pydantic import ValidationError
 
 from fastgw.admin import bans, cache, keys, quotas, sessions
-from fastgw.admin.sessions import SessionProblem
 from fastgw.config.errors import Problem, dotted
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
@@ -113,8 +110,7 @@ INDEX = {
             "/quotas/{name}/usage.csv", "/quotas/{name}/usage/{period}", "/quotas/{name}/usage/{period}.csv",
             "/cache", "/cache/entries", "/sessions", "/users/{user}/sessions"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
-             "/config/apply/abort", "/upgrade", "/drain",
-             "/consumers", "/plans", "/keys", "/keys/{id}/rotate",
+             "/config/apply/abort", "/upgrade", "/drain", "/consumers", "/plans", "/keys", "/keys/{id}/rotate",
              "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
              "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto", "/quotas/{name}/grant",
              "/quotas/{name}/reset", "/cache/purge"],
@@ -207,10 +203,8 @@ class Api:
             status, value = cache.answer(self.backend.memory.cache, method, path, query, body)
             return problem(status, *value) if isinstance(value, tuple) else json(status, value)
         if sessions.concerns(path):
-            try:
-                return json(*await sessions.answer(self.backend.desk.config(), method, path))
-            except SessionProblem as error:
-                return problem(error.status, error.code, str(error))
+            status, value = await sessions.answer(self.backend.desk.config(), method, path)
+            return problem(status, *value) if isinstance(value, tuple) else json(status, value)
         if bans.concerns(path):
             status, value = bans.answer(self.backend.memory, method, path)
             return problem(status, value) if isinstance(value, str) else json(status, value)

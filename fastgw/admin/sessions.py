@@ -33,6 +33,14 @@ def concerns(path: str) -> bool:
 
 
 async def answer(config: Config, method: str, path: str) -> tuple[int, Any]:
+    """Status and what is to be told; a tuple is the code and the words of a problem."""
+    try:
+        return 200, await told(config, method, path)
+    except SessionProblem as problem:
+        return problem.status, (problem.code, str(problem))
+
+
+async def told(config: Config, method: str, path: str) -> Any:
     parts = [unquote(part) for part in path.split("/")[1:]]
     listing = parts == ["sessions"]
     user = parts[1] if len(parts) == 3 and parts[0] == "users" and parts[2] == "sessions" else None
@@ -47,7 +55,7 @@ async def answer(config: Config, method: str, path: str) -> tuple[int, Any]:
     longer = {"deadline": max(redis.deadline, PATIENCE), "timeout": max(redis.timeout, PATIENCE)}
     store = RedisStore(redis.model_copy(update=longer))
     try:
-        return 200, await asked(SessionList(store), method, parts, user)
+        return await asked(SessionList(store), method, parts, user)
     except StoreError as error:
         raise SessionProblem(503, "store_unavailable", f"The store does not answer ({error.reason}).") from None
     finally:
