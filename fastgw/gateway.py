@@ -223,6 +223,7 @@ class Gateway:
             api_keys=await self.desk.used(self.compiled.config.observability.metrics.max_label_values),
             circuits=self._health.circuits.states() if self._health is not None else (),
             keys=self._keys.states() if self._keys is not None else (),
+            limits=self._memory.limit_counts.rows(),
             secrets=SOURCES.states(),
         )
         return CONTENT_TYPE, render(view)

@@ -123,6 +123,7 @@ class Refused(Exception):
     def __init__(self, problem: Problem) -> None: ...
 
 class Exchange:
+    generation: int
     request: Head
     response: Head
     request_trailers: Head | None

@@ -27,6 +27,9 @@ class Limits:
         counts: LimitCounts,
         route: str,
     ) -> None: ...
+    def decide(
+        self, table: BucketTable, holds: HoldTable, key: bytes, cost: int
+    ) -> tuple[int, int, list[tuple[int, int, int, int]]]: ...
 
 class Case:
     def __init__(

@@ -5,6 +5,7 @@ Who decides. Without a `decider` it is algorithms.decide over the tables of this
 `RateLimit.decided` later, from the loop; or REPLIED, when it has made the answer itself. One written in Python overrides
 `decide` instead, which answers (outcome, which, levels), or None for WAIT: outcome is 0 admitted, 1 refused, 2 no room; which the
 index of the limit that refuses; levels, for each limit, (remaining, ns until full, ns until it would be admitted, ns to wait first).
+Where nobody could decide, outcome is 3, and the request is refused with 503, or 4, and it passes; there are no levels then.
 The table's hash is this host's own; a decider gets the key's bytes. `concurrency` is always decided here.
 
 A request that has to wait (leaky_bucket) is resumed by the timer wheel, up to 16 ms later than its time. There is no Task.
@@ -41,6 +42,9 @@ cdef enum:
     STYLE_X = 2
     STYLE_DRAFT03 = 4
     MAX_LABEL = 64
+    # outcomes of a Decider, beside bucket.Taken
+    UNAVAILABLE = 3
+    UNDECIDED = 4
 
 cdef int64_t SECOND = 1_000_000_000
 cdef int64_t MANY = 100_000_000_000_000_000
@@ -128,6 +132,16 @@ cdef class Limits:
         self.starts = tuple(starts)
         self.values = tuple(values)
 
+    def decide(self, BucketTable table not None, HoldTable holds not None, bytes key, int64_t cost):
+        """Decides over the tables of this host, as a Decider would: (outcome, which, levels)."""
+        cdef Verdict verdict
+        cdef int i
+        decide(table, holds, self.items, self.count, table.hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)), cost,
+               monotonic_ns(), &verdict)
+        levels = [(verdict.levels[i].remaining, verdict.levels[i].full_ns, verdict.levels[i].retry_ns,
+                   verdict.levels[i].delay_ns if verdict.outcome == TAKEN else 0) for i in range(self.count)]
+        return verdict.outcome, verdict.which, levels
+
     def __repr__(self):
         return f"<Limits {', '.join(self.labels)}>"
 
@@ -186,11 +200,13 @@ cdef class Decider:
 
 cdef int _fill(Verdict *verdict, int count, int outcome, int which, levels) except -1:
     cdef int i
-    if len(levels) != count or not -1 <= which < count or (outcome != TAKEN and which < 0):
-        raise ValueError("a level for each limit, and which one refuses")
     verdict.outcome = outcome
     verdict.which = which
     verdict.delay_ns = 0
+    if outcome >= UNAVAILABLE:
+        return 0
+    if len(levels) != count or not -1 <= which < count or (outcome != TAKEN and which < 0):
+        raise ValueError("a level for each limit, and which one refuses")
     for i in range(count):
         remaining, full, retry, delay = levels[i]
         verdict.levels[i].remaining = remaining
@@ -322,6 +338,11 @@ cdef class RateLimit(Hook):
     cdef int conclude(self, Exchange ex, Limits limits, uint64_t hash, int fallbacks, Verdict *verdict) except -1:
         """What follows from the verdict: CONTINUE, WAIT or REPLIED."""
         cdef int i
+        if verdict.outcome == UNDECIDED or (verdict.outcome == UNAVAILABLE and self.report is not None):
+            return CONTINUE
+        if verdict.outcome == UNAVAILABLE:
+            return apply_problem(ex, Problem(503, "store_unavailable", "The limit cannot be looked up.", side=2,
+                                             headers=(("Retry-After", "1"),)))
         if verdict.outcome == NO_ROOM:
             self.counts.add(limits.slots[verdict.which], N_NO_ROOM)
             if self.open_when_full or self.report is not None:
@@ -372,7 +393,7 @@ cdef class RateLimit(Hook):
             ex.driver.fail(ex, "policy_failed", None)
             raise
         if answer != WAIT:
-            ex.driver.resume(ex, answer)
+            ex.driver.resume_from_task(ex, generation, answer)
 
     cdef int _wait(self, Exchange ex, int64_t delay) except -1:
         cdef Waiter waiter

@@ -7,6 +7,7 @@ cdef enum Counted:
     N_DELAYED                 # of those allowed
     N_WOULD_REFUSE            # `mode: log`
     N_NO_ROOM
+    N_OVER                    # admitted beyond a limit that several hosts share
     N_KINDS
 
 cdef enum:

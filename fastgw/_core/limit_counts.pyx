@@ -25,7 +25,7 @@ cdef extern from *:
     void FGW_NAME_READY(uint32_t *p) noexcept nogil
     uint32_t FGW_NAME_IS(uint32_t *p) noexcept nogil
 
-KINDS = ("allowed", "refused", "delayed", "would_refuse", "no_room")
+KINDS = ("allowed", "refused", "delayed", "would_refuse", "no_room", "over_admitted")
 
 cdef enum:
     ROW = 320
@@ -98,6 +98,13 @@ cdef class LimitCounts:
         cdef Row *row = <Row*>(self._rows + (at >> 3) * ROW)
         fgw_add(&row.counts[at & 7], self.pending[at])
         self.pending[at] = 0
+
+    def add_over(self, int slot, uint32_t requests):
+        """So many were admitted beyond a limit that several hosts share."""
+        if not 0 <= slot < MAX_NAMES:
+            raise ValueError("no row of this table")
+        self.pending[slot * 8 + N_OVER] += requests
+        self.dirty = True
 
     def flush(self):
         """What this process has counted is there for all to read."""

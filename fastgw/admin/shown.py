@@ -86,6 +86,7 @@ class Shown:
             health=self.health.states(),
             circuits=self.health.circuits.states(),
             keys=self.keys.states(),
+            limits=self.memory.limit_counts.rows(),
             secrets=SOURCES.states(),
             rollouts=self.rollout.ends,
             trial=self.rollout.seen(),

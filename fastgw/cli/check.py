@@ -29,12 +29,15 @@ def run(args: argparse.Namespace) -> int:
     from fastgw.config import check
     from fastgw.config.report import as_excerpts, as_json, as_lines
     from fastgw.plan.lint import lint
+    from fastgw.plan.notices import notices
     from fastgw.policies import RESOLVER
+    from fastgw.server.compiled import worker_count
     from fastgw.server.secret_sources import SOURCES
 
     config, problems = check(args.file, resolver=RESOLVER, secrets=SOURCES.reader())
     if config is not None:
-        problems = sorted([*problems, *lint(config)], key=lambda p: (p.line, p.col))
+        found = [*problems, *lint(config), *notices(config, worker_count(config))]
+        problems = sorted(found, key=lambda p: (p.line, p.col))
     if args.format == "json":
         print(as_json(problems))
     else:
@@ -46,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
             print(as_lines(problems), end="")
         if config is not None:
             print(f"{args.file}: ok, {len(config.routes)} routes, {len(config.services)} services", file=sys.stderr)
-    return 1 if config is None or (problems and args.strict_warnings) else 0
+    strict = args.strict_warnings and any(problem.severity == "warning" for problem in problems)
+    return 1 if config is None or strict else 0
 
 
 def source_text(file: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "notice"]
 Path = tuple[str | int, ...]
 """Where a value is in the tree: ("routes", 3, "match", "path") is written routes[3].match.path."""
 

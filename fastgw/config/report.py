@@ -25,7 +25,9 @@ MASK = "***"
 WIDTH = 160
 NEAR = 50
 """Lines before a syntax error in which a secret may have begun."""
-COLORS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "dim": "\x1b[2m", "end": "\x1b[0m"}
+COLORS = {
+    "error": "\x1b[1;31m", "warning": "\x1b[1;33m", "notice": "\x1b[1;36m", "dim": "\x1b[2m", "end": "\x1b[0m",
+}  # fmt: skip
 
 
 def as_json(problems: Iterable[Problem]) -> str:

@@ -100,6 +100,7 @@ class View:
     certificates those that are served; none without TLS
     rollouts     ends of configurations that were tried, by how
     cache        what the storage of answers counts
+    limits       (route or *, limit, counts by what became of requests) of rate limits
     trial        the plan in force and the one that is tried, while one is
     """
 
@@ -121,6 +122,7 @@ class View:
     keys: Sequence[IssuerKeys] = ()
     secrets: Sequence[SecretRead] = ()
     api_keys: Sequence[tuple[str, str, int]] = ()
+    limits: Sequence[tuple[str, str, Mapping[str, int]]] = ()
     rollouts: Mapping[str, int] = field(default_factory=dict)
     trial: tuple[TriedPlan, TriedPlan] | None = None
     cache: Mapping[str, int] = field(default_factory=dict)
@@ -163,6 +165,7 @@ class Collector:
             for consumer, key, count in self.view.api_keys:
                 uses.add_metric((consumer, key), count)
             yield uses
+        yield from self.shared_limits()
         yield from concurrency(self.view.snapshots)
         yield from queues(self.view.snapshots)
         yield from cache_metrics(self.view.cache)
@@ -368,6 +371,16 @@ class Collector:
         yield CounterMetricFamily(
             "fastgw_rate_limited", "Requests refused by a rate limit.", value=total.get("rate_limited", 0)
         )
+
+    def shared_limits(self) -> Iterator[Metric]:
+        over = CounterMetricFamily(
+            "fastgw_rate_limit_over_admitted", "Requests admitted beyond a limit that several hosts share.",
+            labels=("route", "limit"),
+        )  # fmt: skip
+        for route, limit, counts in self.view.limits:
+            if counts["over_admitted"]:
+                over.add_metric((route, limit), counts["over_admitted"])
+        yield over
 
     def connections(self) -> Iterator[Metric]:
         counters = [stats.read_counters() for stats in self.view.stats]

@@ -13,6 +13,7 @@ from fastgw.config.fields import TOKEN, Cidr, Duration, HeaderName, format_durat
 from fastgw.config.schema.base import Room, key
 from fastgw.config.templating import Template
 from fastgw.policies._parts import listed
+from fastgw.policies._shared_limits import SharedOptions, check_shared
 
 PLAIN = ("consumer", "client_ip", "route", "global")
 NAMED = ("header", "claim", "cookie", "query")
@@ -265,6 +266,9 @@ class RateLimitOptions(LimitOptions):
         (), "Other limits for some requests; the first that fits holds.", max_length=1000
     )
     exempt: Exempt | None = key(None, "Who is not limited.")
+    shared: SharedOptions | None = key(
+        None, "Share the limits with other hosts, in Redis. Left out, they are this host's."
+    )
     mode: Literal["enforce", "log"] = key(
         "enforce", "`log`: count, say what would be refused, and let it pass; nobody waits and there are no headers."
     )
@@ -297,6 +301,7 @@ class RateLimitOptions(LimitOptions):
         fixed = self.cost if isinstance(self.cost, int) else self.cost.constant
         if fixed is not None and not (str(fixed).isdecimal() and int(fixed) <= 1_000_000_000):
             raise wrong("out_of_range", f"a cost of {shown(fixed)}", "0 to 1000000000, or a text with ${…} in it")
+        check_shared(self)
         return self
 
     @property

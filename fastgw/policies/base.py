@@ -203,6 +203,12 @@ class Policy:
         return ()
 
     @classmethod
+    def notices(cls, options: Any, workers: int) -> Iterable[str]:
+        """Told the options, and how many workers a host has: what `fastgw check` should say of them, though nothing is
+        wrong."""
+        return ()
+
+    @classmethod
     def sources(cls, options: Any) -> Iterable[Any]:
         """Told the options: whose keys (`_keysets.Source`) are to be fetched, once per host, and kept fresh."""
         return ()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fastgw._core.bucket import BucketTable
 from fastgw._core.cidr import CidrTable, Listed
 from fastgw._core.exchange import Hook
 from fastgw._core.limit import Case, Limits
 from fastgw._core.limit import RateLimit as NativeRateLimit
 from fastgw._core.limit_key import LimitKey
 from fastgw._core.template import Compiled
+from fastgw.config.registry import Reference
 from fastgw.config.templating import Template
 from fastgw.policies._limits import By, LimitOptions, RateLimitOptions
 from fastgw.policies._parts import parts_of
 from fastgw.policies._report import Report
+from fastgw.policies._shared_limits import SharedDecider, overrun
 from fastgw.policies.base import Policy
+
+SEED = b"fastgw rate_lim1"
 
 
 def part(by: By) -> tuple[str, Any]:
@@ -23,6 +29,13 @@ def part(by: By) -> tuple[str, Any]:
         return "template", Compiled(parts_of(by.template))
     kind, _, name = by.partition(":")
     return kind, name.encode("latin-1")
+
+
+def same_everywhere() -> BucketTable:
+    """A table that hashes as those of other hosts do; nothing is kept in it."""
+    memory = mmap.mmap(-1, BucketTable.size(1))
+    BucketTable.format(memory, SEED)
+    return BucketTable(memory)
 
 
 class RateLimit(Policy):
@@ -41,6 +54,15 @@ class RateLimit(Policy):
     def needs_identity(cls, options: RateLimitOptions) -> bool:
         return options.identity
 
+    @classmethod
+    def references(cls, options: RateLimitOptions) -> Iterable[Reference]:
+        if options.shared is not None:
+            yield Reference("store", options.shared.store, ("shared", "store"))
+
+    @classmethod
+    def notices(cls, options: RateLimitOptions, workers: int) -> Iterable[str]:
+        return overrun(options, workers)
+
     def limits(self, number: int, given: Sequence[LimitOptions]) -> Limits:
         context = self.context
         rows = [limit.row() for limit in given]
@@ -54,25 +76,34 @@ class RateLimit(Policy):
         addresses = None
         if exempt is not None and exempt.addresses:
             addresses = CidrTable([(Listed.ALLOWED, "exempt", "\n".join(map(str, exempt.addresses)).encode())])
+        others = [self.limits(number, case.limits) for number, case in enumerate(options.overrides, 1)]
         cases = [
             Case(
-                self.limits(number, case.limits),
+                limits,
                 plans=case.plans,
                 consumers=case.consumers,
                 groups=case.groups,
                 methods=case.methods,
                 routes=case.routes,
             )
-            for number, case in enumerate(options.overrides, 1)
+            for limits, case in zip(others, options.overrides, strict=True)
         ]
+        default = self.limits(0, options.default) if options.default else None
         told = options.response_cost
+        decider = None
+        table = context.bucket_table
+        if options.shared is not None:
+            decider = SharedDecider(options, context, [default, *others])
+            # long values count by a hash that must be the same on all hosts
+            table = context.shared.get_or_create("rate_limit keys", same_everywhere)
         return NativeRateLimit(
             context.bucket_table,
             context.holds,
             context.limit_counts,
-            LimitKey(context.bucket_table, [part(by) for by in options.by]),
-            self.limits(0, options.default) if options.default else None,
+            LimitKey(table, [part(by) for by in options.by]),
+            default,
             cases,
+            decider=decider,
             styles=options.styles,
             open_when_full=options.when_full == "allow",
             report=Report("rate_limit", "would be refused") if options.mode == "log" else None,

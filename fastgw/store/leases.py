@@ -52,7 +52,7 @@ class Leases:
     """The slices of one worker under one policy. `slice`: how many requests are taken at a time."""
 
     def __init__(
-        self, store: RedisStore, rules: Sequence[Rule], slice: int, ttl: float, over: Callable[[int], None],
+        self, store: RedisStore, rules: Sequence[Rule], slice: int, ttl: float, over: Callable[[int, int], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.store = store
@@ -168,13 +168,13 @@ class Leases:
         """A slice of a window ends when the window does, by a clock that is ours: counted from when it was asked
         for."""
         now = self.now()
-        if reply[0]:
-            self.over(int(reply[0]))
         valid = self.ttl
         levels = []
         short = False
         for n in range(len(self.rules)):
-            got, left, reset, retry, ends, mark = reply[1 + n * 6 : 7 + n * 6]
+            got, left, reset, retry, ends, mark, over = reply[n * 7 : 7 + n * 7]
+            if over:
+                self.over(n, over)
             if ends >= 0:
                 valid = min(valid, ends / US)
                 if mark != found.marks[n]:
@@ -224,8 +224,9 @@ class Leases:
             return                                   # charged and not used: the limit refills
 
     def gave_back(self, reply: Any, error: StoreError | None) -> None:
-        if error is None and reply[0]:
-            self.over(int(reply[0]))
+        for n in range(len(self.rules) if error is None else 0):
+            if over := reply[n * 7 + 6]:
+                self.over(n, over)
 
     def sweep(self) -> None:
         """Slices whose time is over go back."""

@@ -100,10 +100,10 @@ class Debts:
 
 
 class SharedLimits:
-    """`over(requests)` hears of what turns out to have been admitted beyond a limit."""
+    """`over(number, requests)` hears of what turns out to have been admitted beyond which of the rules."""
 
     def __init__(
-        self, store: RedisStore, over: Callable[[int], None], now: Callable[[], float] = time.monotonic
+        self, store: RedisStore, over: Callable[[int, int], None], now: Callable[[], float] = time.monotonic
     ) -> None:
         self.store = store
         self.over = over
@@ -131,13 +131,13 @@ class SharedLimits:
                 self.owe(owed)
                 told(None, error)
                 return
-            if reply[0]:
-                self.over(int(reply[0]))
-            levels = tuple(
-                Level(reply[at], reply[at + 1] / US, reply[at + 2] / US, reply[at + 3] / US)
-                for at in range(2, len(reply), 4)
-            )
-            told(Decision(reply[1] == 1, levels), None)
+            levels = []
+            for number in range(len(rules)):
+                left, reset, retry, delay, over = reply[1 + number * 5 : 6 + number * 5]
+                levels.append(Level(left, reset / US, retry / US, delay / US))
+                if over:
+                    self.over(number, over)
+            told(Decision(reply[0] == 1, tuple(levels)), None)
 
         try:
             self.store.run(EXACT, keys, arguments, answered)

@@ -1,8 +1,13 @@
 -- KEYS: one per limit. ARGV: cost; then of each limit: kind, requests, per, interval, burst, debt, since.
 -- All limits admit, or none is charged. `debt` is what was admitted without Redis since `since` microseconds: it is charged
--- whatever is decided. Returns {over, admitted, then of each limit: remaining, reset, retry, delay}.
-local cost, over, admitted = tonumber(ARGV[1]), 0, 1
+-- whatever is decided. Returns {admitted, then of each limit: remaining, reset, retry, delay, over}.
+local cost, admitted = tonumber(ARGV[1]), 1
 local rules, out = {}, {}
+
+-- Of a debt that reaches back beyond the window, the part that fell into it, as if it had come evenly.
+local function owed(rule, passed)
+  if rule.since > passed then rule.debt = math.floor(rule.debt * passed / rule.since) end
+end
 
 local decide = {}
 
@@ -11,7 +16,7 @@ function decide.bucket(key, rule)
   local most = now + rule.burst * rule.interval
   if rule.debt > 0 then
     local paid = math.max(number(redis.call('GET', key), 0), now - rule.since) + rule.debt * rule.interval
-    over = over + math.max(0, math.floor((paid - most) / rule.interval + 0.5))
+    rule.over = math.max(0, math.floor((paid - most) / rule.interval + 0.5))
     at = math.max(now, math.min(paid, most))
   end
   rule.at = at
@@ -22,8 +27,9 @@ end
 function decide.fixed(key, rule)
   local window, count = fixed(key, rule)
   local ends = (window + 1) * rule.per - now
+  owed(rule, rule.per - ends)
   if rule.debt > 0 then
-    over = over + math.max(0, math.min(rule.debt, count + rule.debt - rule.requests))
+    rule.over = math.max(0, math.min(rule.debt, count + rule.debt - rule.requests))
     count = count + rule.debt
   end
   rule.window, rule.count = window, count
@@ -41,8 +47,9 @@ function decide.sliding(key, rule)
   end
   local passed = now / rule.per - window
   local used = before * (1 - passed) + count
+  owed(rule, passed * rule.per)
   if rule.debt > 0 then
-    over = over + math.max(0, math.min(rule.debt, math.floor(used + rule.debt - rule.requests)))
+    rule.over = math.max(0, math.min(rule.debt, math.floor(used + rule.debt - rule.requests)))
     count, used = count + rule.debt, used + rule.debt
   end
   rule.window, rule.before, rule.count = window, before, count
@@ -65,8 +72,9 @@ function decide.log(key, rule)
     first = redis.call('LINDEX', key, 0)
   end
   local count = redis.call('LLEN', key)
+  owed(rule, rule.per)
   if rule.debt > 0 then
-    over = over + math.max(0, math.min(rule.debt, count + rule.debt - rule.requests))
+    rule.over = math.max(0, math.min(rule.debt, count + rule.debt - rule.requests))
     rule.owed = math.min(rule.debt, rule.requests)
     count = count + rule.owed
   end
@@ -111,7 +119,7 @@ for i, key in ipairs(KEYS) do
   local at = 2 + (i - 1) * 7
   local rule = {kind = ARGV[at], requests = tonumber(ARGV[at + 1]), per = tonumber(ARGV[at + 2]),
                 interval = tonumber(ARGV[at + 3]), burst = tonumber(ARGV[at + 4]),
-                debt = tonumber(ARGV[at + 5]), since = tonumber(ARGV[at + 6])}
+                debt = tonumber(ARGV[at + 5]), since = tonumber(ARGV[at + 6]), over = 0}
   local fits
   fits, rule.left, rule.reset, rule.retry = decide[rule.kind](key, rule)
   rule.fits = fits
@@ -128,5 +136,6 @@ for i, key in ipairs(KEYS) do
   out[#out + 1] = math.max(0, math.ceil(rule.reset))
   out[#out + 1] = rule.fits and 0 or math.max(1, math.ceil(rule.retry))
   out[#out + 1] = math.max(0, math.ceil(delay))
+  out[#out + 1] = rule.over
 end
-return {over, admitted, unpack(out)}
+return {admitted, unpack(out)}

@@ -52,7 +52,7 @@ def test_exactly_the_limit_by_several_workers(server, kind):
 
     async def test(store):
         other = RedisStore(store.options)
-        workers = [SharedLimits(one, lambda n: None) for one in (store, other, store, other)]
+        workers = [SharedLimits(one, lambda *_: None) for one in (store, other, store, other)]
         found = await asyncio.gather(*(decided(workers[n % 4], ["all"], (rule,)) for n in range(120)))
         await other.close()
         return found
@@ -77,7 +77,7 @@ def test_what_time_gives_back(server, kind):
     rule = Rule(kind, 3, 0.3)
 
     async def test(store):
-        limits = SharedLimits(store, lambda n: None)
+        limits = SharedLimits(store, lambda *_: None)
         found = (await asyncio.gather(*(decided(limits, ["k"], (rule,)) for _ in range(10))))[-1]
         assert not found.admitted
         await asyncio.sleep(found.levels[0].retry)
@@ -98,7 +98,7 @@ def test_several_limits_are_one_round_trip_and_all_or_none(server):
     rules = (Rule("bucket", 100, LONG), Rule("fixed", 5, LONG), Rule("sliding", 50, LONG), Rule("log", 50, LONG))
 
     async def test(store):
-        limits = SharedLimits(store, lambda n: None)
+        limits = SharedLimits(store, lambda *_: None)
         names = ["a"] * 4
         await decided(limits, names, rules)
         trips = store.state().round_trips
@@ -122,7 +122,7 @@ def test_intervals_that_are_no_whole_microseconds(server):
     assert rule.interval == 214 / 64
 
     async def test(store):
-        limits = SharedLimits(store, lambda n: None)
+        limits = SharedLimits(store, lambda *_: None)
         first = await decided(limits, ["k"], (rule,), cost=9_000_000)
         (level,) = first.levels
         assert first.admitted and level.remaining == 1_000_000 and level.reset == 30.09375
@@ -135,7 +135,7 @@ def test_debts_are_charged_when_redis_is_back_and_what_is_over_is_counted(server
     over = []
 
     async def test(store):
-        limits = SharedLimits(store, over.append)
+        limits = SharedLimits(store, lambda number, count: over.append(count))
         for kind in KINDS:
             rule = (Rule(kind, 10, LONG),)
             await decided(limits, [kind], rule)
@@ -158,7 +158,7 @@ def test_a_clock_that_was_set_back_locks_nothing(server):
     """The level says that the bucket is full again in a year."""
 
     async def test(store):
-        limits = SharedLimits(store, lambda n: None)
+        limits = SharedLimits(store, lambda *_: None)
         rule = Rule("bucket", 10, 10.0)
         await store.execute("", "SET", limits.key("k", 0, rule), "9e15")
         found = await decided(limits, ["k"], (rule,))
@@ -182,7 +182,7 @@ def test_slices_admit_the_limit_in_few_round_trips(server, kind):
     rules = (Rule(kind, 200, LONG), Rule("bucket", 1000, LONG))
 
     async def test(store):
-        workers = [Leases(store, rules, 10, 60.0, lambda n: None) for _ in range(4)]
+        workers = [Leases(store, rules, 10, 60.0, lambda *_: None) for _ in range(4)]
         await leased(workers[0], ["warm", "warm"])
         trips = store.state().round_trips
         results = [await leased(workers[n % 4], ["k", "k"]) for n in range(400)]
@@ -204,7 +204,7 @@ def test_what_is_not_used_of_a_slice_goes_back(server):
     rule = (Rule("bucket", 10, LONG),)
 
     async def test(store):
-        first, second = (Leases(store, rule, 8, 0.2, lambda n: None) for _ in range(2))
+        first, second = (Leases(store, rule, 8, 0.2, lambda *_: None) for _ in range(2))
         assert (await leased(first, ["k"])).admitted
         deadline = time.monotonic() + 30
         while not (await leased(second, ["k"], cost=9)).admitted:
@@ -224,7 +224,7 @@ def test_what_slices_admit_beyond_the_limit_is_measured(server):
     over = []
 
     async def test(store):
-        first, second = (Leases(store, rule, 10, 600.0, over.append) for _ in range(2))
+        first, second = (Leases(store, rule, 10, 600.0, lambda number, count: over.append(count)) for _ in range(2))
         assert (await leased(first, ["k"])).admitted
         await store.execute("", "DEL", store.key("limit:{k}:0:bucket:leased"))
         assert all([(await leased(second, ["k"])).admitted for _ in range(10)])
@@ -246,7 +246,7 @@ def test_leases_without_redis(tmp_path):
 
     async def ask(server):
         store = RedisStore(Redis(url=server.url, deadline=0.2, timeout=1, breaker={"failures": 1, "pause": 60}))
-        leases = Leases(store, rule, 10, 600.0, lambda n: None)
+        leases = Leases(store, rule, 10, 600.0, lambda *_: None)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -254,7 +254,7 @@ def test_leases_without_redis(tmp_path):
                 break
             except StoreError:
                 store = RedisStore(store.options)
-                leases = Leases(store, rule, 10, 600.0, lambda n: None)
+                leases = Leases(store, rule, 10, 600.0, lambda *_: None)
                 assert time.monotonic() < deadline
         server.kill()
         admitted = 1
@@ -288,8 +288,8 @@ def test_both_in_a_cluster_of_three(tmp_path):
     async def ask(nodes):
         store = RedisStore(Redis(cluster={"nodes": nodes.nodes}, **PATIENT))
         await store.get("first")
-        limits = SharedLimits(store, lambda n: None)
-        leases = Leases(store, (rules[0],), 5, 60.0, lambda n: None)
+        limits = SharedLimits(store, lambda *_: None)
+        leases = Leases(store, (rules[0],), 5, 60.0, lambda *_: None)
         names = [f"name{n}" for n in range(12)]
         found = await asyncio.gather(*(decided(limits, [name] * 2, rules) for name in names for _ in range(25)))
         assert sum(one.admitted for one in found) == 20 * len(names)
