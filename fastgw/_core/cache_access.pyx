@@ -243,7 +243,7 @@ cdef class Access:
     # ------------------------------------------------------------------ what there is
 
     def entries(self, bytes prefix=b"", int most=100):
-        """(name, bytes of the body, stored, expires, keep_until, hits) of those whose name begins so, `most` at most."""
+        """(name, bytes of the body, stored, expires, keep_until, uses up to 3) of those whose name begins so, `most` at most."""
         cdef Memory *m = &self.storage.m
         cdef Entry *e
         cdef uint32_t i = 1, end
@@ -258,7 +258,7 @@ cdef class Access:
                     if e.state == LIVE:
                         name = PyBytes_FromStringAndSize(m.data + <uint64_t>e.first * BLOCK, e.name_len)
                         if name.startswith(prefix):
-                            found.append((name, e.body_len, e.stored, e.expires, e.keep_until, e.hits))
+                            found.append((name, e.body_len, e.stored, e.expires, e.keep_until, e.freq))
                     i += 1
             finally:
                 self.storage.unlock()

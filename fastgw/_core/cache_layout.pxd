@@ -75,7 +75,7 @@ ctypedef struct Entry:
     uint8_t freq             # uses since it came, or was spared, up to 3
     uint8_t queue
     uint8_t spare[6]
-    uint64_t hits
+    uint64_t spare_word
     uint8_t meta[META]
 
 ctypedef struct Node:        # one tag of one entry

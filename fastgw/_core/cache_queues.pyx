@@ -16,6 +16,7 @@ from fastgw._core.cache_layout cimport MAIN, NO_QUEUE, SMALL, Entry, Memory, pin
 
 cdef enum:
     WAYS = 4
+    FORCED = 1024            # victims that are taken though they are in use, per call
 
 
 cdef void queue_in(Memory *m, uint32_t entry, int queue) noexcept nogil:
@@ -97,7 +98,7 @@ cdef int queue_for(Memory *m, Entry *e) noexcept nogil:
 
 
 cdef uint32_t victim(Memory *m, int64_t now, int *steps) noexcept nogil:
-    """The entry that goes next, still in its queue; 0: there is none, or `steps` looks were not enough. `now` is the wall
+    """The entry that goes next, still in its queue; 0: there is none, or all that was looked at is being read. `now` is the wall
     clock: what is useless by then goes whatever its use was."""
     cdef uint32_t entry
     cdef Entry *e
@@ -124,4 +125,11 @@ cdef uint32_t victim(Memory *m, int64_t now, int *steps) noexcept nogil:
         else:
             return 0
         return entry
-    return 0
+    # everything that was looked at is in use: the oldest that nobody reads just now
+    if steps[0] <= -FORCED:
+        return 0
+    steps[0] -= 1
+    entry = m.head.small_last
+    if entry == 0 or pinned(m, entry):
+        entry = m.head.main_last
+    return 0 if entry == 0 or pinned(m, entry) else entry

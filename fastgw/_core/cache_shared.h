@@ -40,17 +40,31 @@ static inline int fgw_mutex_format(void *place) {
   return failed ? -1 : 0;
 }
 
+/* The wall clock may be set while somebody waits; not every C library can wait by another. */
+#if defined(__GLIBC__) && defined(_GNU_SOURCE)
+#if __GLIBC_PREREQ(2, 30)
+#define FGW_LOCK_CLOCK CLOCK_MONOTONIC
+#endif
+#endif
+#ifndef FGW_LOCK_CLOCK
+#define FGW_LOCK_CLOCK CLOCK_REALTIME
+#endif
+
 /* Waits so many nanoseconds at most: a holder that is stopped must not stop everybody. */
 static inline int fgw_mutex_lock(void *place, int64_t wait) {
   pthread_mutex_t *lock = (pthread_mutex_t *)place;
   int got = pthread_mutex_trylock(lock);
   if (got == EBUSY) {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(FGW_LOCK_CLOCK, &until);
     wait += until.tv_nsec;
     until.tv_sec += wait / 1000000000;
     until.tv_nsec = wait % 1000000000;
+#if FGW_LOCK_CLOCK == CLOCK_MONOTONIC
+    got = pthread_mutex_clocklock(lock, CLOCK_MONOTONIC, &until);
+#else
     got = pthread_mutex_timedlock(lock, &until);
+#endif
   }
   return got == 0 ? FGW_LOCKED : got == EOWNERDEAD ? FGW_OWNER_DIED : FGW_NOT_LOCKED;
 }

@@ -89,6 +89,9 @@ cdef class Storage:
     cdef Memory m
     cdef readonly int process            # -1: not attached: everything misses, nothing is kept
     cdef readonly uint64_t largest       # bytes of a body
+    cdef uint32_t left[64]               # fills that could not be dropped when they should
+    cdef int left_count
+    cdef void _drop_left(self) noexcept nogil
     cdef Key key(self, const char *p, size_t n) noexcept nogil
     cdef uint64_t tag(self, const char *p, size_t n) noexcept nogil
     cdef int look(self, Key key, const char *name, size_t n, Found *found) noexcept nogil

@@ -38,6 +38,7 @@ cdef enum:
     STEPS = 2048             # looks for victims, per call
     LOOKS = 64               # entries of a chain
     TRIES = 32               # of a look-up that was led astray
+    SLICE = 256              # variants that are purged under the lock at a time
     RETIRED = 16             # runs of heads that an entry which is always being read keeps
 
 cdef bytes MAGIC = b"fgwcch01"
@@ -198,7 +199,6 @@ cdef class Storage:
                             and _copy(m, e, found):
                         if e.freq < 3:
                             e.freq += 1
-                        e.hits += 1
                         found.entry = entry
                         m.processes[self.process].hits += 1
                         return LOOK_HIT
@@ -294,6 +294,8 @@ cdef class Storage:
         if n == 0 or n + head_len > HEAD_MOST or n_tags > TAGS_MOST or expected > <int64_t>self.largest:
             result = FILL_TOO_LARGE
         else:
+            if self.left_count > 0:
+                self._drop_left()
             bury(&self.m, 16)
             result = self._begin(fill, key, name, n, head, head_len, meta, times, tags, n_tags, expected)
         if result != FILL_OK:
@@ -333,7 +335,7 @@ cdef class Storage:
         e.body_at = <uint32_t>(n + head_len)
         e.blocks = chain_blocks(m, e.first, &last)
         e.owner = <uint32_t>self.process
-        e.freq, e.queue, e.hits = 0, NO_QUEUE, 0
+        e.freq, e.queue = 0, NO_QUEUE
         memcpy(e.meta, meta, META)
         base = m.data + <uint64_t>e.first * BLOCK
         memcpy(base, name, n)
@@ -452,10 +454,19 @@ cdef class Storage:
         fill.entry = 0
         if entry == 0 or self.process < 0:
             return
-        if self.lock(50 * LOCK_WAIT):        # nobody else gives this memory back while we live
+        if self.lock(LOCK_WAIT):
             self.m.head.filling -= 1
             entry_free(&self.m, entry)
             self.unlock()
+        elif self.left_count < 64:           # nobody else gives this memory back while we live: at the next `begin`
+            self.left[self.left_count] = entry
+            self.left_count += 1
+
+    cdef void _drop_left(self) noexcept nogil:
+        while self.left_count > 0:
+            self.left_count -= 1
+            self.m.head.filling -= 1
+            entry_free(&self.m, self.left[self.left_count])
 
     # ------------------------------------------------------------------ changing
 
@@ -522,13 +533,19 @@ cdef class Storage:
 
     cdef int64_t purge_name(self, const char *name, size_t n, bint soft) noexcept nogil:
         cdef uint64_t own = own_tag(&self.m, name, n)
-        cdef int64_t purged
+        cdef int64_t purged = 0, some = SLICE
         if not self.lock(LOCK_WAIT):
             return -1
         purge_note(&self.m, PURGE_KEY, own, 0, soft)
-        purged = purge_tagged(&self.m, own, soft, 1 << 30)
-        self.unlock()
-        return purged
+        while True:
+            some = purge_tagged(&self.m, own, soft, SLICE)
+            purged += some
+            self.unlock()
+            # others have a turn before the next ones go
+            if soft or some < SLICE:
+                return purged
+            if not self.lock(LOCK_WAIT):
+                return -1
 
 
 cdef inline bint _copy(Memory *m, Entry *e, Found *found) noexcept nogil:

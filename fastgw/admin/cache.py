@@ -73,10 +73,10 @@ def listing(access: Access, query: str) -> tuple[int, Any]:
     if given:
         return 400, ("bad_request", "The query is prefix=…&most=…, each of which may be left out.")
     now, rows = time.time_ns(), []
-    for name, size, stored, expires, keep_until, hits in access.entries(key_of(prefix), max(most, 0)):
+    for name, size, stored, expires, keep_until, uses in access.entries(key_of(prefix), max(most, 0)):
         url, _, variant = name.partition(b"\0")
         rows.append({
-            "url": url.decode("latin-1"), "variant": bool(variant), "bytes": size, "hits": hits,
+            "url": url.decode("latin-1"), "variant": bool(variant), "bytes": size, "uses": uses,
             "age": round((now - stored) / SECOND, 1), "fresh": round((expires - now) / SECOND, 1) if expires else 0,
             "kept": round((keep_until - now) / SECOND, 1),
         })  # fmt: skip

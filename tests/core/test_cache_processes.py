@@ -123,7 +123,7 @@ def test_killed_in_the_middle_of_anything():
     buffer, dice = shared(), random.Random(7)
     access = join(buffer)
     steady = start(buffer, 100, 0)
-    for number in range(40):
+    for number in range(12):
         process, receiver = start(buffer, number, 0)
         # by what the others did meanwhile: no two machines kill at the same place
         wanted = access.stats()["fills"] + dice.randrange(1, 40)
@@ -142,6 +142,47 @@ def test_killed_in_the_middle_of_anything():
     assert (stats["retired"], stats["filling"]) == (0, 0)
     for name, *_ in newest.entries(b"", 1000):
         assert right(newest.get(name))
+
+
+def change(buffer, seed, sender):
+    """Nothing but changes, one after the other: where it is killed, it most likely holds the lock."""
+    access, dice = join(buffer), random.Random(seed)
+    bodies = [signed(dice.randbytes(size)) for size in SIZES]
+    head = signed(b"head")
+    sender.send("begun")
+    while True:
+        name, what = b"h/%d" % dice.randrange(90), dice.randrange(10)
+        if what < 7:
+            access.put(name, dice.choice(bodies), head=head, tags=[b"t%d" % dice.randrange(4)])
+        elif what == 7 and (hit := access.get(name)) is not None:
+            access.freshen(name, hit.version, (0, 1 << 62, 1 << 62), head)
+        elif what == 8:
+            access.purge_name(name)
+        elif dice.randrange(3) == 0:
+            access.purge_tag(b"t1")
+
+
+def test_killed_while_it_holds_the_lock():
+    buffer, dice = shared(4 * MIB, 80), random.Random(9)
+    access, deadline = join(buffer), time.monotonic() + 60
+    for number in range(400):
+        receiver, sender = FORK.Pipe(False)
+        process = FORK.Process(target=change, args=(buffer, number, sender), daemon=True)
+        process.start()
+        assert receiver.recv() == "begun"
+        wanted = access.stats()["fills"] + dice.randrange(1, 200)
+        while access.stats()["fills"] < wanted:
+            pass
+        end(process)
+        newest = join(buffer)
+        assert newest.audit() == []
+        assert (newest.stats()["retired"], newest.stats()["filling"]) == (0, 0)
+        for name, *_ in newest.entries(b"", 1000):
+            assert right(newest.get(name))
+        newest.storage.detach()
+        if newest.stats()["recoveries"] >= 3 or time.monotonic() > deadline:
+            break
+    assert access.stats()["recoveries"] >= 1
 
 
 def stop_at_once(buffer, sender, what):

@@ -162,6 +162,17 @@ def test_what_is_useless_goes_first():
     assert all(access.get(b"new %d" % number) for number in range(100))
 
 
+def test_room_is_made_when_everything_is_in_use():
+    access = cache(4 * MIB, 2000)
+    for number in range(2000):
+        access.put(b"%d" % number, b"x")
+        for _ in range(4):
+            access.get(b"%d" % number).release()
+    for number in range(50):
+        assert access.put(b"new %d" % number, b"x") == "ok"
+        assert access.get(b"new %d" % number) is not None
+
+
 def test_a_scan_leaves_what_is_used():
     access = cache(4 * MIB, 200)
     for _ in range(4):

@@ -3,6 +3,7 @@
 import os
 
 from fastgw._core.bucket import BucketTable
+from fastgw._core.cache_access import Access
 from fastgw._core.health import HealthTable
 from fastgw.server.shared import BUCKETS, BUCKETS_LAYOUT, SharedMemory
 
@@ -25,6 +26,10 @@ def test_what_a_gateway_had_is_there_for_the_next_one():
     assert second.health.slot("up", "http://b:1") == other
     assert bytes(second.segments[0].memory[:64]) == bytes(first.segments[0].memory[:64]), "the seed of the hash"
     assert first.segments[0].fd != second.segments[0].fd
+    for memory in (first, second):
+        assert memory.cache.attach()
+    assert Access(first.cache).put(b"a.example/x", b"body") == "ok"
+    assert Access(second.cache).get(b"a.example/x").read() == b"body"
 
 
 def test_another_layout_begins_empty_and_is_told():
