@@ -107,7 +107,7 @@ def said(receiver):
 
 def test_four_processes_read_what_was_written():
     buffer = shared()
-    running = [start(buffer, seed, 1500) for seed in range(4)]
+    running = [start(buffer, seed, 500) for seed in range(4)]
     assert [receiver.recv() for _, receiver in running] == ["done"] * 4
     for process, _ in running:
         process.join()
@@ -115,15 +115,15 @@ def test_four_processes_read_what_was_written():
     assert access.audit() == []
     stats = access.stats()
     assert (stats["retired"], stats["filling"]) == (0, 0)
-    assert stats["hits"] > 300
-    assert stats["evictions"] > 20
+    assert stats["hits"] > 100
+    assert stats["evictions"] > 5
 
 
 def test_killed_in_the_middle_of_anything():
     buffer, dice = shared(), random.Random(7)
     access = join(buffer)
     steady = start(buffer, 100, 0)
-    for number in range(12):
+    for number in range(6):
         process, receiver = start(buffer, number, 0)
         # by what the others did meanwhile: no two machines kill at the same place
         wanted = access.stats()["fills"] + dice.randrange(1, 40)
@@ -180,7 +180,7 @@ def test_killed_while_it_holds_the_lock():
         for name, *_ in newest.entries(b"", 1000):
             assert right(newest.get(name))
         newest.storage.detach()
-        if newest.stats()["recoveries"] >= 3 or time.monotonic() > deadline:
+        if newest.stats()["recoveries"] >= 2 or time.monotonic() > deadline:
             break
     assert access.stats()["recoveries"] >= 1
 
