@@ -45,6 +45,7 @@ cdef class Listener(Handler):
     cdef int stop(self) except -1
     cdef int _accepted(self, int fd, const Peer *peer) except -1
     cdef int _refuse(self, Codec codec, int fd) except -1
+    cdef int failed(self, const Peer *peer) except -1
     cdef int enter(self, Codec codec, int fd, const Peer *peer) except -1
     cdef int admit(self, Codec codec, int fd, const Peer *peer, bint counted) except -1
 

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from fastgw._core.arrivals cimport Arrival, Arrivals, KEPT_OUT, TOO_FAST
 from fastgw._core.clock cimport Timer, timer_detach
 from fastgw._core.exchange cimport Exchange
 from fastgw._core.reactor cimport Channel, Handler, Reactor
@@ -146,14 +147,31 @@ cdef class Listener(Handler):
         cdef Settings settings = self.relay.plan.settings
         cdef bytes key
         cdef bint counted = settings.max_per_address != 0 and peer.text_len != 0
+        cdef Arrival arrival
+        if settings.arrivals is not None and peer.text_len and not settings.is_trusted(peer.address):
+            arrival = (<Arrivals>settings.arrivals).judge(peer.address)
+            if arrival == KEPT_OUT:
+                self.relay.stats.add(C_REFUSED, 1)
+                close(fd)
+                return 0
+            if arrival == TOO_FAST:
+                return self._refuse(codec, fd)
         if counted:
             key = PyBytes_FromStringAndSize(<const char*>peer.address, 16)
             count = self.per_address.get(key, 0)
             if count >= settings.max_per_address:
+                self.failed(peer)
                 return self._refuse(codec, fd)
             self.per_address[key] = count + 1
         self.relay.stats.add(C_ACTIVE, 1)
         return self.admit(codec, fd, peer, counted)
+
+    cdef int failed(self, const Peer *peer) except -1:
+        """A connection of this address came to nothing."""
+        cdef Settings settings = self.relay.plan.settings
+        if settings.arrivals is not None and peer.text_len and not settings.is_trusted(peer.address):
+            (<Arrivals>settings.arrivals).failed(peer.address)
+        return 0
 
     cdef int admit(self, Codec codec, int fd, const Peer *peer, bint counted) except -1:
         """From here on the socket is a connection's."""

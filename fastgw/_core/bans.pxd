@@ -39,3 +39,6 @@ cdef class MemoryHook(Hook):
     cdef bint short
     cdef object report
     cdef str retry_after
+
+
+cdef void who(const uint8_t *address, uint8_t *out) noexcept nogil

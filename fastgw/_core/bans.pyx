@@ -42,7 +42,7 @@ cdef uint8_t[12] MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
 assert sizeof(Ban) == 32
 
 
-cdef inline void who(const uint8_t *address, uint8_t *out) noexcept nogil:
+cdef void who(const uint8_t *address, uint8_t *out) noexcept nogil:
     """An IPv4 address; of an IPv6 address the first 64 bits, as one customer has that many addresses at least."""
     memcpy(out, address, 16)
     if memcmp(address, MAPPED, 12) != 0:

@@ -16,4 +16,5 @@ cdef class Plan:
     cdef readonly int alive               # exchanges under way on it
     cdef public object priorities         # priorities.Priorities, or None
     cdef public object trial              # trial.Trial that gives some of its exchanges to another plan, or None
+    cdef public object strays            # exchange.Route: hooks that hear of requests no route took, or None
     cdef object __weakref__

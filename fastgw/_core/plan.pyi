@@ -16,6 +16,7 @@ class Plan:
     alive: int
     priorities: Any
     trial: Any
+    strays: Route | None
     public: dict[bytes, Route] | None
     codecs: dict[str, Any]
     gates: dict[str, Any] | None

@@ -740,6 +740,7 @@ cdef class Relay(Arrivals):
 
     cdef int _record(self, Exchange ex) except -1:
         cdef Hook hook
+        cdef Route route
         cdef int64_t total = ex.t_end - ex.t_start
         cdef int64_t upstream = 0
         if ex.detached:
@@ -750,8 +751,9 @@ cdef class Relay(Arrivals):
                                  total - upstream, ex.bytes_in, ex.bytes_out)
         if ex.code is not None:
             self.stats.count_code(INDEX.get(ex.code, -1))
-        if ex.route is not None and ex.route.phases & PHASE_RECORD:
-            for hook in ex.route.chain:
+        route = ex.route if ex.route is not None else <Route>(<Plan>ex.plan).strays
+        if route is not None and route.phases & PHASE_RECORD:
+            for hook in route.chain:
                 if hook.phases & PHASE_RECORD:
                     hook.record(ex)
         if self.access_log is not None:

@@ -17,6 +17,7 @@ cdef class Settings:
     cdef readonly int64_t sample_below    # of 2**32: the share of traces begun here that are sampled
     cdef readonly bytes via               # pseudonym, None = no Via
     cdef readonly bytes server_header     # on the gateway's own answers; None = none
+    cdef readonly object arrivals         # arrivals.Arrivals, or None: anybody, at any rate
     cdef bytes trusted                    # 17 bytes each: the address as IPv6, and the prefix length
     cdef readonly int trusted_count
     cdef bint is_trusted(self, const uint8_t *address) noexcept

@@ -16,7 +16,7 @@ cdef class Settings:
                  int64_t body_ns=30_000_000_000, int64_t idle_ns=75_000_000_000, int64_t total_ns=0,
                  path_mode="normalize", bint merge_slashes=True, bint x_forwarded=True, bint forwarded=False,
                  bint trace=True, double sample_rate=0.1, bytes via=b"fastgw",
-                 bytes server_header=None, trusted_proxies=(), bint client_certs=False):
+                 bytes server_header=None, trusted_proxies=(), bint client_certs=False, arrivals=None):
         self.max_head = max_head
         self.max_headers = max_headers
         self.max_target = max_target
@@ -35,6 +35,7 @@ cdef class Settings:
         self.forwarded = forwarded
         self.trace = trace
         self.client_certs = client_certs
+        self.arrivals = arrivals
         self.sample_below = <int64_t>(sample_rate * 4294967296.0)
         self.via = via
         self.server_header = server_header

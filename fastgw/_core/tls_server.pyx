@@ -286,6 +286,8 @@ cdef class TlsHandshake(Connection):
         if channel is None:
             return 0
         self.relay.stats.add(reason, 1)
+        if reason != C_TLS_BUSY and reason != C_TLS_CLOSED:
+            self.listener.failed(&self.peer)
         self._out()
         if channel.out_len or (<TlsChannel>channel).failed:
             if not channel.closing:
@@ -337,6 +339,7 @@ cdef class TlsHandshake(Connection):
             return 0
         if self.entered:
             self.relay.stats.add(C_TLS_TIMEOUT, 1)
+            self.listener.failed(&self.peer)
         return self.on_closed()
 
     cdef int on_eof(self) except -1:

@@ -11,7 +11,7 @@ import logging
 import pickle
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -37,8 +37,7 @@ from fastgw._core.priorities import Priorities
 from fastgw._core.retry import Budget
 from fastgw._core.settings import Settings
 from fastgw._core.template import Compiled
-from fastgw._core.ws import Rules
-from fastgw._core.ws_messages import Inspection
+from fastgw.plan.protection import arrivals_by, socket_rules
 from fastgw.plan.resilience import BreakerSpec, KeptLimits, breaker_by, concurrency_by, hedge_by, remaining_by, retry_by
 from fastgw.plan.routing import load_router, make_rewrite, make_split
 from fastgw.plan.spec import CHUNK, EndpointSpec, PlanSpec, PolicySpecUse, RouteSpec, ServiceSpec, endpoint_of
@@ -219,6 +218,7 @@ class Builder:
         self.shared_chain: list[Any] = []
         self.outermost: set[Any] = set()
         self.inspecting: dict[Any, Policy] = {}
+        self.hearing: set[Any] = set()
         self.routes: list[Route] = []
         self.http2 = {service.name for service in spec.services if service.protocol != "http/1.1"}
         self.grpc: Any = None
@@ -262,6 +262,8 @@ class Builder:
             logger.error("the policy %s (%s) cannot be built: %s", use.name, use.place, type(error).__name__)
             policy, native = Refusal(use.name), None
         made = native if native is not None else PythonHook(policy, Policy)
+        if getattr(policy, "strays", False):
+            self.hearing.add(made)
         if getattr(policy, "inspects", ()):
             self.inspecting[made] = policy
         if getattr(use.handler, "outermost", False):
@@ -403,19 +405,8 @@ class Builder:
             retry=retry_by(given.retry),
             hedge=hedge_by(given.hedge, asked, self.hedges, self.budgets),
             admissions=self.route_admissions(given),
-            websocket=self.rules(given.websocket, chain) if given.websocket is not None else None,
+            websocket=socket_rules(given.websocket, [one for hook in chain if (one := self.inspecting.get(hook))]),
         )
-
-    def rules(self, websocket: Mapping[str, Any], chain: Iterable[Any]) -> Rules:
-        looking = [self.inspecting[hook] for hook in chain if hook in self.inspecting]
-        if not looking:
-            return Rules(**websocket)
-        sides = [
-            tuple((one.name, one.websocket_message) for one in looking if side in one.inspects)
-            for side in ("client", "service")
-        ]
-        limit = min(one.message_size for one in looking)
-        return Rules(**websocket, inspection=Inspection(sides[0], sides[1], limit))
 
     def service_of(self, given: RouteSpec) -> Service | None:
         """Who answers on a route: its service, or a stream of it that many listen to."""
@@ -445,11 +436,17 @@ class Builder:
             for path, kind in self.spec.public.items()
         }
 
+    def strays(self) -> Route | None:
+        """For policies that stand before every route, and count requests that none takes."""
+        chain = tuple(hook for hook in self.shared_chain if hook in self.hearing)
+        return Route("", chain=chain) if chain else None
+
     def finish(self, router: Any) -> Plan:
+        arrivals = arrivals_by(self.spec.arrivals, self.host.bucket_table, self.host.bans)
         plan = Plan(
             router,
             self.routes,
-            Settings(**self.spec.settings),
+            Settings(**self.spec.settings, arrivals=arrivals),
             self.services,
             {key: ErrorPage(*page) for key, page in self.spec.error_pages.items()},
             self.spec.generation,
@@ -459,6 +456,7 @@ class Builder:
         )
         if self.spec.priorities is not None:
             plan.priorities = Priorities(**self.spec.priorities)
+        plan.strays = self.strays()
         return plan
 
 

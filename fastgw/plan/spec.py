@@ -158,6 +158,19 @@ class PlanSpec:
     tcp: dict[str, TcpSpec] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
     priorities: dict[str, Any] | None = None
+    arrivals: dict[str, int] = field(default_factory=dict)
+    accepting: tuple[int, float] = (4096, 0.0)
+
+
+def arrivals_of(config: Config) -> dict[str, int]:
+    """The keyword arguments of _core.arrivals.Arrivals; empty for none."""
+    rate, ban = config.server.limits.connection_rate, config.server.limits.connection_ban
+    found: dict[str, int] = {}
+    if rate is not None:
+        found |= {"every_ns": max(1, ns(rate.per) // rate.rate), "burst": rate.burst or rate.rate}
+    if ban is not None:
+        found |= {"failures": ban.failures, "window_ns": ns(ban.per), "length_ns": ns(ban.length)}
+    return found
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -425,6 +438,8 @@ def compile_spec(
     spec = PlanSpec(
         generation=generation,
         settings=settings_of(config),
+        arrivals=arrivals_of(config),
+        accepting=(config.server.limits.backlog, config.server.limits.defer_accept or 0.0),
         services=tuple(
             service_of(config, name, service, service_slot(name)) for name, service in config.services.items()
         ),

@@ -50,11 +50,14 @@ class Ban(Policy):
     """Bans an address that was refused too often: until the ban ends it gets 403 `banned`, on every route with `ban`.
 
     Outcomes are counted and bans kept for all workers of the host together; of IPv6 addresses by their first 64 bits.
+    Where it is for every route, requests count too that no route takes (404). `server.limits.connection_ban` closes
+    connections of who is banned at once.
     `GET /bans` of the admin API lists them, `DELETE /bans/{address}` lifts one. Order: first, and for every route.
     Failure: open; when the host's table of counters is full, what has no place in it is not counted.
     """
 
     name = "ban"
+    strays = True
     Options = BanOptions
     options: BanOptions
 

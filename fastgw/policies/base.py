@@ -183,6 +183,8 @@ class Policy:
     """On CORS pre-flights its `request` runs before every other policy, wherever it stands."""
     outermost: ClassVar[bool] = False
     """Wherever it stands, its place is before the others: it sees the answers of those that refuse."""
+    strays: ClassVar[bool] = False
+    """Where it stands for every route, its `record` hears of requests too that no route takes."""
     inspects: tuple[str, ...] = ()
     """`client`, `service`: whose WebSocket messages come to `websocket_message` before they go on."""
     message_size: int = 65536

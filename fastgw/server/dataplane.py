@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from fastgw._core.bans import BanTable
@@ -32,6 +33,7 @@ from fastgw.policies._keysets import ring_of
 from fastgw.policies._mirror import Reports, reports_of
 from fastgw.policies.base import stores_of
 from fastgw.server.keys import Stamp, read, usable
+from fastgw.server.sockets import tune
 from fastgw.upstreams.discovery import EndpointSet
 
 logger = logging.getLogger("fastgw.server")
@@ -89,6 +91,8 @@ class DataPlane:
         self.prepared: Plan | None = None
         self.prepared_log: tuple[AccessLogConfig, AccessLog | None] | None = None
         self.listeners: dict[str, list[int]] = {}
+        self.sockets: dict[str, tuple[socket.socket, ...]] = {}
+        self.accepting = self.next_accepting = (4096, 0.0)
         self.tried: Plan | None = None
         self.trial_ends: asyncio.TimerHandle | None = None
 
@@ -99,6 +103,7 @@ class DataPlane:
     # ------------------------------------------------------------------ plans
 
     def adopt_now(self, spec: PlanSpec) -> None:
+        self.accepting = self.next_accepting = spec.accepting
         self.engine.adopt(build_now(spec, self.engine, self.host))
 
     async def prepare(self, spec: PlanSpec, log: AccessLogConfig) -> None:
@@ -108,6 +113,7 @@ class DataPlane:
         """
         self.prepare_log(log)
         self.prepared = await self.build(spec)
+        self.next_accepting = spec.accepting
 
     async def build(self, spec: PlanSpec) -> Plan:
         steps: Generator[None, None, Plan] = build(spec, self.engine, self.host)
@@ -128,6 +134,10 @@ class DataPlane:
         old = None
         self.engine.adopt(self.prepared)
         self.prepared = None
+        if self.accepting != self.next_accepting:
+            self.accepting = self.next_accepting
+            for sock in chain.from_iterable(self.sockets.values()):
+                tune(sock, *self.accepting)
         self.let_go(routes)
         self.adopt_log()
 
@@ -224,10 +234,14 @@ class DataPlane:
     def listen(self, name: str, *socks: socket.socket) -> None:
         """Accepts on all sockets of a listener from now on."""
         if name not in self.listeners:
+            for sock in socks:
+                tune(sock, *self.accepting)
             self.listeners[name] = [self.engine.listen(sock, name) for sock in socks]
+            self.sockets[name] = socks
 
     def unlisten(self, name: str) -> None:
         """Stops listening and closes the sockets, at once: others may hold references to them."""
+        self.sockets.pop(name, None)
         for lid in self.listeners.pop(name, ()):
             self.engine.unlisten(lid).close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import stat
@@ -98,6 +99,15 @@ def more_of(sockets: list[socket.socket], bind: Bind, workers: int, listen: bool
     """As many sockets of a TCP listener as there are workers, or more; the first ones are there and stay."""
     there = Bind(bind.host, sockets[0].getsockname()[1])
     return [*sockets, *(open_tcp(there, True, listen) for _ in range(workers - len(sockets)))]
+
+
+def tune(sock: socket.socket, backlog: int, defer: float) -> None:
+    """Of a socket that listens: how many may wait, and for how long one that says nothing (listen(2), tcp(7))."""
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return
+    sock.listen(backlog)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, math.ceil(defer))
 
 
 def make_listen(sock: socket.socket) -> None:

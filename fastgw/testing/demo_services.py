@@ -67,6 +67,10 @@ COLLECTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
 }
 
 
+DEMO_TOKEN = "demo-token"
+"""Whom the demo's authorizer lets in."""
+
+
 @dataclass(slots=True)
 class Request:
     """One request as it reached the service. Header names keep the case in which they came."""
@@ -140,9 +144,32 @@ class DemoService:
             case "status":
                 code = int(rest) if rest.isdigit() and 200 <= int(rest) <= 599 else 400
                 return json_response({"service": self.name, "status": code}, code)
+            case "verify":  # an authorizer, as `forward_auth` asks one
+                return self.verify(request)
+            case "decide":  # a policy engine, as `opa` asks one
+                return self.decide(request)
             case "catalog":  # the old address of /products/{id}: something to rewrite to
                 return self.item(request.query.get("id", ""))
         return self.collection(request) if not first else self.item(first)
+
+    def verify(self, request: Request) -> Response:
+        """Lets in who has the demo's token, and tells who that is."""
+        given = {name.lower(): value for name, value in request.headers}.get("authorization")
+        if given != f"Bearer {DEMO_TOKEN}":
+            return json_response({"error": f"send Authorization: Bearer {DEMO_TOKEN}"}, 401)
+        answer = json_response({"user": "ada"})
+        answer.headers += [("X-Auth-User", "ada"), ("X-Auth-Groups", "staff")]
+        return answer
+
+    def decide(self, request: Request) -> Response:
+        """Reading is allowed, writing to staff alone."""
+        try:
+            given = orjson.loads(request.body)["input"]
+            groups = (given["consumer"] or {}).get("groups", ())
+            allow = given["method"] in ("GET", "HEAD") or "staff" in groups
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return json_response({"error": "no input"}, 400)
+        return json_response({"result": {"allow": allow, "reason": None if allow else "only staff may write"}})
 
     def own_path(self, path: str) -> str:
         """The path below the service's own root: `/api/users/7`, `/users/7` and `/7` are one."""

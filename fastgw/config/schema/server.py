@@ -98,6 +98,23 @@ class Listener(Room):
         return {"bind": value} if isinstance(value, (str, int)) else value
 
 
+class ConnectionRate(Room):
+    """A token bucket per client address, shared by all workers; of IPv6 addresses the first 64 bits count."""
+
+    rate: int = key(doc="So many new connections …", ge=1, le=1_000_000, example=50)
+    per: Duration = key(1.0, "… in so much time.", ge=0.001, le=3600)
+    burst: int | None = key(None, "How many may come at once. Left out, `rate`.", ge=1, le=1_000_000, example=200)
+
+
+class ConnectionBan(Room):
+    """Addresses whose connections come to nothing: refused by `connection_rate` or `connections_per_address`, or with a
+    TLS handshake that fails. Who is banned, by the policy `ban` too, has new connections closed at once, before TLS."""
+
+    failures: int = key(50, "So many of them …", ge=2, le=1_000_000)
+    per: Duration = key(60.0, "… in so much time.", ge=1, le=86400)
+    length: Duration = key(600.0, "How long a ban is.", ge=1, le=30 * 86400)
+
+
 class ServerLimits(Room):
     """What a client may send. Every limit has its own answer."""
 
@@ -117,6 +134,26 @@ class ServerLimits(Room):
     )
     connections_per_address: int | None = key(
         None, "The same for one client address; `null` is no limit of its own.", ge=1, le=1000000, example=200
+    )
+    connection_rate: ConnectionRate | None = key(
+        None, "How fast one client address may open connections; more are closed at once. Not for `trusted_proxies`."
+    )
+    connection_ban: ConnectionBan | None = key(
+        None, "Ban addresses whose connections come to nothing. Not for `trusted_proxies`."
+    )
+    backlog: int = key(
+        4096,
+        "Connections that may wait to be accepted, of one listener and worker; net.core.somaxconn bounds it.",
+        ge=1,
+        le=1_000_000,
+    )
+    defer_accept: Duration | None = key(
+        None,
+        "A connection is accepted when its first bytes are there (TCP_DEFER_ACCEPT), or after so long: who only "
+        "connects costs the kernel alone. Not for listeners whose service speaks first.",
+        ge=1,
+        le=120,
+        example="5s",
     )
     requests_per_connection: int = key(
         10000, "After so many requests a connection is closed politely.", ge=1, le=2**31 - 1
