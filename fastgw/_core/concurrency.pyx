@@ -38,7 +38,9 @@ logger = logging.getLogger("fastgw.concurrency")
 cdef enum:
     ENTERED = 1              # Ticket.mark: it counts
     SAMPLED = 2              # it counts, and its time was looked at
+    WAITING = 3              # Ticket.place is its place in the queue
     REFUSED = 16             # + Shed; Ticket.place is its class
+    AT_ONCE = 64             # so many are refused before others have their turn
 
 REASON_NAMES = ("full", "timeout", "displaced", "delay")
 WAIT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -264,6 +266,7 @@ cdef class Concurrency(Admission):
             self._shed(waiter, DISPLACED)
         ticket.at = now
         ticket.place = queue.push(key, name, level, weight, now, (ex, ticket))
+        ticket.mark = WAITING
         if queue.count == 1:
             self._arm()
         return WAIT
@@ -294,11 +297,11 @@ cdef class Concurrency(Admission):
         return 0
 
     cdef int left(self, Exchange ex, Ticket ticket) except -1:
-        if ticket.mark == 0:
-            self.queue.remove(ticket.place)               # it waits
+        if ticket.mark == WAITING:
+            self.queue.remove(ticket.place)
             return self._arm()
-        if ticket.mark >= REFUSED:
-            return 0                                      # one of `dropped`, who are looked at again
+        if ticket.mark != ENTERED and ticket.mark != SAMPLED:
+            return 0                                      # one of `dropped`, who are looked at again; or never let in
         self.in_flight -= 1
         if ticket.charged:
             self.queue.over(ticket.place, ticket.charged, max(self.reactor.now - ticket.at, 0))
@@ -355,11 +358,14 @@ cdef class Concurrency(Admission):
         return self._wake()
 
     cdef int _refuse_dropped(self) except -1:
-        while self.dropped:
+        cdef int i
+        for i in range(AT_ONCE):
+            if not self.dropped:
+                return 0
             ex, ticket = self.dropped.popleft()
             if waiting(<Exchange>ex, <Ticket>ticket):
                 self._go(<Exchange>ex, REPLIED)
-        return 0
+        return self._wake()
 
     cdef int _next(self) except -2:
         """The waiter that may go on now, or -1."""
@@ -392,6 +398,7 @@ cdef class Concurrency(Admission):
             level = queue.flows[flow].level
             ex, ticket = queue.remove(waiter)
             charged = queue.charge(flow)
+            ticket.mark = 0
             if not waiting(<Exchange>ex, ticket):
                 queue.over(flow, charged, charged)
                 continue

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from fastgw.testing import FakeUpstream, GatewayProcess
-from tests.e2e.test_concurrency import Gate, until
+from tests.e2e.test_concurrency import Gate, counted, until
+from tests.e2e.test_concurrency import world as limited
 from tests.e2e.test_http2_upstream import code
 
 PRIORITIES = {
@@ -241,6 +242,30 @@ def test_a_client_that_leaves_and_a_time_that_is_over_leave_the_queue(world):
     assert world.queued() == 0
     assert finish(world, first) == [200]
     assert world.served() == []
+
+
+def test_many_that_are_late_are_all_told(world):
+    world.limit({"max": 1, "queue": {"max": 500, "timeout": "1s", "fair": "consumer"}})
+    first = world.first()
+    late = [world.ask(f"/{number}") for number in range(150)]
+    assert {code(client.response()) for client in late} == {(503, "service_queue_timeout")}
+    assert [one["sheds"]["timeout"] for one in world.shown()["classes"] if one["name"] == "normal"] == [150]
+    for client in late:
+        client.close()
+    assert finish(world, first) == [200]
+
+
+def test_a_drain_serves_those_that_wait():
+    concurrency = {"max": 1, "queue": {"max": 9, "timeout": "60s", "fair": "client_ip"}}
+    with limited({"concurrency": concurrency}) as (gateway, gate, ask):
+        first = ask("/0")
+        until(lambda: gate.paths == ["/0"])
+        waiting = ask("/1")
+        until(lambda: counted(gateway, "queued") == 1)
+        assert gateway.admin("/drain", "POST")[0] == 202
+        until(lambda: gateway.admin("/ready")[0] == 503)
+        gate.passes.release(2)
+        assert first.response().status == waiting.response().status == 200
 
 
 def test_a_reload_keeps_those_that_wait(world):
