@@ -132,7 +132,7 @@ def paired(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str
 def differences(old: Config, new: Config) -> list[Change]:
     """In the order of the file: settings, listeners, services, consumers, policies, routes."""
     found: list[Change] = []
-    for room in ("server", "admin", "secrets", "stores", "cache", "observability"):
+    for room in ("server", "admin", "secrets", "stores", "cache", "priorities", "observability"):
         lines = compare(getattr(old, room), getattr(new, room), but=("listeners",))
         found += [Change("changed", "setting", f"{room}.{line}") for line in lines]
     listeners = [{str(one.bind): one for one in config.server.listeners} for config in (old, new)]

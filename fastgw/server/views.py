@@ -69,6 +69,7 @@ def config_view(config: Config) -> dict[str, Any]:
         "admin": masked(config.admin),
         "services": masked(config.services),
         "consumers": consumers,
+        "priorities": masked(config.priorities),
         "observability": masked(config.observability),
         "policies": [{use.name: masked(use.options)} for use in config.policies],
         "routes": [

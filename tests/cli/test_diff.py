@@ -62,6 +62,8 @@ def test_the_same_in_other_words_is_the_same(files):
     ("pair", "lines"),
     [
         (("10MiB", "20MiB"), ["~ setting server.limits.body_size: 10MiB → 20MiB"]),
+        (("services:\n", "priorities: {classes: [a, b], default: b}\nservices:\n"),
+         ["~ setting priorities.classes: a, b is new", "~ setting priorities.default: b is new"]),
         ((', "127.0.0.1:8081"', ', "127.0.0.1:8082"'), ["- listener 127.0.0.1:8081", "+ listener 127.0.0.1:8082"]),
         (("users: http://127.0.0.1:9001", "users: http://127.0.0.1:9101"),
          ["~ service users", "    moved: http://127.0.0.1:9001 → http://127.0.0.1:9101"]),
