@@ -89,7 +89,7 @@ class Model:
     def end(self, level, key, charged, took):
         flow = self.flows[level][key]
         flow.running -= 1
-        self.typical = max(1000, self.typical + (took - self.typical) // 8)
+        self.typical = max(1000, self.typical + int((took - self.typical) / 8))      # as C divides: towards 0
         flow.start += (took - charged) / flow.weight
         self.settle(level, key)
 
@@ -130,7 +130,8 @@ class Model:
 
 
 def weight_of(key):
-    return 1 + key % 3
+    """Powers of two: virtual time is exact then, however the two add it up."""
+    return 1 << key % 3
 
 
 STEPS = st.lists(
