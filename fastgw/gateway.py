@@ -22,6 +22,7 @@ from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
 from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keysets import KeySets
+from fastgw.server.limits import LimitDesk
 from fastgw.server.mirrors import mirrors_view
 from fastgw.server.names import Resolver
 from fastgw.server.quotas import QuotaDesk
@@ -170,6 +171,10 @@ class Gateway:
         return [self.plane.snapshot()]
 
     @property
+    def limits(self) -> LimitDesk:
+        return LimitDesk(self.memory, self._config)
+
+    @property
     def memory(self) -> SharedMemory:
         assert self._memory is not None
         return self._memory
@@ -217,6 +222,7 @@ class Gateway:
             version=__version__,
             certificates=self._certificates.states(),
             cache=Access(self._memory.cache).stats(),
+            limit_table={"slots": self._memory.buckets.capacity, **self._memory.buckets.counts()},
             certificate_failures=self._certificates.failures,
             discovery=self._discovery.states() if self._discovery is not None else (),
             health=self._health.states() if self._health is not None else (),

@@ -32,6 +32,7 @@ from fastgw.server.discovery import Changed, Discovery
 from fastgw.server.health import Health
 from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keysets import KeySets, Told
+from fastgw.server.limits import LimitDesk
 from fastgw.server.names import Resolver
 from fastgw.server.quotas import QuotaDesk
 from fastgw.server.secrets import SecretWatch
@@ -70,6 +71,7 @@ class Agent(Shown, MirrorViews):
         self.keys = KeySets(self.publish_keys, start.keys)
         self.certificates = CertificateWatch()
         self.desk = KeyDesk(lambda: self.current.head, self.memory.usage, self.tell_all)
+        self.limits = LimitDesk(self.memory, lambda: self.current.config())
         self.quotas = QuotaDesk(lambda: (self.current.generation, self.current.config))
         self.stale = StaleWatch(self.loop.time())
         self.rollout = Rollout(self)

@@ -20,6 +20,7 @@
     GET  /config/apply                  how it goes with the one that is tried, or how it went with the last one
     POST /config/apply/promote, /abort  ends what is tried now
     POST /upgrade                       200 when a new supervisor has taken over, 409 with why not
+    GET  /limits; POST /limits/state, /limits/reset: see limits.py
     GET  /overload                      limits of requests under way: who waits and who was shed, by class and tenant
     GET  /circuit-breakers              circuit breakers, and how they are
     POST /circuit-breakers/{service}/reset   closes those of a service; /open and /close force them, /auto ends that;
@@ -31,7 +32,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import re
 from typing import Any, Literal, Protocol, cast
@@ -41,13 +41,15 @@ import httptools
 import orjson
 from pydantic import ValidationError
 
-from fastgw.admin import bans, cache, keys, quotas, sessions
+from fastgw.admin import bans, cache, keys, limits, quotas, sessions
+from fastgw.admin.loopback import is_loopback
 from fastgw.config.errors import Problem, dotted
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
 from fastgw.server.health import Health
 from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keys import KeyProblem
+from fastgw.server.limits import LimitDesk
 from fastgw.server.quotas import QuotaDesk, QuotaProblem
 from fastgw.server.shared import SharedMemory
 
@@ -87,6 +89,8 @@ class Backend(Protocol):
     @property
     def quotas(self) -> QuotaDesk: ...
     @property
+    def limits(self) -> LimitDesk: ...
+    @property
     def health(self) -> Health: ...
     @property
     def rollout(self) -> Rollouts: ...
@@ -108,12 +112,12 @@ INDEX = {
             "/mirrors", "/mirrors/{route}/report", "/config", "/config/apply", "/consumers", "/plans", "/keys", "/bans",
             "/circuit-breakers", "/contract", "/overload", "/quotas", "/quotas/{name}/usage",
             "/quotas/{name}/usage.csv", "/quotas/{name}/usage/{period}", "/quotas/{name}/usage/{period}.csv",
-            "/cache", "/cache/entries", "/sessions", "/users/{user}/sessions"],
+            "/cache", "/cache/entries", "/sessions", "/users/{user}/sessions", "/limits"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
              "/config/apply/abort", "/upgrade", "/drain", "/consumers", "/plans", "/keys", "/keys/{id}/rotate",
              "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
              "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto", "/quotas/{name}/grant",
-             "/quotas/{name}/reset", "/cache/purge"],
+             "/quotas/{name}/reset", "/cache/purge", "/limits/state", "/limits/reset"],
     "DELETE": ["/keys/{id}", "/consumers/{name}", "/plans/{name}", "/bans/{address}", "/sessions/{name}/{id}",
                "/users/{user}/sessions"],
 }
@@ -143,21 +147,6 @@ def problem_view(found: Problem) -> dict[str, Any]:
 
 CIRCUIT = re.compile(r"/circuit-breakers/([^/]+)/(reset|open|close|auto)")
 MIRROR = re.compile(r"/mirrors/(.+)/(report|reset)")
-AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?")
-
-
-def is_loopback(host: bytes) -> bool:
-    """Whether a Host header means this host by itself: `localhost`, or an address of it, with or without a port."""
-    found = AUTHORITY.fullmatch(host.strip())
-    if found is None:
-        return False
-    name = (found[1] or found[2]).decode("latin-1").lower()
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def taken(done: bool, facts: dict[str, Any]) -> Answer:
@@ -208,6 +197,10 @@ class Api:
         if bans.concerns(path):
             status, value = bans.answer(self.backend.memory, method, path)
             return problem(status, value) if isinstance(value, str) else json(status, value)
+        if limits.concerns(path):
+            await self.backend.snapshots()           # what the workers have counted is written now
+            status, value = limits.answer(self.backend.limits, method, path, body)
+            return problem(status, *value) if isinstance(value, tuple) else json(status, value)
         handlers: dict[str, tuple[str, Any]] = {
             "/": ("GET", self.index),
             "/health": ("GET", self.health),

@@ -86,10 +86,11 @@ class Shown:
             health=self.health.states(),
             circuits=self.health.circuits.states(),
             keys=self.keys.states(),
-            limits=self.memory.limit_counts.rows(),
             secrets=SOURCES.states(),
             rollouts=self.rollout.ends,
             trial=self.rollout.seen(),
+            limits=self.memory.limit_counts.rows(),
+            limit_table={"slots": self.memory.buckets.capacity, **self.memory.buckets.counts()},
             cache=Access(self.memory.cache).stats(),
             api_keys=await self.desk.used(self.current.head.observability.metrics.max_label_values),
         )

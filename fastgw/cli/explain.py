@@ -124,6 +124,9 @@ def text(file: str, data: dict[str, object]) -> str:
         verdicts = data.get("verdicts", [])
         assert isinstance(verdicts, list)
         lines += as_text(verdicts)
+        limits = data.get("limits", [])
+        assert isinstance(limits, list)
+        lines += [f"limit     {words}" for words in limits]
         mirrors = data.get("mirror", [])
         assert isinstance(mirrors, list)
         lines += [f"mirror    {words}" for words in mirrors]

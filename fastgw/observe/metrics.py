@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
 from fastgw.observe.cache import cache_metrics
+from fastgw.observe.limits import LimitRow, limits
 from fastgw.observe.mirrors import mirrors
 from fastgw.observe.queues import queues
 from fastgw.observe.secrets import SecretRead, secret_metrics
@@ -100,7 +101,8 @@ class View:
     certificates those that are served; none without TLS
     rollouts     ends of configurations that were tried, by how
     cache        what the storage of answers counts
-    limits       (route or *, limit, counts by what became of requests) of rate limits
+    limits       what became of requests at limits, by route and limit
+    limit_table  what the table of limits counts, and its slots
     trial        the plan in force and the one that is tried, while one is
     """
 
@@ -122,10 +124,11 @@ class View:
     keys: Sequence[IssuerKeys] = ()
     secrets: Sequence[SecretRead] = ()
     api_keys: Sequence[tuple[str, str, int]] = ()
-    limits: Sequence[tuple[str, str, Mapping[str, int]]] = ()
     rollouts: Mapping[str, int] = field(default_factory=dict)
     trial: tuple[TriedPlan, TriedPlan] | None = None
     cache: Mapping[str, int] = field(default_factory=dict)
+    limits: Sequence[LimitRow] = ()
+    limit_table: Mapping[str, int] = field(default_factory=dict)
 
 
 class Collector:
@@ -165,10 +168,10 @@ class Collector:
             for consumer, key, count in self.view.api_keys:
                 uses.add_metric((consumer, key), count)
             yield uses
-        yield from self.shared_limits()
         yield from concurrency(self.view.snapshots)
         yield from queues(self.view.snapshots)
         yield from cache_metrics(self.view.cache)
+        yield from limits(self.view.limits, self.view.limit_table)
         if self.view.circuits:
             yield from circuit_metrics(self.view.circuits)
 
@@ -371,16 +374,6 @@ class Collector:
         yield CounterMetricFamily(
             "fastgw_rate_limited", "Requests refused by a rate limit.", value=total.get("rate_limited", 0)
         )
-
-    def shared_limits(self) -> Iterator[Metric]:
-        over = CounterMetricFamily(
-            "fastgw_rate_limit_over_admitted", "Requests admitted beyond a limit that several hosts share.",
-            labels=("route", "limit"),
-        )  # fmt: skip
-        for route, limit, counts in self.view.limits:
-            if counts["over_admitted"]:
-                over.add_metric((route, limit), counts["over_admitted"])
-        yield over
 
     def connections(self) -> Iterator[Metric]:
         counters = [stats.read_counters() for stats in self.view.stats]

@@ -20,11 +20,13 @@ from fastgw.config import Config
 from fastgw.config.fields import format_duration
 from fastgw.config.schema.routes import Route, ValueMatch
 from fastgw.config.schema.services import Service
+from fastgw.plan.limit_words import limit_words
 from fastgw.plan.precedence import Key, Precedence
 from fastgw.plan.resilience import breakers_of
 from fastgw.plan.resilience_words import resilience_words
 from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 from fastgw.plan.sockets import socket_words
+from fastgw.policies._limits import RateLimitOptions
 from fastgw.policies.mirror import MirrorOptions
 
 
@@ -235,6 +237,9 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
         asked = [route.service] if route.service else [share.service for share in route.split]
         data["endpoint"] = [f"{name}: {choice(config.services[name])}" for name in asked]
         data["resilience"] = resilience_words(config, route)
+        limited = (use.options for use in config.chain(route) if isinstance(use.options, RateLimitOptions))
+        if limits := limit_words(limited, found.asked.method if found.asked else "", route.name or ""):
+            data["limits"] = limits
         if mirrors := [mirror(use.options) for use in config.chain(route) if isinstance(use.options, MirrorOptions)]:
             data["mirror"] = mirrors
         if sockets := socket_words(route):

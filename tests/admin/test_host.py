@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from fastgw.admin.api import AdminServer, Api, is_loopback
+from fastgw.admin.api import AdminServer, Api
+from fastgw.admin.loopback import is_loopback
 from fastgw.testing import FakeUpstream, GatewayProcess
 
 OURS = ["localhost", "LocalHost:9901", "127.0.0.1", "127.0.0.1:1", "127.8.9.10:80", "[::1]", "[::1]:9901", "localhost:"]

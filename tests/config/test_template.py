@@ -8,6 +8,7 @@ import pytest
 
 from fastgw.config import check, load
 from fastgw.policies import RESOLVER
+from fastgw.testing.policy import Trial
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE / "data" / "template.yaml"
@@ -77,6 +78,18 @@ def test_its_plugins_become_policies_in_their_order(config):
     assert (limit.requests, limit.per, limit.burst) == (60, 60, 100)
     assert tuple(map(str, limit.by)) == ("claim:sub",)
     assert tuple(cors.headers) == ("Content-Type", "Authorization")
+
+
+def test_its_rate_limit_limits(config):
+    limit = Trial("rate_limit", config.policies[1].options.model_dump(exclude_unset=True))
+
+    def ask(subject):
+        return limit.ask(prepare=lambda exchange: setattr(exchange, "claims", {"sub": subject}))
+
+    assert all(ask("ada").passed for _ in range(100))
+    refused = ask("ada")
+    assert (refused.status, refused.problem["key"], refused.header("Retry-After")) == (429, "claim:sub", "1")
+    assert ask("bob").passed
 
 
 def test_what_its_excluded_paths_expect_is_served(config):

@@ -1,6 +1,8 @@
 """`rate_limit` over sockets and workers: those who wait, those under way, and workers that die."""
 
 import contextlib
+import http.client
+import json
 import os
 import select
 import signal
@@ -34,6 +36,10 @@ routes:
   - path: /exact
     policies:
       - rate_limit: {limits: [40/1h, {requests: 60, per: 2h, algorithm: sliding_log}], by: global}
+      - respond: {body: ok}
+  - path: /key
+    policies:
+      - rate_limit: {limits: [2/1h, {requests: 10, per: 2h, algorithm: sliding_window, name: slow}]}
       - respond: {body: ok}
 """
 
@@ -95,6 +101,8 @@ def test_who_comes_faster_than_it_leaks_waits(gateway):
     else:
         assert [status for status, _ in found] == [200, 200, 200, 429]
     assert passed[1] - start >= 0.19 and passed[2] - start >= 0.39
+    counted = {row["route"]: row for row in told(gateway, "/limits")[1]["limits"]}["/leaky"]
+    assert counted["allowed"] == len(passed) and counted["delayed"] >= 2
 
 
 def test_who_leaves_while_waiting_is_forgotten(gateway):
@@ -163,3 +171,50 @@ def test_workers_together_admit_exactly_the_limit(gateway):
     with ThreadPoolExecutor(4) as pool:
         statuses = list(pool.map(lambda _: ask(gateway, "/exact").status, range(60)))
     assert statuses.count(200) == 40 and statuses.count(429) == 20
+
+
+def told(gateway, path, method="GET", body=None):
+    connection = http.client.HTTPConnection(gateway.host, gateway.admin_port, timeout=30)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def test_a_key_is_looked_at_and_reset(gateway):
+    assert [ask(gateway, "/key").status for _ in range(3)] == [200, 200, 429]
+    policy = {"policy": "/key/rate_limit/1", "key": ["127.0.0.1"]}
+    status, state = told(gateway, "/limits/state", "POST", policy)
+    assert status == 200 and [one["remaining"] for one in state["limits"]] == [0, 8]
+    assert told(gateway, "/limits/reset", "POST", policy)[1]["reset"] == 2
+    assert ask(gateway, "/key").status == 200
+
+    _, view = told(gateway, "/limits")
+    rows = {(row["route"], row["limit"]): row for row in view["limits"]}
+    assert (rows["/key", "2/1h"]["allowed"], rows["/key", "2/1h"]["refused"]) == (3, 1)
+    assert rows["/key", "slow"]["allowed"] == 3 and rows["/key", "slow"]["refused"] == 0
+    assert view["table"]["slots"] > 1_000_000 and 0 < view["table"]["keys"] < 1000
+    shown = {one["policy"]: one for one in view["policies"]}["/key/rate_limit/1"]
+    assert (shown["by"], shown["limits"]) == (["client_ip"], ["2/1h", "slow"])
+
+    metrics = gateway.admin("/metrics")[1]
+    assert 'fastgw_limit_requests_total{limit="2/1h",result="refused",route="/key"} 1.0' in metrics
+    assert "fastgw_limit_table_evictions_total 0.0" in metrics
+
+
+@pytest.mark.parametrize(
+    "path, method, body, status",
+    [
+        ("/limits", "POST", {}, 405),
+        ("/limits/state", "GET", None, 405),
+        ("/limits/state", "POST", {"policy": "none/rate_limit/1", "key": ["a"]}, 404),
+        ("/limits/state", "POST", {"policy": "/key/rate_limit/1", "key": ["no address"]}, 400),
+        ("/limits/state", "POST", {"policy": "/key/rate_limit/1", "key": []}, 400),
+        ("/limits/reset", "POST", {"policy": "/key/rate_limit/1", "key": [1]}, 400),
+        ("/limits/reset", "POST", ["a"], 400),
+    ],
+)
+def test_what_the_admin_api_refuses(gateway, path, method, body, status):
+    assert told(gateway, path, method, body)[0] == status

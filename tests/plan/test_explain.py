@@ -264,3 +264,26 @@ def test_the_examples_of_the_page_are_true(example, tmp_path):
         found = orjson.loads(verb("explain", str(file), url, *args, "--json").stdout)
         got = f"{found['service']} {found['target']}" if "service" in found else str(found["status"])
         assert got == wanted, request
+
+
+def test_the_limits_that_would_hold():
+    config = load(
+        """
+        routes:
+          - path: /x
+            name: x
+            policies:
+              - rate_limit:
+                  limits: [50/s, {requests: 9, algorithm: concurrency}]
+                  overrides:
+                    - {methods: POST, limits: [5/s]}
+                    - {methods: GET, routes: x, limits: [{requests: 6, per: 1m, algorithm: leaky_bucket, queue: 3}]}
+              - respond: {body: a}
+        """,
+        resolver=RESOLVER,
+    )
+    found = as_data(config, explain(config, ask(config, "GET", "/x", [], "127.0.0.1")))["limits"]
+    assert found == [
+        "by client_ip: 6 in 1m (leaky_bucket, 1 at once, 3 may wait for 10s), where method GET and route x",
+        "by client_ip: 50 in 1s (token_bucket); 9 under way at once",
+    ]

@@ -1,0 +1,86 @@
+"""What operators see and change of rate limits: the tables that all workers share, and the state of one key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastgw._core.limit import RateLimit
+from fastgw.config import Config
+from fastgw.plan.spec import PolicySpecUse, uses_of
+from fastgw.policies._limits import RateLimitOptions
+from fastgw.policies.base import BuildContext
+from fastgw.server.shared import SharedMemory
+
+
+class LimitProblem(Exception):
+    """What cannot be told, and why."""
+
+
+class LimitDesk:
+    """`config` gives the configuration in force."""
+
+    def __init__(self, memory: SharedMemory, config: Callable[[], Config]) -> None:
+        self.memory = memory
+        self.config = config
+
+    def policies(self) -> dict[str, PolicySpecUse]:
+        """The `rate_limit` policies in force, by route, name and number: `orders/rate_limit/1`, `*/rate_limit/1`."""
+        config = self.config()
+        found = list(uses_of(config.policies, None))
+        for route in config.routes:
+            found += uses_of(route.policies, route.name)
+        return {use.key: use for use in found if isinstance(use.options, RateLimitOptions)}
+
+    def listing(self) -> dict[str, Any]:
+        buckets = self.memory.buckets
+        counts = buckets.counts()
+        return {
+            "table": {"slots": buckets.capacity, **counts, "fill": round(counts["keys"] / buckets.capacity, 4)},
+            "under_way": {"keys": len(held := self.memory.holds[0].counts()), "requests": sum(held.values())},
+            "limits": [
+                {"route": route, "limit": limit, **kinds} for route, limit, kinds in self.memory.limit_counts.rows()
+            ],
+            "policies": [
+                {
+                    "policy": key,
+                    "by": [str(by) for by in use.options.by],
+                    "limits": [one.label for one in use.options.default],
+                    "overrides": [[one.label for one in case.limits] for case in use.options.overrides],
+                    "mode": use.options.mode,
+                }
+                for key, use in self.policies().items()
+            ],
+        }
+
+    def native(self, policy: str) -> RateLimit:
+        """The policy as the workers have it, over the same tables. LimitProblem when there is none."""
+        use = self.policies().get(policy)
+        if use is None:
+            raise LimitProblem(f"there is no policy {policy!r}; GET /limits lists them")
+        if use.options.shared is not None:
+            raise LimitProblem(f"the keys of {policy!r} are in the store that hosts share")
+        memory = self.memory
+        context = BuildContext(
+            bucket_table=memory.buckets,
+            holds=memory.holds[0],
+            limit_counts=memory.limit_counts,
+            policy_key=use.key,
+            route_name=use.route,
+        )
+        hook = use.handler(use.options, context).hook()
+        if not isinstance(hook, RateLimit):
+            raise LimitProblem(f"the policy {policy!r} cannot be built")
+        return hook
+
+    def state(self, policy: str, values: list[str]) -> list[dict[str, Any]]:
+        try:
+            return self.native(policy).state(values)
+        except ValueError as error:
+            raise LimitProblem(str(error)) from None
+
+    def reset(self, policy: str, values: list[str]) -> int:
+        try:
+            return self.native(policy).reset(values)
+        except ValueError as error:
+            raise LimitProblem(str(error)) from None
