@@ -32,7 +32,7 @@ def limits(rows: Sequence[LimitRow], table: Mapping[str, int]) -> Iterator[Metri
                 over.add_metric((route, limit), count)
     yield from (family, over)
     yield GaugeMetricFamily("fastgw_limit_table_slots", "Places in the table of limits.", value=table.get("slots", 0))
-    yield GaugeMetricFamily("fastgw_limit_table_keys", "Of them taken, by keys idle or not.", value=table.get("keys", 0))
+    yield GaugeMetricFamily("fastgw_limit_table_keys", "Of them taken, idle or not.", value=table.get("keys", 0))
     evicted = CounterMetricFamily("fastgw_limit_table_evictions", "Idle keys that gave their place to another.")
     evicted.add_metric((), table.get("evicted", 0))
     yield evicted
