@@ -11,6 +11,7 @@ import orjson
 from fastgw.cli.loading import load_or_print
 
 if TYPE_CHECKING:
+    from fastgw._core.client_certificate import ClientCertificate
     from fastgw.config import Config
 
 
@@ -32,6 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("-H", "--header", action="append", default=[], metavar="'Name: value'")
     parser.add_argument("--client-ip", default="127.0.0.1", metavar="ADDRESS")
+    parser.add_argument(
+        "--client-cert", metavar="FILE", help="the client's certificate (PEM), as if the listener had verified it"
+    )
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run)
 
@@ -63,7 +67,11 @@ def run(args: argparse.Namespace) -> int:
         from fastgw.server.verdicts import verdicts
 
         try:
-            data["verdicts"] = verdicts(config, found.chosen, found.asked, found.captures)
+            certificate = shown_certificate(args.client_cert) if args.client_cert else None
+            data["verdicts"] = verdicts(config, found.chosen, found.asked, found.captures, certificate)
+        except OSError as error:
+            print(f"fastgw: {args.client_cert}: {error.strerror}", file=sys.stderr)
+            return 2
         except ValueError as error:
             print(f"fastgw: the policies cannot be asked: {error}", file=sys.stderr)
     if args.json:
@@ -71,6 +79,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(text(args.file, data))
     return 0 if found.chosen is not None else 1
+
+
+def shown_certificate(file: str) -> ClientCertificate:
+    """OSError, ValueError for what is none."""
+    import ssl
+    from pathlib import Path
+
+    from fastgw._core.client_certificate import ClientCertificate
+
+    text = Path(file).read_text("ascii", "replace")
+    begin = text.find("-----BEGIN CERTIFICATE-----")
+    end = text.find("-----END CERTIFICATE-----", begin)
+    if begin < 0 or end < 0:
+        raise ValueError(f"{file} has no certificate in PEM")
+    return ClientCertificate(ssl.PEM_cert_to_DER_cert(text[begin : end + len("-----END CERTIFICATE-----")]))
 
 
 def connection(config: Config, url: str, as_json: bool) -> int:

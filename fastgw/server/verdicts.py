@@ -6,11 +6,15 @@ is counted, and no socket is opened.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 
+from fastgw._core.client_certificate import ClientCertificate
 from fastgw._core.exchange import Verdict
 from fastgw._core.key_auth import KeyTable
 from fastgw._core.policy import PythonHook
@@ -22,10 +26,14 @@ from fastgw.plan.waiting import waits
 from fastgw.policies.base import BuildContext, Policy, Shared
 from fastgw.server.keys import read, usable
 
-TRIED = frozenset(["jwt", "key_auth", "hmac", "any_of", "all_of", "authorize", "acl", "abac", "identity", "ip"])
-"""Policies that decide by themselves, by what stands in a head."""
-OUTSIDE = frozenset(["basic_auth", "forward_auth", "opa", "oauth2_introspection", "oidc", "mtls", "session"])
-"""Those that decide too, but not here: by somebody outside, by a certificate, or after a while in a thread."""
+TRIED = frozenset(
+    ["jwt", "key_auth", "hmac", "any_of", "all_of", "authorize", "acl", "abac", "identity", "ip", "basic_auth", "mtls"]
+)
+"""Policies that decide by themselves, by what stands in a head, or by a certificate."""
+OUTSIDE = frozenset(["forward_auth", "opa", "oauth2_introspection", "oidc", "session"])
+"""Those for which somebody outside decides, where a head alone does not."""
+ALONE = frozenset(["basic_auth", "mtls"])
+"""Of the first those that are not tried within a composition: one needs a thread, the other a certificate."""
 
 
 def named(use: PolicyUse) -> set[str]:
@@ -60,7 +68,62 @@ def head(asked: Asked) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
-def verdicts(config: Config, route: Route, asked: Asked, captures: tuple[str, ...]) -> list[dict[str, Any]]:
+class Decided(Policy):
+    """Gives the answer that another policy came to."""
+
+    name = "decided"
+
+    def __init__(self, answer: Any, consumer: Any) -> None:
+        self.answer = answer
+        self.consumer = consumer
+
+    def request(self, exchange: Any) -> Any:
+        if self.answer is None and self.consumer is not None:
+            exchange.consumer = self.consumer
+        return self.answer
+
+
+async def awaited(answer: Any) -> Any:
+    return await answer
+
+
+def tried(policy: Any, probe: Probe, certificate: ClientCertificate | None) -> Any:
+    """The verdict of its request hook. What it does in a thread is waited for."""
+    if policy.name not in ALONE:
+        return probe.request(policy.hook() or PythonHook(policy, Policy))
+    exchange = probe.exchange
+    shown = SimpleNamespace(
+        path=exchange.path, request=exchange.request, client_cert=certificate, consumer=exchange.consumer
+    )
+    answer = policy.request(shown)
+    if inspect.isawaitable(answer):
+        answer = asyncio.run(awaited(answer))
+    return probe.request(PythonHook(Decided(answer, shown.consumer), Policy))
+
+
+def question(use: PolicyUse, asked: Asked) -> str:
+    """What would be asked of whom; nothing where the head alone is enough to refuse."""
+    options: Any = use.options
+    if use.name == "oidc":
+        return f"without a session it sends browsers to log in at {options.issuer}"
+    if use.name == "session":
+        return "whether the session of the cookie holds is in its store"
+    if use.name == "forward_auth":
+        told = f"{options.service} whether it may pass (GET {options.path}): 2xx passes, 3xx and 4xx are the answer"
+    elif use.name == "opa":
+        told = f"{options.service} for a decision (POST {options.path}): anything but true is 403 authorizer_refused"
+    else:
+        given = [value for name, value in asked.headers if name.lower() == "authorization"]
+        if len(given) != 1 or not given[0].lower().startswith("bearer "):
+            return ""
+        return f"{options.service} what the token is worth (POST {options.path}): 401 unless it is active"
+    unanswered = "it passes" if options.on_failure == "open" else "503 authorizer_unavailable"
+    return f"{told}; unanswered, {unanswered}"
+
+
+def verdicts(
+    config: Config, route: Route, asked: Asked, captures: tuple[str, ...], certificate: ClientCertificate | None = None
+) -> list[dict[str, Any]]:
     """One row for each policy of the route that decides, up to the first that refuses. ValueError for a head that the
     gateway would not take."""
     names = route.pattern.captures if route.pattern else ()
@@ -73,9 +136,13 @@ def verdicts(config: Config, route: Route, asked: Asked, captures: tuple[str, ..
             continue
         row: dict[str, Any] = {"policy": use.name, "line": use.line}
         rows.append(row)
-        if inside & OUTSIDE:
-            who = ", ".join(sorted(inside & OUTSIDE))
+        within = inside & (OUTSIDE | ALONE) - {use.name}
+        if within:
+            who = ", ".join(sorted(within))
             row |= {"verdict": "not tried", "detail": f"{who} cannot be asked here; what follows is as if it passed"}
+            continue
+        if use.name in OUTSIDE and (words := question(use, asked)):
+            row |= {"verdict": "would ask", "detail": f"{words}; what follows is as if it passed"}
             continue
         context = BuildContext(
             consumers=config.consumers, plans=config.plans, keys=keys, shared=shared, of_plan=of_plan,
@@ -85,7 +152,7 @@ def verdicts(config: Config, route: Route, asked: Asked, captures: tuple[str, ..
         was, quiet.disabled = quiet.disabled, True
         try:
             policy = use.spec.handler(use.options, context)
-            verdict = probe.request(policy.hook() or PythonHook(policy, Policy))
+            verdict = tried(policy, probe, certificate)
         except Exception as error:
             row["verdict"], row["detail"] = "cannot be built", type(error).__name__
             break
@@ -103,7 +170,7 @@ def verdicts(config: Config, route: Route, asked: Asked, captures: tuple[str, ..
             row["scopes"] = None if found.scopes is None else sorted(found.scopes)
         if verdict != Verdict.CONTINUE:
             break
-    if not rows or rows[-1]["verdict"] in ("passes", "not tried"):
+    if not rows or rows[-1]["verdict"] in ("passes", "not tried", "would ask"):
         rows += waits(config, route, exchange)
     return rows
 

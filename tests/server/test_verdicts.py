@@ -1,5 +1,6 @@
 """`fastgw explain`: what the policies say to a key or a token."""
 
+import base64
 import hashlib
 import json
 
@@ -9,6 +10,7 @@ import pytest
 from fastgw.cli import main
 from fastgw.config.schema.consumers import ApiKeys
 from fastgw.server.keys import KeyFile
+from fastgw.testing.certificates import Authority
 
 SECRET = "planted-secret-of-32-bytes-and-more"
 KEY = "planted-key-1"
@@ -17,7 +19,8 @@ services: {{up: http://127.0.0.1:9001}}
 plans: {{gold: {{scopes: [orders:read]}}}}
 api_keys: {{file: keys.json}}
 consumers:
-  - {{name: ada, plan: gold, groups: [staff], keys: ["sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"]}}
+  - {{name: ada, plan: gold, groups: [staff], keys: ["sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"],
+     password: "$2b$04$koQhi7k71jW0VOFlA8zlM.sbiOzPCVn1rFzj9z8TYvm/Q4nrvI9pa", certificates: ["DNS:ada.example.com"]}}
   - {{name: bob}}
 routes:
   - path: /orders/{{tenant}}
@@ -31,6 +34,11 @@ routes:
     service: up
     policies: [{{forward_auth: {{service: up}}}}, {{acl: {{allow: {{groups: [staff]}}}}}}]
   - {{path: /open, service: up}}
+  - {{path: /password, service: up, policies: [basic_auth, {{acl: {{allow: {{groups: [staff]}}}}}}]}}
+  - {{path: /certificate, service: up, policies: [mtls]}}
+  - {{path: /engine, service: up, policies: [key_auth, {{opa: {{service: up, path: /v1/data/x, on_failure: open}}}}]}}
+  - {{path: /token, service: up, policies: [{{oauth2_introspection: {{service: up, client_id: c, client_secret: s}}}}]}}
+  - {{path: /within, service: up, policies: [{{any_of: [key_auth, basic_auth]}}]}}
 """
 
 
@@ -88,8 +96,43 @@ def test_a_managed_key(explain, file):
 
 def test_who_cannot_be_asked_here(explain):
     rows = explain("/outside")
-    assert rows[0]["verdict"] == "not tried" and "forward_auth" in rows[0]["detail"]
+    assert rows[0]["verdict"] == "would ask" and "up whether it may pass (GET /): 2xx" in rows[0]["detail"]
+    assert "503 authorizer_unavailable" in rows[0]["detail"]
     assert rows[1]["code"] == "unauthorized"
+    row = explain("/engine", f"X-API-Key: {KEY}")[1]
+    assert row["verdict"] == "would ask" and "unanswered, it passes" in row["detail"]
+    (row,) = explain("/token")
+    assert (row["verdict"], row["status"]) == ("refuses", 401)
+    (row,) = explain("/token", "Authorization: Bearer planted-opaque")
+    assert row["verdict"] == "would ask" and "what the token is worth" in row["detail"] and "planted" not in str(row)
+    (row,) = explain("/within")
+    assert row["verdict"] == "not tried" and "basic_auth" in row["detail"]
+
+
+def test_a_password(explain):
+    def basic(text):
+        return f"Authorization: Basic {base64.b64encode(text.encode()).decode()}"
+
+    rows = explain("/password", basic("ada:correct horse"))
+    assert [(row["policy"], row["verdict"]) for row in rows] == [("basic_auth", "passes"), ("acl", "passes")]
+    assert rows[0]["consumer"] == "ada" and rows[0]["groups"] == ["staff"]
+    for header in (basic("ada:planted"), basic("eve:correct horse"), "Authorization: Basic !"):
+        (row,) = explain("/password", header)
+        assert (row["verdict"], row["status"], row["code"]) == ("refuses", 401, "invalid_credentials")
+    assert explain("/password")[0]["code"] == "unauthorized"
+
+
+def test_a_certificate(explain, tmp_path, file, capsys):
+    authority = Authority(tmp_path)
+    right, wrong = authority.leaf("ada.example.com", client=True), authority.leaf("eve.example.com", client=True)
+    assert explain("/certificate")[0]["code"] == "unauthorized"
+    for pair, expected in ((right, ("passes", None)), (wrong, ("refuses", "invalid_certificate"))):
+        assert main(["explain", str(file), "/certificate", "--json", "--client-cert", pair.cert]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["verdicts"]
+        assert (row["verdict"], row.get("code")) == expected
+    assert main(["explain", str(file), "/certificate", "--client-cert", str(tmp_path / "none")]) == 2
+    main(["explain", str(file), "/certificate", "--client-cert", authority.key])
+    assert "no certificate in PEM" in capsys.readouterr().err
 
 
 def test_in_words(file, capsys):
