@@ -123,6 +123,8 @@ CODES: dict[str, Code] = {
     "idempotency_not_kept": Code(409, DOWNSTREAM, "The first answer to this key is not there any more"),
     "response_invalid": Code(502, UPSTREAM, "The upstream's answer is not what the contract says"),
     "quota_exceeded": Code(429, DOWNSTREAM, "The quota is used up"),
+    # only-if-cached
+    "not_cached": Code(504, DOWNSTREAM, "The cache has no answer to this"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

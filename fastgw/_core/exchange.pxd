@@ -252,6 +252,8 @@ cdef class Exchange(Timed):
     cdef bint fresh                       # the attempt wants a connection that was not used before
     cdef object instead                   # pool.Service in the place of the route's: a fallback
     cdef readonly object fallback         # what answered in the service's place, or None
+    cdef object caching                   # cache.Call while it asks the service on behalf of a cache, or waits; or None
+    cdef int cached                       # what a cache had for it, see record.CACHED; 0 = none was asked
     cdef object parked                    # the Task of a suspended hook
     cdef object composing                 # (Hook, …): the composition whose member waits, see compose.pyx; or None
     cdef dict arounds                     # coroutines parked in `await dispatch()`, by hook

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from fastgw._core.codes import SIDES
 from fastgw._core.headers import METHODS
+from fastgw._core.record import CACHED
 
 # What can follow what; `docs/life-of-a-request.md` draws this table, tests/core/test_exchange.py checks it.
 TRANSITIONS = {
@@ -361,10 +362,10 @@ cdef class Exchange(Timed):
         self.tried = None
         self.copy = None
         self.retry = self.replay = self.hedge = self.race = None
-        self.ticket = self.instead = self.fallback = None
+        self.ticket = self.instead = self.fallback = self.caching = None
         self.watched = False
         self.retry_at = self.t_pool = self.hedge_at = self.replay_limit = 0
-        self.hedged = self.asked = 0
+        self.hedged = self.asked = self.cached = 0
         self.total_at = self.connect_at = 0
         self.allow = None
         self.whole = self.tainted = self.clogged = False
@@ -604,6 +605,11 @@ cdef class Exchange(Timed):
     def hedge_name(self):
         """None when no other attempt was begun beside the first; else which of them answered: "won" or "lost"."""
         return None if self.hedged == 0 else "won" if self.hedged < 0 else "lost"
+
+    @property
+    def cache_result(self):
+        """What a cache had for the request, one of `record.CACHED`; None when none was asked."""
+        return CACHED[self.cached - 1] if self.cached else None
 
     @property
     def total_ns(self):

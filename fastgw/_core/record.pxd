@@ -56,6 +56,8 @@ cdef enum:
     BUCKETS = 24             # bounds of a histogram, the last is infinite
     HISTOGRAM = 26           # its words: buckets, sum in ns, count
     ROUTE_WORDS = 96         # status classes, bytes, three histograms
+    CACHE_AT = 86            # of a route's words: what a cache had for its requests, by CACHED
+    CACHE_WORDS = 8
     SERVICE_WORDS = 40       # silent retries; from 8 on gRPC calls by status
     GRPC_AT = 8
     GRPC_STATUSES = 18       # 0 to 16, and none or another
@@ -83,6 +85,17 @@ cdef enum:
     W_MIRROR_CUT             # or one that did not come to its end
 
 
+# What a cache had for a request; from 1 on, as Exchange.cached has it.
+cdef enum:
+    CACHED_HIT = 1           # a fresh answer
+    CACHED_STALE             # an old one, while a new one is fetched
+    CACHED_REVALIDATED       # an old one, of which the service says that it still holds
+    CACHED_MISS              # nothing
+    CACHED_COLLAPSED         # nothing, and then the answer that another request got
+    CACHED_FALLBACK          # an old one, because the service failed
+    CACHED_BYPASS            # it was not asked: the method, or what the client or the service said
+
+
 cdef class Stats:
     cdef object memory                    # keeps the buffer alive
     cdef uint64_t *words
@@ -95,6 +108,7 @@ cdef class Stats:
                             int64_t bytes_in, int64_t bytes_out) noexcept
     cdef void count_code(self, int code) noexcept
     cdef void add(self, int counter, int64_t n) noexcept
+    cdef void add_cached(self, int slot, int result) noexcept
     cdef void add_service(self, int slot, int word) noexcept
     cdef void count_grpc(self, int slot, int status) noexcept
     cdef void add_retry(self, int slot) noexcept

@@ -29,6 +29,8 @@ COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited
             "idempotency_replayed", "idempotency_unkept")
 # Of copies for a service, by what became of them.
 MIRROR_RESULTS = ("answered", "failed", "too_many", "too_large", "cut")
+# What a cache had for a request, see record.pxd.
+CACHED = ("hit", "stale", "revalidated", "miss", "collapsed", "fallback", "bypass")
 STATUS_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 MAGIC = 0x66617374677732
 
@@ -119,6 +121,10 @@ cdef class Stats:
     cdef void add_retry(self, int slot) noexcept:
         self.upstreams[<Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS] += 1
 
+    cdef void add_cached(self, int slot, int result) noexcept:
+        """One more of a route's requests that a cache had this for."""
+        self.routes[<Py_ssize_t>(slot if 0 <= slot < self.slots else 0) * ROUTE_WORDS + CACHE_AT + result - 1] += 1
+
     cdef void add_service(self, int slot, int word) noexcept:
         self.upstreams[<Py_ssize_t>(slot if 0 <= slot < self.services else 0) * SERVICE_WORDS + word] += 1
 
@@ -184,6 +190,14 @@ cdef class Stats:
             histograms.append((tuple([block[at + i] for i in range(BUCKETS)]), block[at + BUCKETS],
                                block[at + BUCKETS + 1]))
         return statuses, block[6], block[7], tuple(histograms)
+
+    def read_cached(self, int slot):
+        """Requests of a route by what a cache had for them, in the order of CACHED."""
+        cdef int i
+        if not 0 <= slot < self.slots:
+            raise IndexError(slot)
+        block = self.routes + <Py_ssize_t>slot * ROUTE_WORDS + CACHE_AT
+        return tuple([block[i] for i in range(CACHE_WORDS - 1)])
 
     def read_service(self, int slot):
         """Silent retries of a service."""

@@ -118,7 +118,7 @@ cdef class Relay(Arrivals):
                 if verdict == COLLECT:
                     return self._collect_whole(ex)
                 if verdict != CONTINUE:
-                    if ex.state == S_DONE:
+                    if ex.state != S_POLICY:      # the hook has answered, or ended it, by itself
                         return 0
                     ex.entered = i + 1
                     if verdict == REPLIED:
@@ -503,6 +503,8 @@ cdef class Relay(Arrivals):
             ex.body_filtered = True
             begin_watch(ex, <Rules>ex.route.websocket, self.reactor, self.stats, self.sockets, self.draining)
         ex.down.send_head(ex, False)
+        if ex.cached and ex.up is not None and ex.caching is None:
+            ex.down.flush()                       # what follows comes from the cache's own reader, and not at once
         return CONTINUE
 
     cdef int _send_whole(self, Exchange ex) except -1:

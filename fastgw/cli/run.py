@@ -210,11 +210,14 @@ def try_this(config: Config) -> str:
             if example == "/v1":
                 others.append(f"  curl -i {base}/v1/shelves/1/books/1   # JSON for a gRPC service")
             continue
+        if "cache" in names:
+            others.append(f"  curl -i {base}{example}/{route.service}   # twice: the second comes out of the cache")
+            continue
         if route.websocket_broadcast or (route.websocket is not None and route.websocket.enabled):
             others.append(f"  python -m websockets ws{base.removeprefix('http')}{example}   # pip install websockets")
         elif len(lines) <= 8:
             key = "-H 'X-API-Key: demo-key' " if "key_auth" in names else ""
             lines.append(f"  curl -i {key}{base}{example}")
-    lines += others[:3]
+    lines += others[:4]
     lines += [f"  curl -s {admin}/services", f"  curl -s {admin}/metrics | head -40", "", "Ctrl-C stops it.", ""]
     return "\n".join(lines)

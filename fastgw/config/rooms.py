@@ -19,7 +19,7 @@ from fastgw.config.registry import PolicySpec, Resolver
 from fastgw.config.schema import ROOMS, SINGLE_ROOMS, Config
 from fastgw.config.schema.base import is_later
 from fastgw.config.schema.consumers import Consumer, Plan
-from fastgw.config.schema.routes import LATER_POLICIES, PolicyUse
+from fastgw.config.schema.routes import PolicyUse
 from fastgw.config.schema.services import Service
 from fastgw.config.schema.tests import ConfigTest
 from fastgw.config.secret_refs import Reader
@@ -311,10 +311,6 @@ class Check:
             )
             return None
         if spec is None:
-            if name in LATER_POLICIES:
-                self.validate(LATER_POLICIES[name], options, at)
-                self.report(not_implemented(at, f"the policy {name!r}"))
-                return None
             known = sorted(self.resolver.names())
             hint = did_you_mean(name, known)
             self.report(

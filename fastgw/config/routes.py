@@ -152,6 +152,7 @@ def relate(
     if route.policies or check.config.policies:
         captures(check, route, pattern)
     identity(check, route)
+    cached(check, route)
     recheck(check, route, path)
     broadcast(check, route, path)
     same_name(check, route, path, seen)
@@ -312,6 +313,33 @@ def identity(check: Check, route: Route) -> None:
             if use.path[0] != "policies" or not check.reported(use.path):
                 check.report(finding)
         known = known or spec.identifies
+
+
+GUARDS = frozenset(("ip", "geo", "ban", "csrf", "forward_auth", "opa", "acl", "abac", "authorize", "any_of", "all_of"))
+
+
+def cached(check: Check, route: Route) -> None:
+    """A hit of `cache` is answered before the policies behind it run: none that decides who may ask stands there."""
+    found = None
+    for use in check.config.chain(route):
+        spec = use.spec
+        if found is not None and (spec.identifies or use.name in GUARDS):
+            finding = Finding(
+                "order",
+                use.path,
+                f"{use.name!r} stands behind `cache`: what is kept would be given to those it refuses",
+                "`cache` after it",
+            )
+            if use.path[0] != "policies" or not check.reported(use.path):
+                check.report(finding)
+        if use.name != "cache":
+            continue
+        found = use
+        if getattr(use.options, "override", False):
+            message = "answers are kept longer than their service says, or against its no-store: RFC 9111 forbids it"
+            finding = Finding("breaks_standard", (*use.path, "override"), message, "no `override`", severity="warning")
+            if use.path[0] != "policies" or not check.reported((*use.path, "override")):
+                check.report(finding)
 
 
 def recheck(check: Check, route: Route, path: Path) -> None:

@@ -46,6 +46,7 @@ class Translation:
         self.places: dict[Path, Path] = {}
         self.findings: list[Finding] = []
         self.services: dict[str, dict[str, Any]] = {}
+        self.cache: dict[str, Any] = {}
         self.data: dict[str, Any] = self.translate(data)
 
     def origin(self, path: Path) -> Path:
@@ -94,6 +95,8 @@ class Translation:
         tree["routes"] = self.routes(root.get("routing"))
         self.plugins(root.get("plugins"), tree["policies"])
         self.everywhere(root)
+        if self.cache:
+            tree["cache"] = self.cache
         tree["services"] = self.services
         return tree
 
@@ -191,6 +194,13 @@ class Translation:
             if given.get("by") is not None:
                 options["by"] = BY.get(str(given["by"]), given["by"])
                 self.places[(*to, "by")] = (*at, "by")
+        elif name == "caching":
+            self.put(options, (*to, "ttl"), given, "ttl", at)
+            if given.get("max_size") is not None:
+                # how many answers are kept is a bound of the memory that all routes share
+                self.cache["entries"] = given["max_size"]
+                self.places[("cache", "entries")] = (*at, "max_size")
+                self.places[("cache",)] = at
         else:
             for key in given:
                 self.put(options, (*to, key), given, key, at)

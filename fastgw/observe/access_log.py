@@ -132,6 +132,7 @@ class AccessLog:
             "query": lambda ex: ex.query,
             "hedge": lambda ex: ex.hedge_name,
             "fallback": lambda ex: ex.fallback,
+            "cache": lambda ex: ex.cache_result,
             "headers": partial(recorded_headers, tuple(headers)),
             "cookies": partial(recorded_cookies, tuple(cookies)),
         }

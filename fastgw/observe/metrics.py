@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from fastgw._core.record import BOUNDS, STATUS_CLASSES, WS_CLOSES, Stats
+from fastgw._core.record import BOUNDS, CACHED, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
 from fastgw.observe.cache import cache_metrics
 from fastgw.observe.limits import LimitRow, limits
@@ -344,6 +344,9 @@ class Collector:
         requests = CounterMetricFamily("fastgw_requests", "Requests answered.", labels=("route", "status"))
         traffic = CounterMetricFamily("fastgw_body_bytes", "Bytes of bodies.", labels=("route", "direction"))
         times = [HistogramMetricFamily(name, text, labels=("route",)) for name, text in SECONDS]
+        cached = CounterMetricFamily(
+            "fastgw_cache_requests", "Requests by what the policy `cache` had for them.", labels=("route", "result")
+        )
         slots = sorted({0, *self.view.routes})
         for slot in slots:
             blocks = [block for stats in self.view.stats if slot < stats.slots and (block := stats.read_route(slot))]
@@ -358,7 +361,13 @@ class Collector:
             traffic.add_metric((route, "out"), sum(block[2] for block in blocks))
             for index, family in enumerate(times):
                 add_histogram(family, route, [block[3][index] for block in blocks])
+            found = [stats.read_cached(slot) for stats in self.view.stats if slot < stats.slots]
+            for index, result in enumerate(CACHED):
+                count = sum(each[index] for each in found)
+                if count:
+                    cached.add_metric((route, result), count)
         yield requests
+        yield cached
         yield traffic
         yield from times
 

@@ -27,6 +27,7 @@ from fastgw.plan.resilience_words import resilience_words
 from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 from fastgw.plan.sockets import socket_words
 from fastgw.policies._limits import RateLimitOptions
+from fastgw.policies.cache import CacheOptions
 from fastgw.policies.mirror import MirrorOptions
 
 
@@ -217,6 +218,30 @@ def mirror(options: MirrorOptions) -> str:
     return f"{share} of the requests to {options.service}; {bound}{compared}"
 
 
+def cached(options: CacheOptions, route: Route, asked: Asked) -> str:
+    """What an answer to this is found by in the cache, and what would become of it, in words."""
+    if asked.method not in ("GET", "HEAD"):
+        what = "is answered here: it forgets" if asked.method == "PURGE" and options.purge else "goes to the service"
+        return f"{asked.method} {what}"
+    query = f"?{asked.query}" if asked.query and options.query else ""
+    key = f"{asked.host.lower()}{asked.path}{query}"
+    if options.ignore_query and query:
+        key += f" without {', '.join(options.ignore_query)}"
+    extra = [f"key {options.key}"] if options.key is not None else []
+    extra += ["who asks"] if options.per_identity else []
+    extra += [f"zone {options.zone or route.name}"]
+    directives = ",".join(asked.values("cache-control")).lower()
+    if options.honour_clients and ("no-cache" in directives or "no-store" in directives):
+        become = "the client wants it from the service"
+    elif options.honour_clients and "only-if-cached" in directives:
+        become = "kept answers only, or 504"
+    elif any(asked.values(name) for name in ("authorization",)) and not options.per_identity:
+        become = "kept for all only with public, s-maxage or must-revalidate"
+    else:
+        become = "fresh answers leave from memory"
+    return f"{key} ({', '.join(extra)}); {become}"
+
+
 def as_data(config: Config, found: Explanation) -> dict[str, Any]:
     """For JSON, and for the text that the verb prints."""
     data: dict[str, Any] = {"status": found.status, "other_routes": found.others}
@@ -242,6 +267,9 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
             data["limits"] = limits
         if mirrors := [mirror(use.options) for use in config.chain(route) if isinstance(use.options, MirrorOptions)]:
             data["mirror"] = mirrors
+        if kept := [cached(use.options, route, found.asked) for use in config.chain(route)
+                    if isinstance(use.options, CacheOptions) and found.asked is not None]:  # fmt: skip
+            data["cache"] = kept
         if sockets := socket_words(route):
             data["websocket"] = sockets
         if breakers := breakers_of(config, route):

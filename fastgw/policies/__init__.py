@@ -61,6 +61,7 @@ BUILTIN: dict[str, str] = {
     "grpc_web": "fastgw.policies.grpc_web:GrpcWeb",
     "grpc_transcode": "fastgw.policies.grpc_transcode:GrpcTranscode",
     "idempotency": "fastgw.policies.idempotency:Idempotency",
+    "cache": "fastgw.policies.cache:Cache",
     "coalesce": "fastgw.policies.coalesce:Coalesce",
     "fallback": "fastgw.policies.fallback:Fallback",
     "mirror": "fastgw.policies.mirror:Mirror",

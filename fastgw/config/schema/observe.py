@@ -12,7 +12,7 @@ from fastgw.config.schema.base import Later, Room, key
 LogField = Literal[
     "time", "method", "host", "path", "protocol", "client", "request_id", "trace_id", "route", "service", "endpoint",
     "consumer", "status", "code", "side", "bytes_in", "bytes_out", "total_ms", "upstream_ms", "gateway_ms",
-    "user_agent", "referer", "query", "hedge", "fallback",
+    "user_agent", "referer", "query", "hedge", "fallback", "cache",
 ]  # fmt: skip
 LOG_FIELDS: tuple[str, ...] = LogField.__args__  # type: ignore[attr-defined]
 
@@ -53,7 +53,7 @@ class AccessLog(Room):
         None,
         "Which fields a JSON line has, in this order; `null` is all of them but `query`, which may hold secrets, "
         "`hedge`: whether another endpoint was asked too, and its answer `won` or `lost`, `fallback`: what answered "
-        "in the service's place.",
+        "in the service's place, `cache`: what the policy `cache` had for it.",
         example=["time", "method", "path", "status", "total_ms"],
     )
     record_headers: tuple[RecordedHeader, ...] = key(

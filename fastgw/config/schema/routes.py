@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
 from fastgw.config.errors import Path
 from fastgw.config.fields import (
     TOKEN,
-    Duration,
     Name,
     Network,
     Size,
@@ -425,20 +424,3 @@ class Route(Match):
 
 
 ROUTE_KEYS = tuple(name for name, field in Route.__dataclass_fields__.items() if field.init)
-
-
-class Cache(BaseModel):
-    """Options of the policy `cache`, which comes with a later version."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-    ttl: Duration = key(60.0, "How long an answer is kept.", gt=0)
-    max_size: int = key(1000, "Answers that are kept.", ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return {} if value is None else value
-
-
-LATER_POLICIES: dict[str, type[BaseModel]] = {"cache": Cache}
-"""Policies of later versions: their options are checked, then they are reported as not available."""
