@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -14,19 +15,23 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import BeforeValidator, model_validator
 
-from fastgw._core.exchange import Consumer, Exchange, Problem, Reply
+from fastgw._core.exchange import Consumer, Exchange, Problem, Reply, WholeBody
 from fastgw._core.verified import Verified
-from fastgw.config.fields import Duration, HeaderName, wrong
+from fastgw.config.fields import Duration, HeaderName, Name, wrong
 from fastgw.config.registry import Reference
 from fastgw.config.schema.base import Room, key
 from fastgw.config.schema.discovery import BesideFile
+from fastgw.config.schema.stores import StoreName
 from fastgw.policies._issuers import EVERY, SecureUrl
 from fastgw.policies._keysets import Source, ring_of
+from fastgw.policies._logins import Known, Logins, store_problem
 from fastgw.policies._oauth import Expiring, OAuthClient, Refused, Unreachable, post, unavailable
 from fastgw.policies._parts import listed
 from fastgw.policies._session import Sealer, cookies_of, hide_cookies, joined, split
 from fastgw.policies._tokens import Issuer, Rules, UnknownKey, Verifier, claim, identity, scopes_of
 from fastgw.policies.base import BuildContext, Policy, PolicySecret
+from fastgw.store import StoreError
+from fastgw.store.sessions import Sessions
 
 logger = logging.getLogger("fastgw.oidc")
 Texts = Annotated[tuple[str, ...], BeforeValidator(listed)]
@@ -34,6 +39,9 @@ PATH = r"^/[A-Za-z0-9._~/-]*$"
 LOGIN_SECONDS = 600
 MAX_RETURN = 2000
 REMEMBERED = 10_000
+POLLS, POLL_SECONDS = 50, 0.1
+MAX_LOGOUT = 32768
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 NO_STORE = ("Cache-Control", "no-store")
 Answer = Reply | Problem | None
 
@@ -47,12 +55,29 @@ class Session(Room):
     )
     cookie: str = key("fastgw_session", "Its name.", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     lifetime: Duration = key(28800.0, "How long a login is good; then the provider is asked again.", ge=60, le=2592000)
+    store: StoreName | None = key(
+        None, "Sessions are kept here, the cookie only names one: they can be listed and ended, and have the "
+        "provider's tokens, sealed with `secret`. `memory` is each worker's own.", example="redis",
+    )  # fmt: skip
+    name: Name = key("oidc", "With a `store`: routes, and hosts, with this name share sessions.")
+    idle: Duration = key(1800.0, "With a `store`: a session that is not used for so long ends.", ge=60, le=2592000)
+    interval: Duration = key(
+        5.0, "With a `store`: how long a worker believes what it said: a session that was ended elsewhere may last so "
+        "long.", ge=0, le=300,
+    )  # fmt: skip
+    refresh_ahead: Duration = key(
+        60.0, "With a `store`: so long before the access token ends it is refreshed, where the provider gave a refresh "
+        "token. The session ends when he refuses.", ge=0, le=3600,
+    )  # fmt: skip
+    forward_token: bool = key(False, "With a `store`: the service gets the access token, `Authorization: Bearer …`.")
 
     @model_validator(mode="after")
     def _strong(self) -> Session:
         for secret in (self.secret, *self.old_secrets):
             if not secret.missing and len(secret.reveal()) < 32:
                 raise wrong("bad_value", "a session secret has less than 32 characters", "openssl rand -base64 32")
+        if self.forward_token and self.store is None:
+            raise wrong("conflict", "`forward_token` needs a `store`: cookies do not hold tokens", "store: redis")
         return self
 
 
@@ -70,6 +95,10 @@ class OidcOptions(OAuthClient):
     callback_path: str = key("/oauth2/callback", "Where the provider sends browsers back to; `base_url` with it is the "
                              "redirect URI to register there. The route must take it.", pattern=PATH)  # fmt: skip
     logout_path: str = key("/oauth2/logout", "Ends the session, here and at the provider.", pattern=PATH)
+    backchannel_path: str | None = key(
+        None, "Where the provider says that somebody logged out (OpenID Connect Back-Channel Logout); with "
+        "`session.store: redis`. The route must take it.", pattern=PATH, example="/oauth2/backchannel",
+    )  # fmt: skip
     after_logout: str = key("/", "Where browsers go then.", pattern=PATH)
     scopes: Texts = key(("openid",), "What is asked for; `openid` is always among it.", max_length=50,
                         example=["openid", "email"])  # fmt: skip
@@ -89,6 +118,8 @@ class OidcOptions(OAuthClient):
             raise wrong("bad_value", "`base_url` has a path", "https://host")
         if len({self.callback_path, self.logout_path, self.after_logout}) != 3:
             raise wrong("conflict", "two of the paths are the same", "different paths")
+        if self.backchannel_path is not None and self.session.store != "redis":
+            raise wrong("conflict", "`backchannel_path` needs sessions in Redis", "session: {store: redis, …}")
         return self
 
     @property
@@ -109,7 +140,8 @@ class Oidc(Policy):
 
     The upstream gets X-User-Id and X-User-Scopes, and no session cookie. 401 unauthorized, login_failed; 503
     keys_unavailable while the provider was never reached, authorizer_unavailable while it gives no tokens. Order:
-    before everything that asks who calls; the route must take `callback_path` and `logout_path` too. Failure: closed.
+    before everything that asks who calls; the route must take `callback_path` and `logout_path` too. With
+    `session.store`, 503 store_unavailable while the store does not answer. Failure: closed.
     """
 
     name = "oidc"
@@ -119,7 +151,9 @@ class Oidc(Policy):
 
     @classmethod
     def references(cls, options: OidcOptions) -> Iterable[Reference]:
-        return [Reference("service", options.service, ("service",))]
+        found = [Reference("service", options.service, ("service",))]
+        store = options.session.store
+        return found if store is None else [*found, Reference("store", store, ("session", "store"))]
 
     @classmethod
     def sources(cls, options: OidcOptions) -> Iterable[Source]:
@@ -140,30 +174,145 @@ class Oidc(Policy):
         self.sessions = Sealer(texts, f"session {whose}")
         self.logins = Sealer(texts, f"login {whose}")
         self.known: Expiring[tuple[Consumer, dict[str, Any]]] = Expiring(REMEMBERED, time.time)
+        self.kept: Logins | None = None
+        if session.store is not None:
+            store = context.store(session.store)
+            place = ("oidc", session.name, session.store, context.stores.redis)
+            self.kept = Logins(
+                store, Sessions(store, session.name, session.idle, session.lifetime, 0.0),
+                Sealer(texts, f"tokens {whose}"), session.refresh_ahead, session.interval,
+                context.of_plan.get_or_create(place, lambda: Expiring(REMEMBERED, time.time)), self.consumer_by,
+            )  # fmt: skip
         secure = "; Secure" if self.base.startswith("https:") else ""
         # Strict would keep the session back on the way from the provider: the login would begin anew, for ever
         self.attributes = f"; Path=/; HttpOnly; SameSite=Lax{secure}"
         # the login's cookie must come along when the provider sends the browser back, from another site
         self.login_attributes = f"; Path={options.callback_path}; HttpOnly; SameSite=Lax{secure}"
 
-    def request(self, exchange: Exchange) -> Answer | Awaitable[Answer]:
+    def request(self, exchange: Exchange) -> Answer | WholeBody | Awaitable[Answer]:
         options = self.options
         exchange.request.remove(options.user_header)
         exchange.request.remove(options.scopes_header)
         if exchange.path == options.callback_path:
             return self.called_back(exchange)
         cookies = cookies_of(exchange, options.session.cookie)
+        if exchange.path == options.backchannel_path and self.kept is not None:
+            return self.logged_out(exchange, self.kept)
+        if self.kept is not None:
+            return self.by_store(exchange, self.kept, cookies.get(options.session.cookie, ""))
         if exchange.path == options.logout_path:
             return self.log_out(cookies)
         found = self.session(joined(cookies, options.session.cookie)) if cookies else None
         if found is None:
             return self.log_in(exchange)
-        exchange.consumer, exchange.claims = found
-        exchange.request.set(options.user_header, found[0].name)
-        if scopes := scopes_of(found[1], self.rules):
+        self.passed(exchange, *found)
+        return None
+
+    def passed(self, exchange: Exchange, consumer: Consumer, claims: dict[str, Any]) -> None:
+        options = self.options
+        exchange.consumer, exchange.claims = consumer, claims
+        exchange.request.set(options.user_header, consumer.name)
+        if scopes := scopes_of(claims, self.rules):
             exchange.request.set(options.scopes_header, " ".join(scopes))
         hide_cookies(exchange, options.session.cookie)
+
+    # ------------------------------------------------------------------ a session in a store
+
+    def consumer_by(self, claims: dict[str, Any]) -> Consumer | None:
+        told = identity(claims, self.rules)
+        return None if isinstance(told, Problem) else told.consumer
+
+    def by_store(self, exchange: Exchange, kept: Logins, cookie: str) -> Answer | Awaitable[Answer]:
+        if exchange.path != self.options.logout_path:
+            if not cookie:
+                return self.log_in(exchange)
+            known = kept.known.get(kept.place(cookie))
+            if known is not None and not kept.aged(known) and not kept.sessions.due(known.session):
+                self.passed_on(exchange, known)
+                return None
+        return self.looked_up(exchange, kept, cookie)
+
+    def passed_on(self, exchange: Exchange, known: Known) -> None:
+        self.passed(exchange, known.consumer, known.claims)
+        if self.options.session.forward_token and known.token:
+            exchange.request.set("Authorization", f"Bearer {known.token}")
+
+    async def looked_up(self, exchange: Exchange, kept: Logins, cookie: str) -> Answer:
+        try:
+            found = await kept.look(cookie)
+            if exchange.path == self.options.logout_path:
+                hint = kept.tokens(found[0].session).get("id_token") if found is not None else None
+                if found is not None:
+                    await kept.end(found[0].session.id, cookie)
+                return self.log_out({self.options.session.cookie: cookie}, hint)
+            if found is None:
+                return self.log_in(exchange)
+            known: Known | None = found[0]
+            if known is not None and kept.aged(known):
+                known = await self.refreshed(exchange, kept, known, cookie)
+        except StoreError as error:
+            return store_problem(error)
+        except Unreachable:
+            return unavailable("The provider")
+        if known is None:
+            return self.log_in(exchange)
+        self.passed_on(exchange, known)
         return None
+
+    async def refreshed(self, exchange: Exchange, kept: Logins, known: Known, cookie: str) -> Known | None:
+        """RFC 6749 §6. While the token is still good, one request waits for the provider and no other."""
+        name = known.session.id
+        ended = known.expires <= time.time()
+        if not kept.flights.under_way(name):
+            if not kept.flights.full and await kept.may_refresh(known):
+                refresh = kept.tokens(known.session).get("refresh") or ""
+                parts = urlsplit(self.keys.metadata.get("token_endpoint") or "/")
+                path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+                form = {"grant_type": "refresh_token", "refresh_token": refresh}
+                kept.flights.go(name, lambda: kept.refresh(known, cookie, post(exchange, self.options, path, form)))
+            elif not ended:
+                return known
+        elif not ended:
+            return known
+        flight = kept.flights.tasks.get(name)
+        if flight is not None:
+            try:
+                return await asyncio.shield(flight)
+            except Unreachable:
+                if known.expires <= time.time():
+                    raise
+                return known                         # it is still good; the next request tries again
+        for _ in range(POLLS):                       # another worker, or host, is at it
+            await asyncio.sleep(POLL_SECONDS)
+            found = await kept.look(cookie)
+            if found is None or found[0].expires > time.time():
+                return None if found is None else found[0]
+        raise Unreachable("the tokens are being refreshed elsewhere")
+
+    def logged_out(self, exchange: Exchange, kept: Logins) -> Answer | WholeBody | Awaitable[Answer]:
+        """OpenID Connect Back-Channel Logout 1.0 §2.5 to §2.8."""
+        if exchange.method != "POST":
+            return Problem(405, "method_not_allowed", "The provider posts here.", {"Allow": "POST"})
+        if exchange.request_body is None and exchange.announces_body:
+            return WholeBody(MAX_LOGOUT)
+        form = dict(parse_qsl((exchange.request_body or b"").decode("latin-1")))
+        return self.end_all(kept, form.get("logout_token", ""))
+
+    async def end_all(self, kept: Logins, token: str) -> Answer:
+        found = await self.checked(token)
+        if isinstance(found, Problem):
+            return found if found.status == 503 else Problem(400, "login_failed", "The logout token is not good.")
+        claims = found.claims
+        events, sub, sid = claims.get("events"), claims.get("sub"), claims.get("sid")
+        # §2.6: an ID token must not pass for one
+        good = isinstance(events, dict) and LOGOUT_EVENT in events and "nonce" not in claims and "iat" in claims
+        if not good or not isinstance(sub, str) or not isinstance(sid, (str, type(None))):
+            return Problem(400, "login_failed", "The logout token does not say who.")
+        try:
+            await kept.ended_by_provider(sub, sid)
+        except StoreError as error:
+            return store_problem(error)
+        return Reply(200, b"", (NO_STORE,))
 
     # ------------------------------------------------------------------ a session
 
@@ -267,7 +416,30 @@ class Oidc(Policy):
             return failed("The ID token was made for somebody else.")
         if found.consumer is None:
             return failed("The ID token does not say who it is about.")
+        if self.kept is not None:
+            return await self.kept_login(self.kept, login, claims, answer)
         return self.logged_in(login, claims, token)
+
+    def kept_claims(self, claims: dict[str, Any]) -> dict[str, Any]:
+        options = self.options
+        kept = {name: value for name in options.claims if (value := claims.get(name)) is not None}
+        kept[options.user_claim] = claim(claims, options.user_claim)
+        return kept
+
+    async def kept_login(
+        self, kept: Logins, login: dict[str, Any], claims: dict[str, Any], answer: dict[str, Any]
+    ) -> Reply | Problem:
+        mine = self.kept_claims(claims)
+        consumer = self.consumer_by(mine)
+        if consumer is None:
+            return failed("The ID token does not say who it is about.")
+        try:
+            value = await kept.begin(consumer, mine, answer, str(claims.get("sub")), claims.get("sid"))
+        except StoreError as error:
+            return store_problem(error)
+        except Unreachable:
+            return failed("The provider sent no token that can be used.")
+        return self.back(login, [(self.options.session.cookie, value)])
 
     async def checked(self, token: str) -> Verified | Problem:
         found = self.verifier.verify(token.encode("ascii", "replace"))
@@ -278,11 +450,8 @@ class Oidc(Policy):
 
     def logged_in(self, login: dict[str, Any], claims: dict[str, Any], token: str) -> Reply | Problem:
         options = self.options
-        kept = {name: value for name in options.claims if (value := claims.get(name)) is not None}
-        user = claim(claims, options.user_claim)
-        kept[options.user_claim] = user
-        lifetime = int(options.session.lifetime)
-        session = {"claims": kept, "end": time.time() + lifetime, "id_token": token}
+        kept = self.kept_claims(claims)
+        session = {"claims": kept, "end": time.time() + int(options.session.lifetime), "id_token": token}
         try:
             pieces = split(options.session.cookie, self.sessions.seal(session))
         except ValueError:
@@ -292,22 +461,29 @@ class Oidc(Policy):
             except ValueError:
                 logger.error("oidc: the claims of a session do not fit into cookies; keep fewer `claims`")
                 return failed("The session is too large.")
-        headers = [("Set-Cookie", f"{name}={value}; Max-Age={lifetime}{self.attributes}") for name, value in pieces]
+        return self.back(login, pieces)
+
+    def back(self, login: dict[str, Any], cookies: Iterable[tuple[str, str]]) -> Reply:
+        """To the page it began at, with the session."""
+        lifetime = int(self.options.session.lifetime)
+        headers = [("Set-Cookie", f"{name}={value}; Max-Age={lifetime}{self.attributes}") for name, value in cookies]
         headers.append(("Set-Cookie", f"{self.login_cookie(login['state'])}=; Max-Age=0{self.login_attributes}"))
         # with the base before it, `//elsewhere` is a path of ours
         return Reply(302, b"", (("Location", self.base + login["back"]), NO_STORE, *headers))
 
     # ------------------------------------------------------------------ the end
 
-    def log_out(self, cookies: dict[str, str]) -> Reply:
+    def log_out(self, cookies: dict[str, str], hint: str | None = None) -> Reply:
         """OpenID Connect RP-Initiated Logout 1.0."""
         options = self.options
         after = self.base + options.after_logout
         endpoint = self.keys.metadata.get("end_session_endpoint")
         if endpoint is not None:
             query = {"client_id": options.client_id, "post_logout_redirect_uri": after}
-            session = self.sessions.open(joined(cookies, options.session.cookie))
+            session = self.sessions.open(joined(cookies, options.session.cookie)) if self.kept is None else None
             if session is not None and "id_token" in session:
-                query["id_token_hint"] = session["id_token"]
+                hint = session["id_token"]
+            if hint is not None:
+                query["id_token_hint"] = hint
             after = f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
         return Reply(302, b"", (("Location", after), NO_STORE, *self.no_session(cookies)))
