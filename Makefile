@@ -69,7 +69,7 @@ asan: $(VENV)/.dependencies $(VENV)/.test-tools ## the suite on a build with Add
 fuzz: build ## long fuzzing of the HTTP/1.1 path (FASTGW_FUZZ_SECONDS, 600 by default)
 	FASTGW_FUZZ_SECONDS=$${FASTGW_FUZZ_SECONDS:-600} $(PY) -m pytest tests/fuzz -q --timeout 0
 
-conformance: build $(VENV)/.test-tools ## public suites: sslyze, and those of SUITE_DIR (h2spec, testssl.sh, wstest)
+conformance: build $(VENV)/.test-tools ## public suites: sslyze, and those of SUITE_DIR (h2spec, testssl.sh, wstest, cache-tests)
 	$(PY) -m tests.conformance
 
 soak: build ## ten minutes of load with random kills (FASTGW_SOAK_SECONDS), 1,000 reloads under load (FASTGW_SOAK_RELOADS)

@@ -2,7 +2,8 @@
 
 sslyze comes from PyPI. The others are run when they are supplied in SUITE_DIR: `h2spec` (the program), `testssl.sh/`
 (the folder of its repository), `wstest` (Autobahn's program; its fuzzing client goes through the gateway and straight
-to the same echo server, and what fails in both is the server's). Ends with 1 when a suite found something.
+to the same echo server, and what fails in both is the server's), `cache-tests/` (the folder of its repository, after
+`npm install`; what others passed of it is told beside). Ends with 1 when a suite found something.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 from fastgw.testing.certificates import Authority
+from tests.conformance import cache_tests
 from tests.e2e.test_websocket import Echo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,11 +149,12 @@ def main() -> int:
         "h2spec": (SUITES / "h2spec", h2spec),
         "testssl.sh": (SUITES / "testssl.sh" / "testssl.sh", testssl),
         "Autobahn": (SUITES / "wstest", autobahn),
+        "cache-tests": (SUITES / "cache-tests" / "node_modules", cache_tests.run),
     }
     bad = False
     for name, (program, suite) in suites.items():
         if program is not None and not program.exists():
-            print(f"{name}: not supplied (SUITE_DIR has no {program.name})")
+            print(f"{name}: not supplied (SUITE_DIR has no {program.relative_to(SUITES)})")
             continue
         print(f"{name}:")
         found = suite()
