@@ -25,7 +25,7 @@ $(VENV)/.built: $(CORE) setup.py $(VENV)/.dependencies
 	@echo "building the Cython modules"
 	@$(PY) setup.py -q build_ext --inplace --parallel $$(nproc) 2>&1 | grep -vE 'warning|UserWarning|warn\(|^$$|Cythonizing|Compiling|BetaConfiguration' || true
 	@$(PY) -c 'import fastgw._core.engine'
-	@$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@FASTGW_BUILT=1 $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
 build: $(VENV)/.built ## get what is needed and build (all other targets do this first)

@@ -4,6 +4,7 @@ FASTGW_DEBUG=1     bounds checks, line tracing hooks and -O0 -g
 FASTGW_ANNOTATE=1  writes the annotated HTML beside each .pyx
 FASTGW_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer
 FASTGW_ONLY=a,b    builds only the named modules of _core
+FASTGW_BUILT=1     builds none: an editable installation would build again what `build_ext --inplace` has built
 """
 
 import os
@@ -47,7 +48,7 @@ def has_header(header: str) -> bool:
 
 extensions = []
 for path in sorted(Path("fastgw/_core").glob("*.pyx")):
-    if ONLY and path.stem not in ONLY:
+    if os.environ.get("FASTGW_BUILT") == "1" or (ONLY and path.stem not in ONLY):
         continue
     header, libraries, package = NEEDS.get(path.stem, ("", [], ""))
     if header and not has_header(header):
