@@ -34,6 +34,7 @@ cdef class H2Connection(Connection):
     cdef int mark(self) except -1
     cdef int pump(self) except -1
     cdef int calm(self, int reason) noexcept
+    cdef int malformed(self, int32_t id) noexcept
     cdef bint spend(self, int64_t *at, int64_t cost_ns, int64_t burst_ns) noexcept
     cdef int head(self, int32_t id, bint end) except -1
     cdef int end(self) except -1
@@ -56,6 +57,8 @@ cdef class H2Stream(Downstream):
     cdef bint blocked                     # in connection.thirsty
     cdef bint submitted, deferred, finished_out, sent_end, reset_after, closed
     cdef int64_t received, limit
+    cdef int64_t promised, arrived        # bytes: Content-Length, or -1; of DATA frames so far
+    cdef bint faulty                      # malformed: nothing of it is taken any more
     cdef int64_t moved                    # when output last moved, ns
     cdef Messages messages                # of a gRPC call
     cdef uint32_t unused                  # bytes taken, whose window is not given back yet
@@ -66,6 +69,7 @@ cdef class H2Stream(Downstream):
     cdef int _deliver(self) except -1
     cdef int data(self, const char *p, size_t n) except -1
     cdef int take_data(self, const char *p, size_t n) except -1
+    cdef int malformed(self) noexcept
     cdef int end_data(self) except -1
     cdef int _half_close(self) except -1
     cdef int _hang_up(self) except -1

@@ -75,7 +75,10 @@ cdef int _on_begin(nghttp2_session *session, const nghttp2_frame *frame, void *p
 cdef int _on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t nl,
                     const uint8_t *value, size_t vl, uint8_t flags, void *p) noexcept:
     cdef H2Connection connection = <H2Connection>p
-    if fgw_block_add(&connection.block, name, nl, value, vl) < 0:
+    cdef fgw_block *block = &connection.block
+    if fgw_field_check(block, name, nl, value, vl, frame.headers.cat != NGHTTP2_HCAT_REQUEST) < 0:
+        block.bad = 1
+    if fgw_block_add(block, name, nl, value, vl) < 0:
         return NGHTTP2_ERR_CALLBACK_FAILURE
     if connection.block.over & 2:
         connection.calm(C_H2_HEADERS)
@@ -92,14 +95,20 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *p
         if kind == NGHTTP2_HEADERS:
             connection.head_at = 0
             if frame.headers.cat == NGHTTP2_HCAT_REQUEST:
+                if fgw_request_check(&connection.block, frame.hd.flags & NGHTTP2_FLAG_END_STREAM != 0) < 0:
+                    return connection.malformed(frame.hd.stream_id)
                 connection.head(frame.hd.stream_id, frame.hd.flags & NGHTTP2_FLAG_END_STREAM != 0)
                 return 0
             found = nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-            if found != NULL:
+            # RFC 9113 8.1: trailers end the stream
+            if connection.block.bad or frame.hd.flags & NGHTTP2_FLAG_END_STREAM == 0:
+                if found == NULL:
+                    return connection.malformed(frame.hd.stream_id)      # it is answered already
+                (<H2Stream>found).malformed()
+            elif found != NULL:
                 stream = <H2Stream>found
                 stream.trailers()
-                if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
-                    stream.end_data()
+                stream.end_data()
         elif kind == NGHTTP2_DATA:
             if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
                 found = nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
@@ -187,6 +196,7 @@ cdef int _prepare() except -1:
     if _callbacks != NULL:
         return 0
     prepare(&_callbacks, &_options)
+    nghttp2_option_set_no_http_messaging(_options, 1)      # h2fields.h does it, and H2Stream.data the lengths
     nghttp2_session_callbacks_set_on_begin_frame_callback(_callbacks, _on_begin_frame)
     nghttp2_session_callbacks_set_on_begin_headers_callback(_callbacks, _on_begin)
     nghttp2_session_callbacks_set_on_header_callback(_callbacks, _on_header)
@@ -353,6 +363,13 @@ cdef class H2Connection(Connection):
             nghttp2_session_terminate_session(self.session, NGHTTP2_ENHANCE_YOUR_CALM)
         return 0
 
+    cdef int malformed(self, int32_t id) noexcept:
+        """RFC 9113 8.1.1: a stream error. Each costs as much as a stream that its client resets."""
+        nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, id, NGHTTP2_PROTOCOL_ERROR)
+        if not self.spend(&self.resets_at, SECOND // 50, self.codec.resets * (SECOND // 50)):
+            self.calm(C_H2_RESETS)
+        return 0
+
     # ------------------------------------------------------------------ a request
 
     cdef int head(self, int32_t id, bint end) except -1:
@@ -371,6 +388,7 @@ cdef class H2Connection(Connection):
         stream.id = id
         stream.ex = ex
         stream.ended = end
+        stream.promised = block.length
         self.streams[id] = stream
         nghttp2_session_set_stream_user_data(self.session, id, <void*>stream)
         self.requests += 1
@@ -552,7 +570,10 @@ cdef class H2Stream(Downstream):
     cdef int data(self, const char *p, size_t n) except -1:
         """Body bytes came. Until the upstream takes them they wait here, within the window the client was given."""
         cdef Exchange ex = self.ex
-        if ex is None or (ex.request_done and not self.socket):
+        self.arrived += n
+        if self.promised >= 0 and self.arrived > self.promised:
+            self.malformed()
+        if self.faulty or ex is None or (ex.request_done and not self.socket):
             nghttp2_session_consume(self.connection.session, self.id, n)
             return 0
         self.received += n
@@ -594,7 +615,19 @@ cdef class H2Stream(Downstream):
             connection.reactor.wheel.arm(&self.timer, connection.reactor.now + after)
         return 0
 
+    cdef int malformed(self) noexcept:
+        """What follows the head is not what it may be. The stream is lost when the word of it is out."""
+        if not self.faulty and not self.closed:
+            self.faulty = True
+            self.connection.malformed(self.id)
+        return 0
+
     cdef int end_data(self) except -1:
+        # RFC 9113 8.1.1: Content-Length is the sum of the lengths of the DATA frames
+        if self.promised >= 0 and self.arrived != self.promised:
+            self.malformed()
+        if self.faulty:
+            return 0
         self.ended = True
         if self.socket and self.ex is not None and self.kept_n == 0:
             return self._half_close()

@@ -15,6 +15,8 @@ typedef struct {
   uint32_t size, limit;
   int count, most, over, bad;
   int32_t stream;
+  int seen;                                          /* pseudo-headers and others, see h2fields.h */
+  int64_t length;                                    /* Content-Length; -1: none */
 } fgw_block;
 
 #define FGW_PSEUDO 32768
@@ -22,7 +24,8 @@ typedef struct {
 static void fgw_block_begin(fgw_block *b, int32_t stream) {
   b->n = b->pseudo_n = b->cookie_n = b->size = 0;
   b->method_n = b->path_n = b->authority_n = b->scheme_n = b->host_n = b->protocol_n = 0;
-  b->status = b->count = b->over = b->bad = 0;
+  b->status = b->count = b->over = b->bad = b->seen = 0;
+  b->length = -1;
   b->stream = stream;
 }
 

@@ -70,6 +70,7 @@ cdef extern from "<nghttp2/nghttp2.h>":
     int nghttp2_option_new(nghttp2_option **option)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option *, int)
     void nghttp2_option_set_no_closed_streams(nghttp2_option *, int)
+    void nghttp2_option_set_no_http_messaging(nghttp2_option *, int)
     void nghttp2_option_set_max_outbound_ack(nghttp2_option *, size_t)
     void nghttp2_option_set_max_settings(nghttp2_option *, size_t)
     void nghttp2_option_set_max_deflate_dynamic_table_size(nghttp2_option *, size_t)
@@ -136,8 +137,9 @@ cdef extern from "h2block.h":
         uint32_t size, limit              # as RFC 9113 6.5.2 counts: 32 more a field
         int count, most
         int over                          # more than the limits: 1 a little, 2 beyond all patience
-        int bad
+        int bad                           # malformed
         int32_t stream
+        int64_t length                    # Content-Length, when fgw_field_check saw one; else -1
     void fgw_block_begin(fgw_block *b, int32_t stream)
     int fgw_block_add(fgw_block *b, const uint8_t *name, size_t nl, const uint8_t *value, size_t vl)
     int fgw_block_room(char **p, uint32_t *cap, size_t need)      # grows it; -1 without memory
@@ -146,3 +148,9 @@ cdef extern from "h2block.h":
     size_t fgw_block_request(fgw_block *b, const char *method, const char *more, char *o)    # NULL: its own; nothing
     size_t fgw_block_response(fgw_block *b, char *o)              # block.n + 64 bytes at most
     bint fgw_has_trailers(const char *value, size_t n)            # TE says `trailers`
+
+
+cdef extern from "h2fields.h":
+    # What RFC 9113 8 asks of the fields of a request. 0, or -1: the message is malformed.
+    int fgw_field_check(fgw_block *b, const uint8_t *name, size_t nl, const uint8_t *value, size_t vl, bint trailer) nogil
+    int fgw_request_check(fgw_block *b, bint end) nogil

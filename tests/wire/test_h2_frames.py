@@ -232,6 +232,26 @@ def test_a_malformed_request_goes_nowhere(running, wire, pairs):
     assert len(running.upstream.requests) == (0 if what == "end" else 1)
 
 
+def test_no_place_of_a_value_hides_a_control_character(running):
+    taken = len(running.upstream.requests)
+    for size in (1, 8, 9, 23):
+        # each costs as a reset does: a connection has a budget of 50
+        with Wire(running.port) as wire:
+            hidden = [b"\xff" * at + byte + b"~" * (size - at - 1)
+                      for at in range(size) for byte in (b"\0", b"\n" if at % 2 else b"\x7f")]  # fmt: skip
+            for stream, value in zip(range(1, 1000, 2), hidden, strict=False):
+                wire.send(request(stream, [*GET, (b"x-a", value)]))
+                assert wire.fate(stream) == ("reset", PROTOCOL), value
+    assert len(running.upstream.requests) == taken
+
+
+def test_what_a_value_may_hold(running, wire):
+    value = b"!\t\x80~\xff e\tee"
+    wire.send(request(1, [*GET, (b"x-a", value)]))
+    assert wire.fate(1) == ("status", 200)
+    assert b"x-a: " + value + b"\r\n" in running.upstream.requests[-1].head.replace(b"X-A", b"x-a")
+
+
 @pytest.mark.parametrize(("length", "body"), [(b"3", b"ab"), (b"3", b"abcd"), (b"0", b"a")])
 def test_a_body_of_another_length(running, wire, length, body):
     wire.send(request(1, [*POST, (b"content-length", length)], end=False), frame(DATA, END_STREAM, 1, body))
@@ -334,6 +354,27 @@ def test_rapid_reset(running, wire):
     for stream in range(1, 400, 2):
         wire.send(request(stream), frame(RST_STREAM, 0, stream, b"\0\0\0\x08"))
     assert wire.goaway() == CALM
+    assert ended(running, "resets") == before + 1
+    serves(running)
+
+
+@pytest.mark.parametrize("parts", [
+    lambda stream: (request(stream, GET[1:]),),
+    lambda stream: (request(stream, [*POST, (b"content-length", b"1")], end=False), frame(DATA, 0, stream, b"ab")),
+], ids=["heads", "bodies"])  # fmt: skip
+def test_resets_that_a_client_brings_about(running, wire, parts):
+    """Malformed requests are reset by us: as many are taken as of the client's own resets."""
+    before = ended(running, "resets")
+    wire.send(request(1))
+    fate = wire.fate(1)
+    for first in range(3, 4000, 30):
+        # no more at a time than there may be streams, or they are refused for that
+        wire.send(*(part for stream in range(first, first + 30, 2) for part in parts(stream)))
+        fate = wire.fate(first + 28)
+        if fate[0] == "end":
+            break
+        assert fate == ("reset", PROTOCOL)
+    assert fate == ("end", CALM)
     assert ended(running, "resets") == before + 1
     serves(running)
 
