@@ -120,22 +120,27 @@ class Logins:
 
     async def may_refresh(self, known: Known) -> bool:
         """Of all workers and hosts one may."""
-        return await self.store.put_new(self.sessions.place(f"{known.session.id}/refresh"), b"1", LOCK)
+        return await self.store.put_new(self.lock(known), b"1", LOCK)
+
+    async def stop_refresh(self, known: Known) -> None:
+        await self.store.delete(self.lock(known))
+
+    def lock(self, known: Known) -> str:
+        return self.sessions.place(f"{known.session.id}/refresh")
 
     async def refresh(self, known: Known, cookie: str, asked: Awaitable[dict[str, Any]]) -> Known | None:
         """With the provider's answer. None: he said no, and the session has ended. Unreachable, StoreError."""
-        lock = self.sessions.place(f"{known.session.id}/refresh")
         try:
             answer = await asked
             more = self.more(answer, self.tokens(known.session), known.session.more.get("sid"))
         except Refused as refused:
-            await self.store.delete(lock)
+            await self.stop_refresh(known)
             if refused.ours:
                 raise Unreachable("the provider does not know the gateway") from None
             await self.end(known.session.id, cookie)
             return None
         except Unreachable:
-            await self.store.delete(lock)
+            await self.stop_refresh(known)
             raise
         for _ in range(TRIES):                       # the record may be touched meanwhile
             found = await self.sessions.open(cookie)
@@ -144,7 +149,7 @@ class Logins:
             session, raw = found
             changed = replace(session, more=more)
             if await self.sessions.change(changed, raw):
-                await self.store.delete(lock)
+                await self.stop_refresh(known)
                 return self.remember(cookie, changed)
         raise Unreachable("the session is changed all the time")
 

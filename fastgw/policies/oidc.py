@@ -269,7 +269,12 @@ class Oidc(Policy):
                 parts = urlsplit(self.keys.metadata.get("token_endpoint") or "/")
                 path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
                 form = {"grant_type": "refresh_token", "refresh_token": refresh}
-                kept.flights.go(name, lambda: kept.refresh(known, cookie, post(exchange, self.options, path, form)))
+                try:
+                    asked = post(exchange, self.options, path, form)
+                except Unreachable:
+                    await kept.stop_refresh(known)
+                    raise
+                kept.flights.go(name, lambda: kept.refresh(known, cookie, asked))
             elif not ended:
                 return known
         elif not ended:
