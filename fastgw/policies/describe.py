@@ -25,6 +25,9 @@ every route first; on the way back in reverse. A policy without options is its b
 on a route drops one that is there for every route. A policy that cannot be built makes its routes answer 503
 `policy_unavailable`: a protection never falls open. Own policies:
 [writing-a-policy.md](writing-a-policy.md).
+
+[policies.example.yaml](policies.example.yaml) has nearly all of them in one configuration that runs;
+[what they cost](../benchmarks/results/policies.md) is measured by `python -m benchmarks.policies`.
 """
 
 
