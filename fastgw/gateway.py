@@ -25,6 +25,7 @@ from fastgw.server.keysets import KeySets
 from fastgw.server.limits import LimitDesk
 from fastgw.server.mirrors import mirrors_view
 from fastgw.server.names import Resolver
+from fastgw.server.purges import PurgeShare
 from fastgw.server.quotas import QuotaDesk
 from fastgw.server.secret_sources import SOURCES
 from fastgw.server.secrets import SecretWatch
@@ -65,6 +66,8 @@ class Gateway:
         self._certificates = CertificateWatch()
         self._watching: asyncio.Task[None] | None = None
         self._watching_secrets: asyncio.Task[None] | None = None
+        self._watching_purges: asyncio.Task[None] | None = None
+        self._purges: PurgeShare | None = None
         self._watching_api_keys: asyncio.Task[None] | None = None
         self._stale: StaleWatch | None = None
         self.quotas = QuotaDesk(lambda: (self.compiled.spec.generation if self.compiled else 0, self._config))
@@ -86,6 +89,7 @@ class Gateway:
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
         memory.cache.attach()
+        self._purges = PurgeShare(Access(memory.cache), self._config)
         shared = (
             memory.health, memory.usage, memory.bans, memory.circuits, memory.cache, memory.holds[0],
             memory.limit_counts,
@@ -114,6 +118,7 @@ class Gateway:
             self._certificates.follow(compiled.config, compiled.spec.tls, loop.time())
             self._stale = StaleWatch(loop.time())
             self._watching = loop.create_task(self._watch_certificates())
+            self._watching_purges = loop.create_task(self.purges.run())
             self._watching_secrets = loop.create_task(SecretWatch(self._config, self.reload).run())
             self._watching_api_keys = loop.create_task(self._desk.watch())
         except BaseException:
@@ -138,7 +143,7 @@ class Gateway:
     async def stop(self, drain: float | None = None) -> None:
         """Drains for the configured time (or `drain` seconds), then closes everything."""
         self._draining = True
-        for watching in (self._watching, self._watching_secrets, self._watching_api_keys):
+        for watching in (self._watching, self._watching_secrets, self._watching_api_keys, self._watching_purges):
             if watching is not None:
                 watching.cancel()
         if self.plane is not None:
@@ -233,6 +238,11 @@ class Gateway:
             secrets=SOURCES.states(),
         )
         return CONTENT_TYPE, render(view)
+
+    @property
+    def purges(self) -> PurgeShare:
+        assert self._purges is not None
+        return self._purges
 
     @property
     def health(self) -> Health:

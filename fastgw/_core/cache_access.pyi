@@ -22,6 +22,7 @@ class Filling:
 
 class Access:
     storage: Storage
+    mark: tuple[int, int]
     def __init__(self, storage: Storage) -> None: ...
     def get(self, name: bytes) -> Hit | None: ...
     def begin(

@@ -240,6 +240,15 @@ cdef class Access:
         self._note(PURGE_ALL, 0, 0, soft)
         return self._slices(b"", soft)
 
+    @property
+    def mark(self):
+        """How far the purges of other hosts were read, two numbers; (0, 0) in a new memory."""
+        return self.storage.m.head.mark[0], self.storage.m.head.mark[1]
+
+    @mark.setter
+    def mark(self, value):
+        self.storage.m.head.mark[0], self.storage.m.head.mark[1] = value
+
     # ------------------------------------------------------------------ what there is
 
     def entries(self, bytes prefix=b"", int most=100):

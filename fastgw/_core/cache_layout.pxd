@@ -116,7 +116,7 @@ ctypedef struct Head:
     uint64_t entries         # records, the first of which is none
     uint64_t blocks          # of which the first MAX_RUN are never used
     uint64_t seed[2]
-    uint64_t spare[2]
+    uint64_t mark[2]         # how far the purges of other hosts were read
     uint8_t lock[64]
     # written by who holds the lock
     uint64_t version         # the last one given

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from fastgw._core.cache_access import Access
 from fastgw.admin.api import AdminServer, Api, problem_view
 from fastgw.admin.handing import Handing
 from fastgw.admin.link import ANSWER_SECONDS, Link, ask_all, close_all
@@ -34,6 +35,7 @@ from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keysets import KeySets, Told
 from fastgw.server.limits import LimitDesk
 from fastgw.server.names import Resolver
+from fastgw.server.purges import PurgeShare
 from fastgw.server.quotas import QuotaDesk
 from fastgw.server.secrets import SecretWatch
 from fastgw.server.sockets import share_of
@@ -73,6 +75,7 @@ class Agent(Shown, MirrorViews):
         self.desk = KeyDesk(lambda: self.current.head, self.memory.usage, self.tell_all)
         self.limits = LimitDesk(self.memory, lambda: self.current.config())
         self.quotas = QuotaDesk(lambda: (self.current.generation, self.current.config))
+        self.purges = PurgeShare(Access(self.memory.cache), lambda: self.current.head)
         self.stale = StaleWatch(self.loop.time())
         self.rollout = Rollout(self)
         self.handing = Handing(self, start.held)
@@ -99,6 +102,7 @@ class Agent(Shown, MirrorViews):
         self.spawn(self.watch_stale())
         self.spawn(SecretWatch(lambda: self.current.head, self.reload).run())
         self.spawn(self.desk.watch())
+        self.spawn(self.purges.run())
         await self.stopped.wait()
         await self.server.close(answers=self.handing.over)
         with contextlib.suppress(TimeoutError):

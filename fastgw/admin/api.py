@@ -50,6 +50,7 @@ from fastgw.server.health import Health
 from fastgw.server.key_desk import KeyDesk
 from fastgw.server.keys import KeyProblem
 from fastgw.server.limits import LimitDesk
+from fastgw.server.purges import PurgeShare
 from fastgw.server.quotas import QuotaDesk, QuotaProblem
 from fastgw.server.shared import SharedMemory
 
@@ -91,6 +92,8 @@ class Backend(Protocol):
     @property
     def limits(self) -> LimitDesk: ...
     @property
+    def purges(self) -> PurgeShare: ...
+    @property
     def health(self) -> Health: ...
     @property
     def rollout(self) -> Rollouts: ...
@@ -115,17 +118,16 @@ INDEX = {
             "/cache", "/cache/entries", "/sessions", "/users/{user}/sessions", "/limits"],
     "POST": ["/mirrors/{route}/reset", "/config/reload", "/config/apply", "/config/apply/promote",
              "/config/apply/abort", "/upgrade", "/drain", "/consumers", "/plans", "/keys", "/keys/{id}/rotate",
-             "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open",
+             "/circuit-breakers/{service}/reset", "/circuit-breakers/{service}/open", "/cache/purge",
              "/circuit-breakers/{service}/close", "/circuit-breakers/{service}/auto", "/quotas/{name}/grant",
-             "/quotas/{name}/reset", "/cache/purge", "/limits/state", "/limits/reset"],
+             "/quotas/{name}/reset", "/limits/state", "/limits/reset"],
     "DELETE": ["/keys/{id}", "/consumers/{name}", "/plans/{name}", "/bans/{address}", "/sessions/{name}/{id}",
                "/users/{user}/sessions"],
 }
 REASONS = {
     200: "OK", 201: "Created", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
     404: "Not Found", 405: "Method Not Allowed", 409: "Conflict", 413: "Content Too Large", 421: "Misdirected Request",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 503: "Service Unavailable",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 
 
@@ -173,9 +175,8 @@ class Api:
         scheme, _, given = authorization.partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token)
 
-    async def answer(
-        self, method: str, path: str, authorization: bytes = b"", body: bytes = b"", query: str = ""
-    ) -> Answer:
+    async def answer(self, method: str, path: str, authorization: bytes = b"", body: bytes = b"",
+                     query: str = "") -> Answer:  # fmt: skip
         if not self.allowed(path, authorization):
             return problem(401, "unauthorized", "Send the admin token as `Authorization: Bearer …`.")
         if keys.concerns(path):
@@ -189,7 +190,7 @@ class Api:
             except QuotaProblem as error:
                 return problem(error.status, error.code, str(error))
         if cache.concerns(path):
-            status, value = cache.answer(self.backend.memory.cache, method, path, query, body)
+            status, value = await cache.answer(self.backend.purges, method, path, query, body)
             return problem(status, *value) if isinstance(value, tuple) else json(status, value)
         if sessions.concerns(path):
             status, value = await sessions.answer(self.backend.desk.config(), method, path)

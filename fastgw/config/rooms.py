@@ -96,6 +96,9 @@ class Check:
         check_tcp(self)
         for finding in (*check_http2(self.config), *check_priorities(self.config)):
             self.report(finding)
+        if self.config.cache.purges == "redis" and self.config.stores.redis is None:
+            wanted = "stores: {redis: {url: …}}"
+            self.report(Finding("missing_key", ("cache", "purges"), "there is no store 'redis'", wanted))
         self.tests(data.get("tests"))
         self.tls()
         store = self.config.api_keys.store

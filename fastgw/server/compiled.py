@@ -115,7 +115,8 @@ def restart_needed(mine: Config, theirs: Config) -> list[str]:
     pairs = {
         "server.workers": (mine.server.workers, theirs.server.workers),
         "admin": (mine.admin, theirs.admin),
-        "cache": (mine.cache, theirs.cache),
+        "cache.memory": (mine.cache.memory, theirs.cache.memory),
+        "cache.entries": (mine.cache.entries, theirs.cache.entries),
         "observability.metrics.max_label_values": (
             mine.observability.metrics.max_label_values,
             theirs.observability.metrics.max_label_values,

@@ -1,5 +1,6 @@
 """The cache in the admin API: what it says, and purging."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 from fastgw._core.cache_access import Access
 from fastgw._core.cache_store import Storage
 from fastgw.admin import cache
+from fastgw.config import Config
 from fastgw.observe.cache import cache_metrics
+from fastgw.server.purges import PurgeShare
 from fastgw.testing import FakeUpstream, GatewayProcess
 
 
@@ -24,7 +27,8 @@ def access():
 
 def ask(access, method, path, body=b"", query=""):
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return cache.answer(access.storage, method, path, query, text)
+    share = PurgeShare(access, Config)
+    return asyncio.run(cache.answer(share, method, path, query, text))
 
 
 def names(access):

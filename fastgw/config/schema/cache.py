@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from fastgw._core.cache_store import Storage
@@ -27,6 +29,12 @@ class Cache(Room):
         ge=64,
         le=100_000_000,
         example=131072,
+    )
+
+    purges: Literal["redis"] | None = key(
+        None,
+        "`redis`: purges of the admin API hold for all hosts that share `stores.redis`, also for one that was away.",
+        example="redis",
     )
 
     @model_validator(mode="after")
