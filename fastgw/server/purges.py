@@ -1,8 +1,8 @@
 """Purges of the cache: of this host, and of all hosts that share a Redis.
 
 With `cache.purges: redis` a purge of the admin API is also written to a stream there (`PREFIX:cache:purges`), which
-each host reads twice a second. How far a host has read stands in the memory of its cache, beside what it purges.
-So a host that was away, or whose Redis was, makes up for it; and where it cannot know what it missed (the stream was cut or
+each host reads twice a second. How far a host has read stands in the memory of its cache, beside what it purges. So a
+host that was away, or whose Redis was, makes up for it; and where it cannot know what it missed (the stream was cut or
 lost meanwhile) it purges everything.
 """
 
