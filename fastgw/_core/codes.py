@@ -125,6 +125,10 @@ CODES: dict[str, Code] = {
     "quota_exceeded": Code(429, DOWNSTREAM, "The quota is used up"),
     # only-if-cached
     "not_cached": Code(504, DOWNSTREAM, "The cache has no answer to this"),
+    # bodies that come encoded
+    "unsupported_content_encoding": Code(415, DOWNSTREAM, "The encoding of the body is not known here"),
+    "bad_content_encoding": Code(400, DOWNSTREAM, "The body is not what its encoding says"),
+    "upstream_bad_encoding": Code(502, UPSTREAM, "The upstream's body is not what its encoding says"),
 }
 
 # Their order is the order of the counters in the metrics segment: append, never reorder.

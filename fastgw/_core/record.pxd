@@ -50,7 +50,14 @@ cdef enum:
     C_FEED_DROPPED           # for clients that were too slow
     C_IDEMPOTENCY_REPLAYED   # answers given again, by idempotency keys,
     C_IDEMPOTENCY_UNKEPT     # and those that could not be kept
+    C_COMPRESSED             # bodies of responses by encoding: how many, bytes before, bytes after; see CODINGS
+    C_COMPRESSED_LAST = C_COMPRESSED + 8
+    C_DECOMPRESSED           # the same of bodies of requests, and of responses
+    C_DECOMPRESSED_LAST = C_DECOMPRESSED + 5
     C_COUNTERS               # how many there are
+
+cdef enum:
+    CODING_WORDS = 3         # of one encoding
 
 cdef enum:
     BUCKETS = 24             # bounds of a histogram, the last is infinite

@@ -2,6 +2,7 @@ from typing import Final
 
 BOUNDS: Final[tuple[float, ...]]
 HISTOGRAMS: Final[tuple[str, ...]]
+CODINGS: Final[tuple[str, ...]]
 COUNTERS: Final[tuple[str, ...]]
 MIRROR_RESULTS: tuple[str, ...]
 CACHED: tuple[str, ...]

@@ -19,6 +19,8 @@ BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.00
 HISTOGRAMS = ("total", "upstream", "gateway")
 # How a WebSocket ended: the code of the first close frame; 1006 without one.
 WS_CLOSES = tuple(str(code) for code in range(1000, 1015)) + ("3xxx", "4xxx", "other")
+CODINGS = ("gzip", "br", "zstd")
+CODING_COUNTS = ("bodies", "in", "out")
 COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited", "coalesced",
             "tls_full", "tls_resumed", "tls_timeout", "tls_closed", "tls_busy", "tls_plain", "tls_version", "tls_cipher",
             "tls_name", "tls_alpn", "tls_certificate", "tls_alert", "tls_protocol", "h2_connections", "h2_streams",
@@ -26,7 +28,9 @@ COUNTERS = ("accepted", "active", "closed", "refused", "requests", "rate_limited
             "proxy_timeout", "proxy_closed", "proxy_missing", "proxy_malformed",
             "ws_opened", "ws_open", "ws_frames_in", "ws_frames_out", "ws_messages_in", "ws_messages_out", "ws_pings",
             *("ws_close_" + code for code in WS_CLOSES), "feed_streams", "feed_messages", "feed_dropped",
-            "idempotency_replayed", "idempotency_unkept")
+            "idempotency_replayed", "idempotency_unkept",
+            *(f"compressed_{coding}_{word}" for coding in CODINGS for word in CODING_COUNTS),
+            *(f"decompressed_{what}_{word}" for what in ("requests", "responses") for word in CODING_COUNTS))
 # Of copies for a service, by what became of them.
 MIRROR_RESULTS = ("answered", "failed", "too_many", "too_large", "cut")
 # What a cache had for a request, see record.pxd.

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from fastgw._core.record import BOUNDS, CACHED, STATUS_CLASSES, WS_CLOSES, Stats
+from fastgw._core.record import BOUNDS, CACHED, CODINGS, STATUS_CLASSES, WS_CLOSES, Stats
 from fastgw.observe.attempts import attempts, concurrency
 from fastgw.observe.cache import cache_metrics
 from fastgw.observe.limits import LimitRow, limits
@@ -406,6 +406,20 @@ class Collector:
             "Answers to requests with an idempotency key that could not be kept.",
             value=sum(c["idempotency_unkept"] for c in counters),
         )
+        for way, label, values in (
+            ("compressed", "encoding", CODINGS),
+            ("decompressed", "what", ("requests", "responses")),
+        ):
+            for word, text in (
+                ("bodies", f"Bodies that were {way}."),
+                ("in", f"Bytes of bodies before they were {way}."),
+                ("out", f"Bytes of bodies when they were {way}."),
+            ):
+                name = f"fastgw_{way}_bodies" if word == "bodies" else f"fastgw_{way}_bytes_{word}"
+                family = CounterMetricFamily(name, text, labels=(label,))
+                for value in values:
+                    family.add_metric((value,), sum(c[f"{way}_{value}_{word}"] for c in counters))
+                yield family
 
     def pools(self) -> Iterator[Metric]:
         labels = ("service", "endpoint")

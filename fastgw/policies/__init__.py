@@ -62,6 +62,8 @@ BUILTIN: dict[str, str] = {
     "grpc_transcode": "fastgw.policies.grpc_transcode:GrpcTranscode",
     "idempotency": "fastgw.policies.idempotency:Idempotency",
     "cache": "fastgw.policies.cache:Cache",
+    "compress": "fastgw.policies.compress:Compress",
+    "decompress": "fastgw.policies.decompress:Decompress",
     "coalesce": "fastgw.policies.coalesce:Coalesce",
     "fallback": "fastgw.policies.fallback:Fallback",
     "mirror": "fastgw.policies.mirror:Mirror",

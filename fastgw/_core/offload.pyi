@@ -1,0 +1,3 @@
+class Offload:
+    under_way: int
+    def __init__(self, threads: int = ...) -> None: ...
