@@ -150,6 +150,9 @@ def text(file: str, data: dict[str, object]) -> str:
         limits = data.get("limits", [])
         assert isinstance(limits, list)
         lines += [f"limit     {words}" for words in limits]
+        quotas = data.get("quotas", [])
+        assert isinstance(quotas, list)
+        lines += [f"quota     {words}" for words in quotas]
         kept = data.get("cache", [])
         assert isinstance(kept, list)
         lines += [f"cache     {words}" for words in kept]

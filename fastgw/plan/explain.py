@@ -20,7 +20,7 @@ from fastgw.config import Config
 from fastgw.config.fields import format_duration
 from fastgw.config.schema.routes import Route, ValueMatch
 from fastgw.config.schema.services import Service
-from fastgw.plan.limit_words import limit_words
+from fastgw.plan.limit_words import limit_words, quota_words
 from fastgw.plan.precedence import Key, Precedence
 from fastgw.plan.resilience import breakers_of
 from fastgw.plan.resilience_words import resilience_words
@@ -29,6 +29,7 @@ from fastgw.plan.sockets import socket_words
 from fastgw.policies._limits import RateLimitOptions
 from fastgw.policies.cache import CacheOptions
 from fastgw.policies.mirror import MirrorOptions
+from fastgw.policies.quota import QuotaOptions
 
 
 @dataclass(slots=True)
@@ -263,6 +264,9 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
         data["endpoint"] = [f"{name}: {choice(config.services[name])}" for name in asked]
         data["resilience"] = resilience_words(config, route)
         limited = (use.options for use in config.chain(route) if isinstance(use.options, RateLimitOptions))
+        quotas = (use.options for use in config.chain(route) if isinstance(use.options, QuotaOptions))
+        if words := [quota_words(options) for options in quotas]:
+            data["quotas"] = words
         if limits := limit_words(limited, found.asked.method if found.asked else "", route.name or ""):
             data["limits"] = limits
         if mirrors := [mirror(use.options) for use in config.chain(route) if isinstance(use.options, MirrorOptions)]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from fastgw.config.fields import format_duration
 from fastgw.policies._limits import LimitOptions, Override, RateLimitOptions
+from fastgw.policies.quota import QuotaOptions
 
 
 def limit(given: LimitOptions) -> str:
@@ -34,12 +35,31 @@ def may_fit(case: Override, method: str, route: str) -> bool:
     return (not case.methods or method in case.methods) and (not case.routes or route in case.routes)
 
 
+def place(options: RateLimitOptions) -> str:
+    """Where limits are kept that are not those of one host."""
+    shared = options.shared
+    if shared is None:
+        return ""
+    hosts = f" of {shared.hosts} hosts" if shared.on_failure == "local_share" else ""
+    return f"; in {shared.store}, {shared.sharing}; without it {shared.on_failure}{hosts}"
+
+
+def quota_words(options: QuotaOptions) -> str:
+    limits = {"others" if options.plans else "all": options.requests, **options.plans}
+    words = ", ".join(f"{name} {'without limit' if limit is None else limit}" for name, limit in limits.items())
+    return (
+        f"{options.name} by {options.by}: {words} per {options.per} ({options.timezone}); in {options.store}; "
+        f"without it {options.on_failure}"
+    )
+
+
 def limit_words(given: Iterable[RateLimitOptions], method: str, route: str) -> list[str]:
     """A line for the limits of each policy, and for each override that may come in their place."""
     found = []
     for options in given:
         by = ", ".join(options.by)
         extra = " (log only)" if options.mode == "log" else ""
+        extra += place(options)
         for case in options.overrides:
             if may_fit(case, method, route):
                 found.append(f"by {by}: {'; '.join(map(limit, case.limits))}, where {condition(case)}{extra}")

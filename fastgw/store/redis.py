@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -55,6 +57,39 @@ def milliseconds(ttl: float) -> int:
     return max(1, int(ttl * 1000))
 
 
+class Tally:
+    """What a store counts. Its lanes know this, and not the store: it can go as soon as no policy uses it."""
+
+    def __init__(self, options: Redis) -> None:
+        self.options = options
+        self.calls = self.failures = 0
+
+    def failed(self, error: StoreError, calls: int, opened: bool) -> None:
+        self.failures += calls
+        if opened:
+            text = "the store %s fails (%s); it is left alone for %g s"
+            logger.error(text, self.options.where, error, self.options.breaker.pause)
+
+
+async def send(client: Client, scripts: Mapping[str, Script], server: str, commands: Sequence[Words]) -> list[Any]:
+    """One round trip, and another one for scripts that the server does not know."""
+    replies = await client.send(commands, server)
+    unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if unknown:
+        whole: list[Words] = [("EVAL", scripts[commands[n][1]].text, *commands[n][2:]) for n in unknown]
+        for n, reply in zip(unknown, await client.send(whole, server), strict=True):
+            replies[n] = reply
+    return replies
+
+
+async def after(lanes: Sequence[Lane], client: Client) -> None:
+    """Closes a client when nothing is under way any more."""
+    for lane in lanes:
+        while lane.waiting or lane.running:
+            await asyncio.wait(lane.running) if lane.running else await asyncio.sleep(0)
+    await client.close()
+
+
 class RedisStore(Store):
     """Commands of one turn of the loop share a round trip, over at most `max_connections` per server (`lanes.py`).
 
@@ -70,10 +105,17 @@ class RedisStore(Store):
         self.broken = Breaker(options.breaker, now)      # while there is no client
         self.lanes: dict[str, Lane] = {}
         self.scripts: dict[str, Script] = {}
-        self.calls = self.failures = 0
+        self.tally = Tally(options)
 
     def __repr__(self) -> str:
         return f"<RedisStore {self.options.where}>"
+
+    def __del__(self) -> None:
+        """Whose configuration is gone closes its connections; what is under way ends by itself."""
+        client = getattr(self, "client", None)
+        if client is not None:
+            with contextlib.suppress(RuntimeError):  # no loop runs: the process ends
+                asyncio.get_running_loop().create_task(after(list(self.lanes.values()), client))
 
     def key(self, key: str) -> str:
         return f"{self.options.prefix}:{key}"
@@ -83,11 +125,11 @@ class RedisStore(Store):
     def submit(self, key: str, words: Words, told: Told) -> None:
         """Asks; `told(answer, error)` is called once, within the deadline, never from in here. `key` (with the prefix)
         says which server of a Cluster is asked. StoreError when it is known at once that there will be no answer."""
-        self.calls += 1
+        self.tally.calls += 1
         try:
             self.lane_of(key).submit(words, told)
         except StoreError:
-            self.failures += 1
+            self.tally.failures += 1
             raise
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any], told: Told) -> None:
@@ -127,10 +169,9 @@ class RedisStore(Store):
         server = client.server_of(key)
         lane = self.lanes.get(server)
         if lane is None:
-            lane = self.lanes[server] = Lane(
-                self.options, Breaker(self.options.breaker, self.now),
-                lambda commands: self.send(client, commands, server), self.failed,
-            )  # fmt: skip
+            breaker = Breaker(self.options.breaker, self.now)
+            lane = Lane(self.options, breaker, partial(send, client, self.scripts, server), self.tally.failed)
+            self.lanes[server] = lane
         return lane
 
     def opened(self) -> Client:
@@ -140,24 +181,9 @@ class RedisStore(Store):
             self.client = connect(self.options)
         except OSError as error:                     # an SSLError is one
             failure = StoreError("unreachable", f"its CA certificates cannot be read: {type(error).__name__}")
-            self.failed(failure, 0, self.broken.bad())
+            self.tally.failed(failure, 0, self.broken.bad())
             raise failure from None
         return self.client
-
-    async def send(self, client: Client, commands: Sequence[Words], server: str) -> list[Any]:
-        replies = await client.send(commands, server)
-        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            whole: list[Words] = [("EVAL", self.scripts[commands[n][1]].text, *commands[n][2:]) for n in unknown]
-            for n, reply in zip(unknown, await client.send(whole, server), strict=True):
-                replies[n] = reply
-        return replies
-
-    def failed(self, error: StoreError, calls: int, opened: bool) -> None:
-        self.failures += calls
-        if opened:
-            text = "the store %s fails (%s); it is left alone for %g s"
-            logger.error(text, self.options.where, error, self.options.breaker.pause)
 
     # ------------------------------------------------------------------ what every store does
 
@@ -193,7 +219,8 @@ class RedisStore(Store):
     def state(self) -> StoreState:
         lanes = self.lanes.values()
         paused = self.broken.paused or any(lane.breaker.paused for lane in lanes)
-        return StoreState(self.name, self.calls, self.failures, paused, sum(lane.round_trips for lane in lanes))
+        trips = sum(lane.round_trips for lane in lanes)
+        return StoreState(self.name, self.tally.calls, self.tally.failures, paused, trips)
 
     async def close(self) -> None:
         for lane in self.lanes.values():

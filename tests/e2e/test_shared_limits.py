@@ -1,6 +1,9 @@
 """`rate_limit` with `shared`: a real Redis that several gateways use, and which dies, stands still and is cut off."""
 
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -296,3 +299,19 @@ def test_check_says_what_slices_add_up_to():
     assert len(told) == 2 and "notice" in told[0]
     assert "in any 1m as many as 120 requests of a key can be admitted beyond it" in told[0]
     assert "never more than the limit" in told[1]
+
+
+def test_explain_says_where_limits_are(tmp_path):
+    file = tmp_path / "gateway.yaml"
+    shared = {"sharing": "leased", "hosts": 3, "on_failure": "local_share"}
+    other = {"methods": ["POST"], "limits": ["5/s"]}
+    one = {"rate_limit": {"limits": ["100/1m"], "by": "consumer", "overrides": [other], "shared": shared}}
+    quota = {"quota": {"name": "calls", "requests": 10, "plans": {"gold": None}, "on_failure": "closed"}}
+    config = {"stores": {"redis": {"url": "redis://127.0.0.1:1"}}, "plans": {"gold": {}},
+              "routes": [{"path": "/", "policies": ["key_auth", one, quota, {"respond": {"body": "x"}}]}]}  # fmt: skip
+    file.write_text(yaml.safe_dump(config))
+    words = [sys.executable, "-m", "fastgw", "explain", str(file), "GET http://a/"]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+    where = "in redis, leased; without it local_share of 3 hosts"
+    assert re.search(rf"limit +by consumer: 100 in 1m .*; {where}\n", told), told
+    assert "quota     calls by consumer: others 10, gold without limit per month (UTC); in redis; without" in told

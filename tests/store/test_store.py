@@ -1,8 +1,10 @@
 """Both stores do the same; Redis is a real one, which is killed, stopped and asked with a wrong password."""
 
 import asyncio
+import gc
 import ssl
 import time
+import weakref
 
 import pytest
 
@@ -338,3 +340,29 @@ def test_a_store_that_is_not_configured():
     with pytest.raises(ValueError):
         open_store("redis", Stores())
     assert isinstance(open_store("memory", Stores()), MemoryStore)
+
+
+@needed
+def test_a_store_that_nobody_uses_any_more_closes_its_connections(tmp_path):
+    """As after a reload with other options: without the collector, and without losing what was under way."""
+
+    async def ask(server):
+        store = RedisStore(Redis(url=server.url, **PATIENT))
+        await store.put("a", b"1", ttl=60)
+        answers = []
+        store.submit("", ("SET", "last", "1"), lambda answer, error: answers.append(error or answer))
+        gone = weakref.ref(store)
+        gc.disable()
+        try:
+            del store
+            assert gone() is None
+        finally:
+            gc.enable()
+        deadline = time.monotonic() + 30
+        while int((await asyncio.to_thread(server.info, "clients"))["connected_clients"]) > 1:
+            assert time.monotonic() < deadline, "the one that asks is left"
+            await asyncio.sleep(0.02)
+        assert answers == [True]
+
+    with RedisServer(tmp_path) as server:
+        run(ask(server))

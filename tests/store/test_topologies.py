@@ -8,10 +8,14 @@ import pytest
 
 from fastgw.config.schema.stores import Redis
 from fastgw.store import StoreError
+from fastgw.store.leases import Leases
+from fastgw.store.limits import Rule, SharedLimits
+from fastgw.store.quotas import Calendar, Meter
 from fastgw.store.redis import RedisStore
 from fastgw.testing import free_port
 from fastgw.testing.certificates import Authority
 from tests.store.redis_server import ClusterOf3, RedisServer, SentinelSet, needed
+from tests.store.test_limits import decided, leased
 from tests.store.test_store import PATIENT, contract, run, until
 
 PAGE = Path(__file__).parents[2] / "docs" / "stores.md"
@@ -99,6 +103,7 @@ def test_a_cluster_by_tls_with_a_user_that_may_little(tmp_path):
         where = {"cluster": {"nodes": [f"127.0.0.1:{port}"]}, "tls": True, "username": "gateway"}
         store = RedisStore(Redis(**where, password="planted-secret", ca=pki.cert, **PATIENT))
         await contract_of_the_start(await formed(store))
+        await limits_and_quotas(store)
         await store.close()
         for password, ca in (("planted-secret", stranger.cert), ("wrong", pki.cert)):
             store = RedisStore(Redis(**where, password=password, ca=ca, **PATIENT))
@@ -106,6 +111,23 @@ def test_a_cluster_by_tls_with_a_user_that_may_little(tmp_path):
                 await store.get("a")
             assert caught.value.reason == "unreachable" and "planted" not in str(caught.value)
             await store.close()
+
+    async def limits_and_quotas(store):
+        """All that their scripts and lists call is among the rights."""
+        limits = SharedLimits(store, lambda *_: None)
+        for kind in ("bucket", "fixed", "sliding", "log"):
+            rule = Rule(kind, 2, 1000.0)
+            assert [(await decided(limits, ["k"], (rule,))).admitted for _ in range(3)] == [True, True, False]
+        leases = Leases(store, (Rule("bucket", 5, 1000.0), Rule("fixed", 5, 1000.0)), 2, 60.0, lambda *_: None)
+        assert sum([(await leased(leases, ["k", "k"])).admitted for _ in range(8)]) == 5
+        leases.close()
+        meter = Meter(store, "calls", Calendar("month", "UTC"), keep=86400)
+        taken = await store.answer(lambda told: meter.take("acme", 5, 1, told))
+        period = taken.period
+        assert await meter.grant("acme", 2, period) == 2 and await meter.of("acme", period.name) == (1, 2)
+        assert [row async for row in meter.usage(period.name)] == [("acme", 1, 2)]
+        assert await meter.reset("acme", period.name)
+        assert await store.claim("c", b"1", 60.0) is None and await store.swap("c", b"1", None)
 
     async def formed(store):
         await until(lambda: store.put("first", b"1", ttl=60))
