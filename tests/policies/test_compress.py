@@ -456,3 +456,26 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
         with pytest.raises(PolicyError, match=r"fastgw\[compression\]"):
             _compression.maker(coding, 3)
     assert _compression.maker("gzip", 6)
+
+
+BOTH = "compress: {encodings: [br, gzip]}"
+
+
+@pytest.mark.parametrize("chain", [f"[cache, {{{BOTH}}}]", f"[{{{BOTH}}}, cache]"])
+def test_with_a_cache_before_and_behind(gateway, service, chain):
+    """Before `compress` it keeps a compressed body for each encoding, behind it a plain one: right for everybody."""
+    service.answers["/"] = whole(TEXT, JSON, 'ETag: "v"', "Cache-Control: max-age=600")
+    route = f"{{path: /*, service: things, policies: {chain}}}"
+    running = gateway(f"services: {{things: {service.url}}}\nroutes: [{route}]\n")
+    with running.client() as client:
+        for _ in range(2):
+            for coding in ("gzip", "br", "identity"):
+                response = get(client, "/", coding)
+                assert response.get("Content-Encoding") == (None if coding == "identity" else coding)
+                assert decoded(response) == TEXT and response.all("Vary") == ["Accept-Encoding"]
+        behind = chain.startswith("[{compress")
+        assert len(service.requests) == (1 if behind else 3)
+        assert running.stats.read_counters()["compressed_br_bodies"] == (2 if behind else 1)
+        response = get(client, "/", "gzip", 'If-None-Match: W/"v"')
+        assert (response.status, response.get("ETag")) == (304, 'W/"v"')
+        assert len(service.requests) == (1 if behind else 3)
