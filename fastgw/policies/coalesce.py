@@ -43,8 +43,8 @@ class Coalesce(Policy):
     """The first of several identical GETs of one worker goes upstream, the others get its answer.
 
     An answer that sets a cookie, says `private` or `no-store`, or whose `Vary` names a header that is not
-    part of the key, is never shared; a request with a body or `Cache-Control: no-store` goes alone. A route on
-    which a policy changes response bodies shares nothing. Order: after authentication and limits.
+    part of the key, is never shared; a request with a body or `Cache-Control: no-store` goes alone. Nothing is
+    shared where a policy behind it changes bodies of responses. Order: after authentication and limits.
     Failure: see `on_failure`.
     """
 
