@@ -124,7 +124,11 @@ class KeyDesk:
         if book is None:
             return
         first = isinstance(book, StoredBook) and book.version < 0
+        anew = isinstance(book, KeyFile) and not book.looked
         book.look()
+        if anew:
+            # workers read the file when they began; what changed between that and this look would be no change here
+            self.say(self.everything())
         if isinstance(book, StoredBook):
             config = self.config()
             people = book.known(config.consumers, config.plans)

@@ -220,6 +220,7 @@ class KeyFile(KeyBook):
         assert settings.file is not None
         self.path = settings.file
         self.stamp: Stamp | None = None
+        self.looked = False
 
     def look(self) -> None:
         """Reads the file if somebody else has changed it. KeyProblem when it cannot be used."""
@@ -232,6 +233,7 @@ class KeyFile(KeyBook):
             self.records, self.stamp = read(self.path)
         except (OSError, ValueError) as error:
             raise KeyProblem(503, "keys_unreadable", f"The file of API keys cannot be read: {error}") from None
+        self.looked = True
         after = usable(self.records)
         if after != before:
             self.changed(after, before.keys() - after.keys())

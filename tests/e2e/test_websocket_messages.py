@@ -118,7 +118,7 @@ def test_what_is_right_goes_on_as_it_came(world):
     (6, frame(TEXT, b"a" * 600, fin=False) + frame(0, b"a" * 600), 1009, "websocket_too_large"),
     (7, frame(TEXT, b"", fin=False) + frame(0, b"", fin=False) * 40_000, 1009, "websocket_too_large"),
     (8, frame(TEXT, b'{"do"', fin=False) + frame(0, b': "burn"}') + close(1000), 1008, "contract_broken"),
-])  # fmt: skip
+], ids=range(1, 9))  # fmt: skip
 def test_what_is_not_does_not_go_on(world, number, data, code, word):
     path = f"/schema/wrong-{number}"
     before = len(world.echo.seen)

@@ -57,7 +57,7 @@ def test_thousands_of_generations_stay_within_the_limit():
     assert len(found.names) == 5
 
 
-HEADER, COUNTERS, CODES, ROUTE, SERVICE = 16, 63, 96, 96, 40
+HEADER, COUNTERS, CODES, CODINGS, ROUTE, SERVICE = 16, 63, 96, 15, 96, 40
 """Words of the parts of the shared memory, as `_core/record.pyx` lays them out."""
 
 
@@ -71,7 +71,7 @@ def test_resetting_a_slot_zeroes_it_and_nothing_else():
     assert [stats.read_route(slot) is None for slot in range(4)] == [False, False, True, False]
     assert [stats.read_service(slot) for slot in range(3)] == [9, 0, 9]
     assert sum(word == 0 for word in words[HEADER:]) == ROUTE + SERVICE
-    assert len(words) == HEADER + COUNTERS + CODES + 4 * ROUTE + 3 * SERVICE
+    assert len(words) == HEADER + COUNTERS + CODES + CODINGS + 4 * ROUTE + 3 * SERVICE
     for wrong in (-1, 4):
         with pytest.raises(IndexError):
             stats.reset_route(wrong)
