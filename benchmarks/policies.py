@@ -3,9 +3,9 @@
     python -m benchmarks.policies [NAME ...]     prints the table, and writes benchmarks/results/policies.{json,md}
 
 One gateway with one worker answers on a route of each policy, and on one with none; one client asks over one
-connection, one request after the other. What is told is the CPU time of the worker's process for a request, less that
-of the route with none: the loop's and, where a policy has some, its threads'. The best of several rounds, which take
-turns, so that what else the machine does falls on all of them. It is no test of load.
+connection, with a few requests on their way at a time, so that waking up is not what is measured. What is told is the
+CPU time of the worker's process for a request, less that of the route with none just before it: the loop's and, where a
+policy has some, its threads'. The median of several rounds, and how far half of them lie apart. It is no test of load.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import platform
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,10 @@ from fastgw.testing.process import descendants, free_port
 from fastgw.testing.upstream import UpstreamConnection
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = 5
-REQUESTS = 1000
+ROUNDS = 9
+REQUESTS = 800
+BATCH = 20
+"""Requests that are on their way at a time."""
 SECRET = "a secret of more than thirty-two bytes"
 PASSWORD = "$2b$04$koQhi7k71jW0VOFlA8zlM.sbiOzPCVn1rFzj9z8TYvm/Q4nrvI9pa"
 """Of `correct horse`."""
@@ -62,6 +65,8 @@ class Case:
     after: tuple[Any, ...] = ()
     tls: bool = False
     path: str = ""
+    service: bool = False
+    """It has to do with what a service answers: then there is one, else the gateway answers itself."""
 
 
 def token() -> str:
@@ -93,6 +98,26 @@ def signed(path: str, number: int) -> str:
     return "".join(f"{name}: {value}\r\n" for name, value in message.headers.items())
 
 
+def sealed(purpose: str, cookie: str) -> str:
+    """The cookie of a session that the gateway sealed."""
+    from fastgw.policies._session import Sealer
+
+    now = time.time()
+    session = {"claims": {"sub": "ada"}, "end": now + 7200, "seen": now + 3600, "id_token": token()}
+    return f"Cookie: {cookie}={Sealer([SECRET], purpose).seal(session)}\r\n"
+
+
+def countries(file: Path) -> str:
+    import mmdb_writer
+    import netaddr
+
+    writer = mmdb_writer.MMDBWriter(4, "Test")
+    for number in range(100):
+        writer.insert_network(netaddr.IPSet([f"127.0.{number}.0/24"]), {"country": {"iso_code": "DE"}})
+    writer.to_db_file(str(file))
+    return str(file)
+
+
 def cases(folder: Path) -> list[Case]:
     key, bearer = f"X-API-Key: {KEY}\r\n", f"Authorization: Bearer {token()}\r\n"
     basic = f"Authorization: Basic {base64.b64encode(b'ada:correct horse').decode()}\r\n"
@@ -106,6 +131,8 @@ def cases(folder: Path) -> list[Case]:
         Case("memory", "", "memory"),
         Case("ban", "nobody is banned", "ban"),
         Case("ip", "1,000 ranges", {"ip": {"deny": [f"10.{n >> 8}.{n & 255}.0/24" for n in range(1000)]}}),
+        Case("geo", "a country that may come in", {"geo": {
+            "country_file": countries(folder / "country.mmdb"), "allow_countries": ["DE"]}}),
         Case("bot", "a User-Agent seen before", "bot"),
         Case("cors", "", {"cors": {"origins": ["https://app.example.com"]}}),
         Case("csrf", "", "csrf"),
@@ -120,6 +147,12 @@ def cases(folder: Path) -> list[Case]:
         Case("basic_auth", "a password seen before", "basic_auth", basic),
         Case("hmac", "each signature is new", "hmac", signed),
         Case("mtls", "", "mtls", tls=True),
+        Case("session", "a sealed cookie, opened each time", {"session": {"secret": SECRET}},
+             sealed("own session session __Host-session", "__Host-session")),
+        Case("oidc", "a session seen before", {"oidc": {
+            "service": "id", "base_url": "https://api.example.com", "issuer": "http://127.0.0.1:9",
+            "client_id": "gateway", "client_secret": SECRET, "session": {"secret": SECRET}}},
+             sealed("session http://127.0.0.1:9 gateway fastgw_session", "fastgw_session")),
         Case("any_of", "key_auth is the second", {"any_of": [{"jwt": {"secret": SECRET}}, "key_auth"]}, key),
         Case("all_of", "jwt and key_auth", {"all_of": [{"jwt": {"secret": SECRET}}, "key_auth"]}, key + bearer),
         Case("forward_auth", "an answer remembered", {"forward_auth": {
@@ -143,9 +176,9 @@ def cases(folder: Path) -> list[Case]:
         Case("validate", "a query of two numbers", {"validate": {"query": SCHEMA}}),
         Case("openapi", "", {"openapi": things}, path="/openapi/things"),
         Case("openapi", "responses: report", {"openapi": {**things, "base": "/report", "responses": "report"}},
-             path="/report/things"),
+             path="/report/things", service=True),
         Case("openapi", "responses: enforce", {"openapi": {**things, "base": "/enforce", "responses": "enforce"}},
-             path="/enforce/things"),
+             path="/enforce/things", service=True),
     ]  # fmt: skip
 
 
@@ -181,33 +214,36 @@ class Way:
     sock: socket.socket
     path: str
     headers: str | Callable[[str, int], str]
-    best: float = float("inf")
+    made: int = 0
 
-    def request(self, number: int) -> bytes:
+    def request(self) -> bytes:
+        self.made += 1
         target = f"{self.path}?page=2&of=7"
-        more = self.headers if isinstance(self.headers, str) else self.headers(target, number)
+        more = self.headers if isinstance(self.headers, str) else self.headers(target, self.made)
         return f"GET {target} HTTP/1.1\r\n{HEAD}{more}\r\n".encode()
 
-    def ask(self, request: bytes) -> None:
-        self.sock.sendall(request)
+    def ask(self, requests: list[bytes]) -> None:
+        self.sock.sendall(b"".join(requests))
         data = b""
-        while b"\r\n\r\n" not in data:
-            data += self.sock.recv(65536)
-        head, _, body = data.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200 "):
-            raise SystemExit(f"{self.path}: {head.splitlines()[0].decode()} {body[:200]!r}")
-        lengths = [int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
-        while len(body) < lengths[0] if lengths else not body.endswith(b"0\r\n\r\n"):     # else it is chunked
-            body += self.sock.recv(65536)
+        for _ in requests:
+            while b"\r\n\r\n" not in data:
+                data += self.sock.recv(65536)
+            head, _, data = data.partition(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200 "):
+                raise SystemExit(f"{self.path}: {head.splitlines()[0].decode()} {data[:200]!r}")
+            lengths = [int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+            while len(data) < lengths[0] if lengths else b"0\r\n\r\n" not in data:     # else it is chunked
+                data += self.sock.recv(65536)
+            data = data[lengths[0] :] if lengths else data.partition(b"0\r\n\r\n")[2]
 
-    def round(self, worker: int, count: int) -> None:
-        requests = [self.request(number) for number in range(count)]
-        for request in requests[: count // 10]:
-            self.ask(request)
+    def round(self, worker: int, count: int) -> float:
+        """Microseconds of CPU time for a request."""
+        self.ask([self.request()])
+        batches = [[self.request() for _ in range(BATCH)] for _ in range(max(1, count // BATCH))]
         before = cpu_ns(worker)
-        for request in requests[count // 10 :]:
-            self.ask(request)
-        self.best = min(self.best, (cpu_ns(worker) - before) / (count - count // 10) / 1000)
+        for batch in batches:
+            self.ask(batch)
+        return (cpu_ns(worker) - before) / (len(batches) * BATCH) / 1000
 
 
 def cpu_ns(pid: int) -> int:
@@ -220,9 +256,16 @@ def config_of(chosen: list[Case], url: str, authority: Authority, port: int) -> 
     import hashlib
 
     pair = authority.leaf("localhost")
-    routes = [{"path": "/none", "service": "up"}, {"path": "/none-key", "service": "up", "policies": ["key_auth"]}]
+    answer: dict[str, Any] = {"respond": {"body": '{"ok": true}', "content_type": "application/json"}}
+
+    def route(path: str, service: bool, *policies: Any) -> dict[str, Any]:
+        if service:
+            return {"path": path, "service": "up", "policies": list(policies)}
+        return {"path": path, "policies": [*policies, answer]}
+
+    routes = [route("/none", False), route("/none-key", False, "key_auth"), route("/none-service", True)]
     routes += [
-        {"path": case.path or f"/case-{number}", "service": "up", "policies": [*case.after, case.item]}
+        route(case.path or f"/case-{number}", case.service, *case.after, case.item)
         for number, case in enumerate(chosen)
     ]
     return {
@@ -261,34 +304,38 @@ def measure(wanted: list[str], rounds: int, count: int) -> Iterator[dict[str, An
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secure = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
             key = f"X-API-Key: {KEY}\r\n"
-            bases = {"plain": Way(plain, "/none", ""), "key": Way(plain, "/none-key", key)}
-            bases["tls"] = Way(secure, "/none", "")
+            bases = {"plain": Way(plain, "/none", ""), "key": Way(plain, "/none-key", key),
+                     "tls": Way(secure, "/none", ""), "service": Way(plain, "/none-service", "")}  # fmt: skip
             ways = [
                 Way(secure if case.tls else plain, case.path or f"/case-{number}", case.headers)
                 for number, case in enumerate(chosen)
             ]
             names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in descendants(gateway.pid)}
             worker = names["fastgw-0"]
+            for way in (*bases.values(), *ways):
+                way.round(worker, count // 4)
+            costs: list[list[float]] = [[] for _ in chosen]
             for _ in range(rounds):
-                for way in (*bases.values(), *ways):
-                    way.round(worker, count)
-        for case, way in zip(chosen, ways, strict=True):
-            base = bases["tls" if case.tls else "key" if case.after else "plain"].best
-            yield {"policy": case.policy, "what": case.what, "microseconds": round(max(0.0, way.best - base), 1),
-                   "whole": round(way.best, 1)}  # fmt: skip
+                for case, way, found in zip(chosen, ways, costs, strict=True):
+                    base = bases["tls" if case.tls else "key" if case.after else "service" if case.service else "plain"]
+                    before = base.round(worker, count)
+                    found.append(way.round(worker, count) - before)
+        for case, found in zip(chosen, costs, strict=True):
+            low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
+            yield {"policy": case.policy, "what": case.what, "microseconds": round(middle, 1) + 0.0,     # no -0
+                   "apart": round(high - low, 1)}  # fmt: skip
 
 
 def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines = [
         "# What policies cost", "",
         f"Made by `python -m benchmarks.policies` at {facts['commit']}, {facts['machine']}: CPU time of a worker for "
-        "one request, threads included, beside that of the same request without the policy; the best of "
-        f"{facts['rounds']} rounds of {facts['requests']} requests over one connection.", "",
-        "On a machine that is busy with other things two runs differ by some 10 µs: what is below that is told by "
-        "`python -m benchmarks.micro probe` alone, whose figures stand in docs/security.md and docs/protection.md.", "",
-        "| policy | | µs per request |", "|---|---|---|",
+        "one request, threads included, beside that of the same request without the policy just before it; the "
+        f"median of {facts['rounds']} rounds of {facts['requests']} requests. *Apart*: how far the middle half of the "
+        "rounds lies apart, which is how sure a figure is.", "",
+        "| policy | | µs per request | apart |", "|---|---|---|---|",
     ]  # fmt: skip
-    lines += [f"| `{row['policy']}` | {row['what']} | {row['microseconds']:g} |" for row in rows]
+    lines += [f"| `{row['policy']}` | {row['what']} | {row['microseconds']:g} | {row['apart']:g} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

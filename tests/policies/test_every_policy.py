@@ -22,9 +22,9 @@ EXAMPLE = ROOT / "docs" / "policies.example.yaml"
 COSTS = ROOT / "benchmarks" / "results" / "policies.json"
 MEASURED = {
     "abac", "acl", "all_of", "any_of", "authorize", "ban", "basic_auth", "bot", "client_credentials", "cors", "csrf",
-    "forward_auth", "headers", "hmac", "identity", "identity_token", "ip", "jwt", "key_auth", "memory", "mtls",
-    "oauth2_introspection", "opa", "openapi", "rate_limit", "request_id", "security_headers", "token_exchange",
-    "validate", "waf",
+    "forward_auth", "geo", "headers", "hmac", "identity", "identity_token", "ip", "jwt", "key_auth", "memory", "mtls",
+    "oauth2_introspection", "oidc", "opa", "openapi", "rate_limit", "request_id", "security_headers", "session",
+    "token_exchange", "validate", "waf",
 }  # fmt: skip
 """Who calls, what he may, and protection. The others have figures on their pages, or answer by themselves."""
 
@@ -70,7 +70,7 @@ def checked(folder, file):
 def test_each_has_an_example(tmp_path):
     beside(tmp_path)
     found = checked(tmp_path, EXAMPLE)
-    assert MEASURED | {"geo", "oidc", "jwks"} <= found
+    assert MEASURED | {"jwks"} <= found
     config, _ = check(ROOT / "config.example.yaml", resolver=RESOLVER, env={})
     found |= {name for uses in (config.policies, *(route.policies for route in config.routes)) for name in names(uses)}
     pages = (page.read_text() for page in (ROOT / "docs").glob("*.md"))
