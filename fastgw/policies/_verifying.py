@@ -19,6 +19,7 @@ from fastgw._core.exchange import Problem
 T = TypeVar("T")
 
 SHARE = 0.25
+WASTED = 4
 BURST = 0.0001
 """Seconds."""
 MOST = 1000
@@ -50,11 +51,14 @@ class Verifying(Generic[T]):
         return self.credit > 0
 
     def spend(self, verify: Callable[[], T]) -> T:
-        begun = self.now()
+        begun, times = self.now(), WASTED
         try:
-            return verify()
+            result = verify()
+            if not isinstance(result, Problem):
+                times = 1
+            return result
         finally:
-            self.credit -= self.now() - begun
+            self.credit -= (self.now() - begun) * times
 
     def run(self, verify: Callable[[], T], client: str) -> T | Problem | Awaitable[T | Problem]:
         """Its result at once, or when its turn has come; a Problem when too many wait."""

@@ -2,9 +2,11 @@
 
 import asyncio
 
+import pytest
+
 from fastgw._core.exchange import Problem
 from fastgw.policies import _verifying
-from fastgw.policies._verifying import BURST, MOST, SHARE, Verifying
+from fastgw.policies._verifying import BURST, MOST, SHARE, WASTED, Verifying
 
 
 class Clock:
@@ -111,3 +113,28 @@ def test_an_error_is_for_who_asked():
 def test_without_a_loop_it_is_done_at_once():
     assert Verifying().run(lambda: 7, "a") == 7
     assert _verifying.BURST <= 0.002, "what a request of somebody else may wait"
+
+
+def test_what_is_not_good_costs_more():
+    clock = Clock()
+    verifying = Verifying(clock)
+    assert verifying.spend(costly(clock, BURST)) == "good"
+    after_good = verifying.credit
+
+    def bad():
+        clock.at += BURST
+        return Problem(401, "bad_token", "")
+
+    verifying.credit = BURST
+    assert isinstance(verifying.spend(bad), Problem)
+    assert after_good == pytest.approx(0.0)
+    assert verifying.credit == pytest.approx(BURST * (1 - WASTED))
+
+    def broken():
+        clock.at += BURST
+        raise ValueError
+
+    verifying.credit = BURST
+    with pytest.raises(ValueError):
+        verifying.spend(broken)
+    assert verifying.credit == pytest.approx(BURST * (1 - WASTED))
