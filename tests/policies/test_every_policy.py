@@ -104,4 +104,5 @@ def test_costs_are_measured():
     assert {row["policy"] for row in rows} == MEASURED, "run: python -m benchmarks.policies"
     page = COSTS.with_suffix(".md").read_text()
     for row in rows:
-        assert 0 <= row["microseconds"] < 100_000 and f"| `{row['policy']}`" in page
+        # a difference of two figures: below none by no more than what it is unsure by
+        assert -row["apart"] <= row["microseconds"] < 100_000 and f"| `{row['policy']}`" in page
