@@ -113,6 +113,8 @@ cdef class Arrivals(Driver):
         if route.total_ns:
             ex.total_at = ex.t_start + route.total_ns
             self.reactor.wheel.arm(&ex.total, ex.total_at)
+        if head.head_len > route.header_limit or head.count > route.header_count:
+            return self.fail(ex, "headers_too_large", "The limits here are lower.")
         if head.has_length and head.content_length > ex.body_limit:
             return self.fail(ex, "body_too_large", f"The limit here is {ex.body_limit} bytes.")
         if head.upgrade and (ex.extended or route.websocket is not None) and self._upgrade(ex):

@@ -95,6 +95,8 @@ cdef class Route:
     cdef readonly int64_t total_ns, response_ns, idle_ns, connect_ns     # 0 = none / the service's
     cdef readonly object websocket        # ws.Rules; None: there are no WebSockets here
     cdef readonly int64_t body_limit      # bytes, -1 = none
+    cdef readonly uint32_t header_limit   # bytes of a head; the largest there is: its listener's alone
+    cdef readonly int header_count        # likewise
     cdef readonly bint preflights         # a hook of the chain answers CORS pre-flights
     cdef readonly bint buffers_response   # a hook wants the response body whole
     cdef readonly int64_t buffer_limit    # the least of their bounds

@@ -72,6 +72,8 @@ class Route:
         retry: Any = ...,
         hedge: Any = ...,
         admissions: tuple[Any, ...] = ...,
+        header_limit: int = ...,
+        header_count: int = ...,
         response_ns: int = ...,
         idle_ns: int = ...,
         connect_ns: int = ...,

@@ -128,7 +128,7 @@ cdef class Route:
     def __init__(self, str name, int index=0, int slot=0, tuple param_names=(), tuple chain=(), service=None,
                  split=None, rewrite=None, host_rewrite=None, int64_t total_ns=0, int64_t response_ns=0,
                  int64_t idle_ns=0, int64_t connect_ns=0, int64_t body_limit=-1, spec=None, websocket=None, retry=None,
-                 hedge=None, tuple admissions=()):
+                 hedge=None, tuple admissions=(), uint32_t header_limit=0xffffffff, int header_count=0x7fffffff):
         cdef Hook hook
         self.name = name
         self.name_bytes = name.encode()
@@ -163,6 +163,8 @@ cdef class Route:
         self.idle_ns = idle_ns
         self.connect_ns = connect_ns
         self.body_limit = body_limit
+        self.header_limit = header_limit
+        self.header_count = header_count
         self.spec = spec
 
     def __repr__(self):

@@ -402,6 +402,8 @@ class Builder:
             idle_ns=given.idle_ns,
             connect_ns=given.connect_ns,
             body_limit=given.body_limit,
+            header_limit=given.header_limit,
+            header_count=given.header_count,
             retry=retry_by(given.retry),
             hedge=hedge_by(given.hedge, asked, self.hedges, self.budgets),
             admissions=self.route_admissions(given),

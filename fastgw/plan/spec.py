@@ -48,6 +48,7 @@ from fastgw.plan.tls import (
 from fastgw.policies._parts import parts_of
 
 CHUNK = 16
+NO_LIMIT = 2**31 - 1
 
 Slots = Callable[[str], int]
 
@@ -126,6 +127,8 @@ class RouteSpec:
     idle_ns: int
     connect_ns: int
     body_limit: int
+    header_limit: int
+    header_count: int
     chain: tuple[int, ...]
     own: tuple[PolicySpecUse, ...]
     retry: dict[str, Any] | None = None
@@ -411,6 +414,8 @@ def route_of(config: Config, route: Route, slot: int) -> RouteSpec:
         idle_ns=ns(timeouts.idle) if timeouts else 0,
         connect_ns=ns(timeouts.connect) if timeouts else 0,
         body_limit=limits.body_size if limits and limits.body_size is not None else -1,
+        header_limit=(limits and limits.header_size) or NO_LIMIT,
+        header_count=(limits and limits.header_count) or NO_LIMIT,
         chain=tuple(i for i, use in enumerate(config.policies) if use.name not in route.without),
         own=uses_of(route.policies, name),
         websocket=websockets_of(route),

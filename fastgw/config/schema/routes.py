@@ -279,6 +279,16 @@ class RouteLimits(Room):
     body_size: Size | None = key(
         None, "Bytes of a request body, in the place of the server's limit.", ge=0, le=2**40, example="100MiB"
     )
+    header_size: Size | None = key(
+        None,
+        "Bytes of the request line and all headers together; more is 431. The server's limit holds too.",
+        ge=64,
+        le=1024 * 1024,
+        example="4KiB",
+    )
+    header_count: int | None = key(
+        None, "Headers of a request; more is 431. The server's limit holds too.", ge=1, le=1000, example=40
+    )
 
 
 class SplitTarget(Room):
