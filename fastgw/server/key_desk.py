@@ -72,6 +72,9 @@ class KeyDesk:
         self.open()
         if self.file is None or not (first or (isinstance(before, StoredBook) and isinstance(self.file, StoredBook))):
             self.tell(self.everything())             # from store to store, what was known holds on
+        elif not first and not self.fresh():
+            # also when Redis goes away before it was asked with the new settings
+            self.tell({"op": "api_keys", "put": {}, "drop": (), "fresh": 0.0})
         if isinstance(before, StoredBook):
             await before.store.close()
 
@@ -143,8 +146,7 @@ class KeyDesk:
         """In a thread, one at a time: no two changes are made of the same book."""
         self.loop = asyncio.get_running_loop()
         async with self.lock:
-            if self.opened is None:
-                self.open()
+            await self.renewed()
             return await self.loop.run_in_executor(None, do)
 
     def say(self, message: dict[str, Any]) -> None:
