@@ -268,8 +268,8 @@ class Announced(Far):
             while True:
                 sock = self.sock.accept()[0]
                 sock.settimeout(PATIENCE)
-                threading.Thread(target=self.serve, args=(sock, len(self.seen)), daemon=True).start()
-                self.seen.append(sock)
+                self.seen.append(sock)  # before the thread can answer
+                threading.Thread(target=self.serve, args=(sock, len(self.seen) - 1), daemon=True).start()
 
     def serve(self, sock, number):
         data, said, count = b"", None, 0
