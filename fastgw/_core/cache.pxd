@@ -25,6 +25,7 @@ cdef class Cache(Refresher):
     cdef int bypass(self, Exchange ex, bytes why) except -1
     cdef Call call_of(self, Exchange ex, int what, bytes forward)
     cdef int fetch(self, Exchange ex, Call call, Asked *asked, bint collapse) except -1
+    cdef int go_on(self, Exchange ex, Call call) except -1
     cdef int other_method(self, Exchange ex) except -1
     cdef bint fallback_allowed(self, Exchange ex, Call call, int64_t now) except -1
     cdef int unneeded(self, Exchange ex, Call call) except -1

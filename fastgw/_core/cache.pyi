@@ -21,4 +21,5 @@ class Cache(Hook):
         strip_tags: bool = ...,
         honour: bool = ...,
         purger: Callable[[Exchange], Reply | Problem] | None = ...,
+        tiers: object = ...,
     ) -> None: ...

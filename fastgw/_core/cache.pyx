@@ -20,7 +20,7 @@ from fastgw._core.cache_directives cimport (
 )
 from fastgw._core.cache_fill cimport ALONE
 from fastgw._core.cache_flight cimport (
-    FAILED, FETCH, GO_ALONE, GO_LEAD, LOOK_AGAIN, PASS, UNSAFE, WAITS, Call, Flight,
+    FAILED, FETCH, GO_ALONE, GO_LEAD, GO_ON, LOOK_AGAIN, PASS, TAKEN, UNSAFE, WAITS, Call, Flight,
 )
 from fastgw._core.cache_freshness cimport F_ALWAYS, F_STRICT, Rules, current_age, plus_seconds
 from fastgw._core.cache_head cimport K_ANSWER, K_PASS, K_VARIANTS, META_VERSION, Meta, Packer, bodiless, unpack
@@ -98,11 +98,11 @@ cdef bint fallback_holds(Meta *meta, Found *found, int64_t now) noexcept:
 cdef class Cache(Refresher):
     """Keyword arguments: `storage`, `keys`, `rules`; `name` in Cache-Status, None for no such header; `largest` bytes of a
     body; `wait` ns and `max_waiters` of those who wait for one answer; `pass_ns`; `tags`, `strip_tags`; `honour`;
-    `purger`."""
+    `purger`; `tiers`, slower levels (fastgw.store.tiers), None for none."""
 
     def __init__(self, *, Storage storage, Keys keys, Rules rules, bytes name=b"fastgw", int64_t largest=1048576,
                  int64_t wait=5000000000, int max_waiters=10000, int64_t pass_ns=10000000000, tags=(),
-                 bint strip_tags=False, bint honour=True, purger=None):
+                 bint strip_tags=False, bint honour=True, purger=None, tiers=None):
         self.name = "cache"
         self.phases = PHASE_REQUEST | PHASE_AROUND | PHASE_RESPONSE | PHASE_TAP | PHASE_RECORD
         self.storage = storage
@@ -119,6 +119,7 @@ cdef class Cache(Refresher):
         self.strip_tags = strip_tags
         self.honour = honour
         self.purger = purger
+        self.tiers = tiers
 
     def __repr__(self):
         return f"<Cache {len(self.flights)} flights>"
@@ -234,7 +235,8 @@ cdef class Cache(Refresher):
             age = current_age(meta.age, found.stored, now)
             if self.good(&asked, &found, meta, now, age):
                 return self.serve(ex, &found, &of_found, &asked, now,
-                                  CACHED_COLLAPSED if how else CACHED_HIT if now < found.expires else CACHED_STALE)
+                                  CACHED_COLLAPSED if how and how != TAKEN else
+                                  CACHED_HIT if now < found.expires else CACHED_STALE)
             if how == FAILED and fallback_holds(&of_found, &found, now):
                 return self.serve(ex, &found, &of_found, &asked, now, CACHED_FALLBACK)
         if how == FAILED:
@@ -300,7 +302,7 @@ cdef class Cache(Refresher):
     # ------------------------------------------------------------------ a hit
 
     cdef int say_hit(self, Exchange ex, Found *found, int64_t age, int64_t now, int result) except -1:
-        cdef char text[160]
+        cdef char text[224]
         cdef Head head = ex.response
         cdef size_t n = PyBytes_GET_SIZE(self.label)
         cdef size_t k
@@ -316,6 +318,11 @@ cdef class Cache(Refresher):
             k = _digits(text + 160, (found.expires - now) // NS if found.expires else 0)
             memcpy(text + n, text + 160 - k, k)
             n += k
+            if self.level is not None:
+                memcpy(text + n, b"; detail=", 9)
+                memcpy(text + n + 9, PyBytes_AS_STRING(self.level), PyBytes_GET_SIZE(self.level))
+                n += 9 + PyBytes_GET_SIZE(self.level)
+                self.level = None
             head.append(b"Cache-Status", 12, text, n)
         return 0
 
@@ -385,8 +392,9 @@ cdef class Cache(Refresher):
         cdef bytes key
         ex.caching = call
         ex.cached = CACHED_MISS
-        if ex.is_head or (asked.ranged and call.found.entry == 0):
-            # HEAD tells of what is kept, and a part of an answer is not kept
+        # HEAD tells of what is kept, and a part of an answer is not kept
+        call.part = ex.is_head or (asked.ranged and call.found.entry == 0)
+        if call.part and self.tiers is None:
             call.what = PASS
             return CONTINUE
         if collapse and not (call.found.entry and call.meta.flags & ALONE) and not (
@@ -399,8 +407,14 @@ cdef class Cache(Refresher):
                     key = PyBytes_FromStringAndSize(self.keys.buf, self.keys.n)
             verdict = self.join(ex, call, key)
         if verdict == CONTINUE:
-            self.strip(ex, call)
+            self.go_on(ex, call)
         return verdict
+
+    cdef int go_on(self, Exchange ex, Call call) except -1:
+        if not call.part:
+            return self.strip(ex, call)
+        call.what = PASS
+        return 0 if call.flight is None else self.hand_on(call.flight)
 
     cdef int again(self, Exchange ex, int how, object detail) except -1:
         """One that waited: looks again, leads, goes alone, or is refused."""
@@ -409,10 +423,18 @@ cdef class Cache(Refresher):
         cdef Exchange other
         cdef uint32_t generation = ex.generation
         cdef int verdict
+        if how == GO_ON:
+            self.go_on(ex, call)
+            return ex.driver.resume(ex, CONTINUE)
         call.flight = None
         call.release()
         ex.caching = None
-        verdict = self.ask(ex, how)
+        if how == TAKEN:
+            self.sought, self.level = detail
+        try:
+            verdict = self.ask(ex, how)
+        finally:
+            self.sought = self.level = None
         if how == GO_LEAD:
             old = <Flight>detail
             if verdict != WAIT or ex.generation == generation:

@@ -124,6 +124,17 @@ cdef class Access:
         hit.storage = storage
         return hit
 
+    def peek(self, bytes name not None):
+        """As `get`, but it counts as no use, and in no figure."""
+        cdef Hit hit = self.get(name)
+        if hit is None:
+            self.storage.m.processes[max(0, self.storage.process)].misses -= self.storage.process >= 0
+            return None
+        self.storage.m.processes[self.storage.process].hits -= 1
+        if self.storage.m.entries[hit.found.entry].freq > 0:
+            self.storage.m.entries[hit.found.entry].freq -= 1
+        return hit
+
     def begin(self, bytes name not None, bytes head=b"", int64_t expected=-1, bytes meta=b"", tags=(), times=None,
               int64_t asked=0):
         """A Filling, or why there is none: no_room, too_large. `times`: (stored, expires, keep_until)."""

@@ -26,6 +26,7 @@ cdef class Filler(Flights):
     cdef int keep(self, Exchange ex, Call call) except -1
     cdef int begin(self, Exchange ex, Call call, Fate *fate, int64_t now) except -1
     cdef int mark(self, Exchange ex, Call call, bytes names, int64_t keep_until, int64_t now) except -1
+    cdef int hand_over(self, Call call) except -1
     cdef int refuse(self, Exchange ex, Call call, int64_t now) except -1
     cdef int refreshed(self, Exchange ex, Call call) except -1
     cdef int head_seen(self, Exchange ex, Call call) except -1

@@ -8,7 +8,7 @@ Nothing is kept of an answer that somebody else than the service gave.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastgw._core.body cimport changed_behind, push
 from fastgw._core.cache_answer cimport COPIED, instead, shape
@@ -16,7 +16,7 @@ from fastgw._core.cache_flight cimport WAITS, Call
 from fastgw._core.cache_freshness cimport KEPT, W_OWN, W_SIZE, W_VARY, Fate, plus_seconds
 from fastgw._core.cache_head cimport K_PASS, K_VARIANTS, META_VERSION, Meta, freshened, unpack
 from fastgw._core.cache_key cimport varying
-from fastgw._core.cache_store cimport FILL_OK, TAGS_MOST, Fill, Found, Key, Times
+from fastgw._core.cache_store cimport FILL_OK, FRESHEN_OK, TAGS_MOST, Fill, Found, Key, Times
 from fastgw._core.clock cimport realtime_ns
 from fastgw._core.exchange cimport Exchange
 from fastgw._core.forwarding cimport random64
@@ -108,6 +108,9 @@ cdef class Filler(Flights):
             return 0
         n = self.keys.n
         key = self.storage.key(self.keys.buf, n)
+        if self.tiers is not None:
+            call.kept = PyBytes_FromStringAndSize(self.keys.buf, n)
+            call.tags = given
         for tag in given:
             tags[n_tags] = self.storage.tag(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag))
             n_tags += 1
@@ -151,7 +154,8 @@ cdef class Filler(Flights):
         cdef Fill fill
         if call.flight is None:
             return 0
-        if call.flight.waiters and self.pass_ns and call.found.entry == 0:
+        # nor are slower levels to be asked each time
+        if (call.flight.waiters or self.tiers is not None) and self.pass_ns and call.found.entry == 0:
             memset(&meta, 0, sizeof(Meta))
             memset(&fill, 0, sizeof(Fill))
             meta.version = META_VERSION
@@ -194,9 +198,17 @@ cdef class Filler(Flights):
         if n and ex.response.status == 304:
             ex.bytes_out -= n                     # kept, and not sent: the client has it
         if end:
-            self.storage.finish(&call.fill)
+            if self.storage.finish(&call.fill) == FILL_OK and self.tiers is not None:
+                self.hand_over(call)
             if call.flight is not None:
                 self.land(call.flight)
+        return 0
+
+    cdef int hand_over(self, Call call) except -1:
+        """Slower levels are told of what is in the memory now; they take it when they come to it."""
+        self.tiers.stored(call.kept, call.fill.version, call.asked, tuple(call.tags),
+                          None if call.flight is None else call.flight.key,
+                          call.primary if call.kept != call.primary else None)
         return 0
 
     cdef int tell(self, Exchange ex, Call call) except -1:
@@ -253,8 +265,10 @@ cdef class Filler(Flights):
             if fate.lifetime <= fate.age:
                 self.packer.meta.flags |= ALONE
             self.times(&fate, now, call.asked, &times)
-            self.storage.freshen(call.key, found.version, self.packer.buf, self.packer.n,
-                                 <const uint8_t*>&self.packer.meta, &times)
+            if self.storage.freshen(call.key, found.version, self.packer.buf, self.packer.n,
+                                    <const uint8_t*>&self.packer.meta, &times) == FRESHEN_OK and self.tiers is not None:
+                self.tiers.stored(call.name, found.version, call.asked, None,
+                                  None if call.flight is None else call.flight.key, None)
         else:
             self.storage.purge_name(PyBytes_AS_STRING(call.name), PyBytes_GET_SIZE(call.name), False)
         ex.response = stored

@@ -46,6 +46,9 @@ cdef class Call:
     cdef Portion portion                  # what the client gets of the old answer,
     cdef bint serving                     # at the end of the 304 that says it holds
     cdef int64_t until                    # of the answer that is being kept: for the list of variants
+    cdef bytes kept                       # its name, and
+    cdef list tags                        # its tags, for slower levels
+    cdef bint part                        # it asks for less than the whole: nobody may wait for its answer
     cdef int release(self) except -1
 
 
@@ -58,6 +61,9 @@ cdef class Flight(Timed):
     cdef bint foreign                     # another worker has it
     cdef bint over
     cdef Call leader
+    cdef object seek                      # slower levels are being asked: what they tell
+    cdef object generation                # of the leader's exchange meanwhile
+    cdef bint sought                      # they were
     cdef dict waiters                     # exchange → its generation, in order of arrival
     cdef Timer timer
     cdef Wheel wheel
@@ -68,8 +74,15 @@ cdef class Release(Handler):
     cdef Flights home
 
 
+cdef class Seek:
+    cdef Flight flight
+
+
 cdef class Flights(Hook):
     cdef Storage storage
+    cdef object tiers                     # slower levels behind the memory; None
+    cdef bytes sought                     # the name of what they had just now
+    cdef bytes level                      # and which one it was, for Cache-Status
     cdef int64_t wait                     # ns
     cdef int max_waiters
     cdef dict flights                     # key → Flight
@@ -85,6 +98,8 @@ cdef class Flights(Hook):
     cdef int leave(self, Exchange ex, Call call) except -1
     cdef int run_released(self) except -1
     cdef int again(self, Exchange ex, int how, object detail) except -1   # one that waited goes on
+    cdef bint seek(self, Flight flight, Call call) except -1
+    cdef int seek_over(self, Flight flight, object level) except -1
     cdef int _let_go(self, Flight flight, int how, object detail) except -1
     cdef int _resume(self, Exchange ex, object generation, int how, object detail) except -1
     cdef int _close(self, Flight flight) except -1
@@ -94,3 +109,5 @@ cdef enum How:
     GO_ALONE                 # there will be none for it
     GO_LEAD                  # it is the one that fetches now
     FAILED                   # as the one did that fetched
+    TAKEN                    # a slower level had it, and it is in the memory now
+    GO_ON                    # no slower level has it: the leader fetches

@@ -9,6 +9,9 @@ again and again, at growing pauses. Waiting costs no Task and no thread.
                                 … it failed          → fail: all are refused as the leader was
                                 … its client left    → hand_on: the first of them fetches
 
+Where slower levels stand behind the memory (a disk, Redis), the leader asks them before the service, and waits like the others
+until they tell: what they had is in the memory then, and all look again.
+
 A key of a request with credentials has the identity in it unless answers are known to be for all: nobody waits for an answer
 to somebody else.
 """
@@ -62,8 +65,19 @@ cdef class Flight(Timed):
         if alive.over:
             return 0
         if monotonic_ns() >= alive.deadline:
+            if alive.seek is not None:
+                alive.home.seek_over(alive, None)
             return alive.home.scatter(alive)
         return alive.home.poll(alive)
+
+
+cdef class Seek:
+    """What slower levels call once: with the word for the one that had the answer, or None."""
+    def __call__(self, level):
+        cdef Flight flight = self.flight
+        self.flight = None
+        if flight is not None and flight.seek is self and not flight.over:
+            flight.home.seek_over(flight, level)
 
 
 cdef class Release(Handler):
@@ -90,9 +104,15 @@ cdef class Flights(Hook):
         if flight is None:
             if self.wait <= 0 or len(self.flights) >= MAX_FLIGHTS:
                 return CONTINUE
-            flight = self.lead(call, key, True)
-            if not flight.foreign:
+            flight = self.lead(call, key, not call.part)
+            if flight is None:
                 return CONTINUE
+            if not flight.foreign:
+                if self.tiers is not None and call.name != self.sought and self.seek(flight, call):
+                    return WAIT
+                return CONTINUE
+        elif call.part and flight.seek is None:
+            return CONTINUE
         elif len(flight.waiters) >= self.max_waiters:
             return CONTINUE
         call.what = WAITS
@@ -122,6 +142,35 @@ cdef class Flights(Hook):
             flight.wheel.arm(&flight.timer, flight.deadline)
         self.flights[key] = flight
         return flight
+
+    cdef bint seek(self, Flight flight, Call call) except -1:
+        """Slower levels are asked. False: none of them has it, which they know at once."""
+        cdef Seek told = Seek()
+        told.flight = flight
+        flight.seek = told
+        flight.generation = call.ex.generation
+        flight.sought = True
+        if self.tiers.seek(call.name, flight.key, call.asked, told):
+            return True
+        flight.seek = None
+        return False
+
+    cdef int seek_over(self, Flight flight, object level) except -1:
+        cdef Exchange ex = flight.leader.ex
+        cdef Exchange other
+        cdef dict all_of_them
+        flight.seek = None
+        if level is None:
+            for other, generation in list(flight.waiters.items()):
+                if (<Call>other.caching).part:
+                    (<Call>other.caching).flight = None
+                    del flight.waiters[other]
+                    self._resume(other, generation, GO_ALONE, None)
+            return self._resume(ex, flight.generation, GO_ON, None)
+        all_of_them = {ex: flight.generation}
+        all_of_them.update(flight.waiters)
+        flight.waiters = all_of_them
+        return self._let_go(flight, TAKEN, (flight.leader.name, level))
 
     # ------------------------------------------------------------------ ends of a flight
 
@@ -168,7 +217,10 @@ cdef class Flights(Hook):
         if flight.over:
             return 0
         flight.over = True
+        flight.seek = None
         flight.wheel.unlink(&flight.timer)
+        if flight.sought:
+            self.tiers.closed(flight.key)
         if self.flights.get(flight.key) is flight:
             del self.flights[flight.key]
         if flight.claimed:

@@ -247,6 +247,7 @@ class Builder:
             policy_key=use.key,
             stores=self.spec.stores,
             cache=self.host.cache,
+            levels=self.spec.cache,
             **extra,
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastgw.config import Config
 from fastgw.config.schema.address import Origin
+from fastgw.config.schema.cache import Cache
 from fastgw.config.schema.retry import GRPC_STATUSES
 from fastgw.config.schema.routes import PolicyUse, Route
 from fastgw.config.schema.services import Service
@@ -160,6 +161,7 @@ class PlanSpec:
     proxy_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
     tcp: dict[str, TcpSpec] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
+    cache: Cache | None = None
     priorities: dict[str, Any] | None = None
     arrivals: dict[str, int] = field(default_factory=dict)
     accepting: tuple[int, float] = (4096, 0.0)
@@ -461,6 +463,7 @@ def compile_spec(
         proxy_protocol=proxy_protocol_of(config),
         tcp=compile_tcp(config),
         stores=config.stores,
+        cache=config.cache,
         priorities=priorities_of(config),
     )
     chunk: list[RouteSpec] = []

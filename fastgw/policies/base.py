@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 from fastgw.config.fields import Secret
 from fastgw.config.registry import Reference
+from fastgw.config.schema.cache import Cache
 from fastgw.config.schema.stores import Stores
 from fastgw.store import Store, open_store
+from fastgw.store.tiers import Tiers, open_tiers
 
 if TYPE_CHECKING:
     from fastgw._core.bans import BanTable
@@ -131,6 +133,7 @@ class BuildContext:
     policy_key    the stable identity of this policy: the same after a reload that did not touch it
     stores        `stores:` of the file; see `store`
     cache         answers that all workers of the host share; see `storage`
+    levels        `cache:` of the file; see `tiers`
     """
 
     consumers: Sequence[Any] = ()
@@ -147,12 +150,26 @@ class BuildContext:
     policy_key: str = ""
     stores: Stores = field(default_factory=Stores)
     cache: Storage | None = None
+    levels: Cache | None = None
 
     def storage(self) -> Storage:
         """Of answers, shared by all workers of the host; a small one of its own where a policy is built by itself."""
         if self.cache is None:
             self.cache = self.shared.get_or_create("cache", _private_cache)
         return self.cache
+
+    def tiers(self) -> Tiers | None:
+        """Slower levels of the cache, one set for this worker and over reloads that leave them as they are."""
+        if self.levels is None:
+            return None
+        opened: WeakValueDictionary[object, Tiers] = self.shared.get_or_create("tiers", WeakValueDictionary)
+        key = self.levels, self.stores.redis
+        found = opened.get(key)
+        if found is None:
+            found = open_tiers(self.storage(), self.levels, self.stores)
+            if found is not None:
+                opened[key] = found
+        return found
 
     def store(self, name: str) -> Store:
         """The store of this worker, one for all policies and over reloads that leave it as it is. ValueError when the

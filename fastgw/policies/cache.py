@@ -238,6 +238,7 @@ class Cache(Policy):
             strip_tags=options.strip_tags,
             honour=options.honour_clients,
             purger=None if options.purge is None else purger(options.purge, Access(storage)),
+            tiers=self.context.tiers(),
         )
 
 
