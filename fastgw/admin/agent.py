@@ -373,6 +373,7 @@ class Agent(Shown, MirrorViews):
         # from here on it only goes forward: a worker that cannot adopt now is replaced by one that has
         await asyncio.gather(*(self.adopt(link, *shares[link.slot], removed) for link in links))
         self.health.follow(new.head, new.circuits)
+        self.desk.adopted()
         await self.closed(committed)
         close_all(opened)
         if keys:

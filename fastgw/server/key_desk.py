@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -44,6 +46,9 @@ class KeyDesk:
         self.opened: tuple[Any, Any] | None = None
         self.people: dict[str, tuple[Any, ...]] = {}
         self.file: KeyBook | None = None
+        self.looked = -1e9
+        """When the store was asked last of those times that it answered (monotonic)."""
+        self.woken = asyncio.Event()
         if config().api_keys.store is None:
             self.open()
 
@@ -72,9 +77,6 @@ class KeyDesk:
         self.open()
         if self.file is None or not (first or (isinstance(before, StoredBook) and isinstance(self.file, StoredBook))):
             self.tell(self.everything())             # from store to store, what was known holds on
-        elif not first and not self.fresh():
-            # also when Redis goes away before it was asked with the new settings
-            self.tell({"op": "api_keys", "put": {}, "drop": (), "fresh": 0.0})
         if isinstance(before, StoredBook):
             await before.store.close()
 
@@ -84,12 +86,22 @@ class KeyDesk:
         if isinstance(book, StoredBook):
             if book.version < 0:                     # not asked yet
                 return {"op": "api_keys", "put": {}, "drop": (), "broken": True}
-            return {"op": "api_keys", "whole": book.managed(), "people": self.people, "fresh": self.fresh()}
+            return {"op": "api_keys", "whole": book.managed(), "people": self.people, "fresh": self.left()}
         return {"op": "api_keys", "all": True, "file": self.config().api_keys.file}
 
-    def fresh(self) -> float:
+    def left(self) -> float:
+        """Seconds for which what the store told last holds; 0: without end."""
         settings = self.config().api_keys
-        return settings.max_stale if settings.on_failure == "closed" else 0.0
+        if settings.on_failure != "closed":
+            return 0.0
+        return max(0.001, settings.max_stale - (time.monotonic() - self.looked))
+
+    def adopted(self) -> None:
+        """Another configuration is in force: its `on_failure` and `max_stale` hold from now on, whether or not the store
+        answers, and its keys are looked at."""
+        if isinstance(self.file, StoredBook) and self.config().api_keys.store is not None:
+            self.tell({"op": "api_keys", "put": {}, "drop": (), "fresh": self.left()})
+        self.woken.set()
 
     async def watch(self) -> None:
         """For ever: what others changed, in the file or in the store."""
@@ -109,7 +121,9 @@ class KeyDesk:
                 if not failing:
                     logger.error("managed API keys cannot be looked at: %s", error)
                 failing = True
-            await asyncio.sleep(self.config().api_keys.poll)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.woken.wait(), self.config().api_keys.poll)
+            self.woken.clear()
 
     async def close(self) -> None:
         """Tells what was counted last."""
@@ -128,6 +142,7 @@ class KeyDesk:
             return
         first = isinstance(book, StoredBook) and book.version < 0
         anew = isinstance(book, KeyFile) and not book.looked
+        asked = time.monotonic()
         book.look()
         if anew:
             # workers read the file when they began; what changed between that and this look would be no change here
@@ -135,7 +150,8 @@ class KeyDesk:
         if isinstance(book, StoredBook):
             config = self.config()
             people = book.known(config.consumers, config.plans)
-            message: dict[str, Any] = {"op": "api_keys", "put": {}, "drop": (), "fresh": self.fresh()}
+            self.looked = asked
+            message: dict[str, Any] = {"op": "api_keys", "put": {}, "drop": (), "fresh": self.left()}
             if first:
                 message["whole"] = book.managed()
             if first or people != self.people:

@@ -158,6 +158,14 @@ def test_without_redis(world):
     assert ask(loose, made["key"]).status == 200, "what was known last"
     assert ask(closed, "a").status == 200, "a key of the configuration"
     assert admin(closed, "POST", "/keys", {"consumer": "ada"})[1]["code"] == "keys_unreadable"
+    # and who decides otherwise now need not wait for Redis
+    text = loose.file.read_text()
+    loose.file.write_text(text.replace("on_failure: open", "on_failure: closed").replace("poll: 0.1s", "poll: 0.9s"))
+    assert admin(loose, "POST", "/config/reload")[0] == 200
+    assert b"policy_unavailable" in becomes(loose, made["key"], 503).body
+    loose.file.write_text(text)
+    assert admin(loose, "POST", "/config/reload")[0] == 200
+    becomes(loose, made["key"], 200)
     # a gateway that never could ask knows nobody, and lets nobody in
     with GatewayProcess(config(server.url, on_failure="open")) as late:
         assert ask(late, made["key"]).status == 503 and ask(late, "a").status == 200
