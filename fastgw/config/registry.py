@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 
 class Reference(NamedTuple):
-    """Something of the configuration that a policy's options name: `kind` is service or store, `path` is where among
-    the options."""
+    """Something of the configuration that a policy needs: `kind` is service or store, which its options name, or
+    credential: the field that one consumer at least must have. `path` is where among the options."""
 
     kind: str
     name: str
@@ -30,7 +30,7 @@ class PolicySpec:
     needs_identity  told the options: does it want a consumer or claims that a policy before it must
     establish?
     http2           it speaks HTTP/2 to the service, whatever the client speaks
-    references      told the options: the services and stores it uses, which must be there
+    references      told the options: the services, stores and credentials it uses, which must be there
     handler         whatever the plan compiler builds from; not looked at here
     """
 

@@ -43,6 +43,13 @@ def not_implemented(path: Path, what: str = "") -> Finding:
     )
 
 
+def nobody_has(name: str, path: Path, stored: bool) -> Finding:
+    """A policy would refuse everybody. Consumers of a store have API keys alone."""
+    there = " of this file (those of the store have API keys alone)" if stored else ""
+    wanted = f"consumers: [{{name: …, {name}: …}}]"
+    return Finding("missing_key", path, f"no consumer{there} has `{name}`: nobody could pass", wanted)
+
+
 class Check:
     """The state of one check. `run()` gives the Config (to be used only when there is no error)."""
 
@@ -355,6 +362,9 @@ class Check:
                 self.report(
                     Finding("missing_key", where, f"there is no store {name!r}", f"stores: {{{name}: {{url: …}}}}")
                 )
+            elif kind == "credential" and not self.reported(("consumers",)):
+                if not any(getattr(one, name) for one in self.config.consumers):
+                    self.report(nobody_has(name, where, self.config.api_keys.store is not None))
 
     def tls(self) -> None:
         """Reads the files of certificates. Without TLS nothing is imported that could."""

@@ -8,12 +8,13 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastgw._core.exchange import Consumer, Exchange, Problem
 from fastgw.config.fields import Duration
+from fastgw.config.registry import Reference
 from fastgw.config.schema.base import Room, key
 from fastgw.policies._credentials import Remembered, refused
 from fastgw.policies._members import ANONYMOUS, Paths, consumer_of, named
@@ -90,6 +91,10 @@ class BasicAuth(Policy):
     Options = BasicAuthOptions
     identifies = True
     options: BasicAuthOptions
+
+    @classmethod
+    def references(cls, options: BasicAuthOptions) -> Iterable[Reference]:
+        yield Reference("credential", "password", ())
 
     def __init__(self, options: BasicAuthOptions, context: BuildContext) -> None:
         super().__init__(options, context)

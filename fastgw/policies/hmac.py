@@ -117,6 +117,7 @@ class Hmac(Policy):
 
     @classmethod
     def references(cls, options: HmacOptions) -> Iterable[Reference]:
+        yield Reference("credential", "signing_keys", ())
         if options.replay and options.replay_store == "redis":
             yield Reference("store", "redis", ("replay_store",))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastgw._core.exchange import Consumer, Exchange, Problem
+from fastgw.config.registry import Reference
 from fastgw.config.schema.base import Room, key
 from fastgw.policies._credentials import refused
 from fastgw.policies._members import ANONYMOUS, Paths, consumer_of, named
@@ -35,6 +38,10 @@ class Mtls(Policy):
     Options = MtlsOptions
     identifies = True
     options: MtlsOptions
+
+    @classmethod
+    def references(cls, options: MtlsOptions) -> Iterable[Reference]:
+        yield Reference("credential", "certificates", ())
 
     def __init__(self, options: MtlsOptions, context: BuildContext) -> None:
         super().__init__(options, context)

@@ -170,6 +170,7 @@ api_gateway:
       plan: gold
       keys: ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
       certificates: ["subject:CN=ada"]
+      password: "$2b$12$C6UzMDM.H6dfI/f/IKcEeO7ZBpQ5jNhjOZqFhWAdKSpyLkRJqLp2i"
       signing_keys: [{id: k, secret: a secret of more than 32 bytes it is}]
   plugins:
     - name: authentication
@@ -201,7 +202,7 @@ def test_a_way_to_authenticate_that_is_none():
     config, problems = check(AUTHENTICATED.replace("CONFIG", "{type: api_kye}"), resolver=RESOLVER, env={})
     assert config is None
     place = "api_gateway.plugins[0].config.type"
-    assert ("bad_choice", place, 14) in {(p.code, p.path, p.line) for p in problems}
+    assert ("bad_choice", place, 15) in {(p.code, p.path, p.line) for p in problems}
     wrong = AUTHENTICATED.replace("plan: gold", "plan: gild").replace("CONFIG", "{type: api_key}")
     config, problems = check(wrong, resolver=RESOLVER, env={})
     assert [(p.code, p.path, p.line) for p in problems] == [("unknown_plan", "api_gateway.consumers[0].plan", 8)]

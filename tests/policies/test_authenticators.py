@@ -411,6 +411,31 @@ def test_certificates_that_name_two():
     assert spaced.certificates == ("fingerprint:" + "ab" * 32,)
 
 
+def test_credentials_that_nobody_has_are_told():
+    """Consumers of a store have API keys alone; a gateway that would refuse everybody is no configuration."""
+    text = """
+stores: {redis: {url: "redis://127.0.0.1:1/0"}}
+api_keys: {store: redis, on_failure: closed}
+services: {up: "http://127.0.0.1:9"}
+consumers: [{name: ada}]
+routes:
+  - {path: /a, service: up, policies: [basic_auth]}
+  - {path: /b, service: up, policies: [{any_of: [key_auth, mtls]}, hmac]}
+"""
+    config, problems = check(text, resolver=RESOLVER, env={})
+    told = {(problem.code, problem.path, problem.line) for problem in problems if "those of the store" in problem.message}
+    within = "routes[1].policies[0].any_of.policies[1].mtls"
+    assert config is None and told == {
+        ("missing_key", "routes[0].policies[0]", 7), ("missing_key", within, 8),
+        ("missing_key", "routes[1].policies[1]", 8),
+    }  # fmt: skip
+    assert check(text.replace("{name: ada}", "{name: ada, plan: gold}"), resolver=RESOLVER, env={})[0] is None
+    given = """{name: ada, password: "$2b$12$C6UzMDM.H6dfI/f/IKcEeO7ZBpQ5jNhjOZqFhWAdKSpyLkRJqLp2i",
+      certificates: ["subject:CN=ada"], signing_keys: [{id: k, secret: "a secret of more than 32 bytes it is"}]}"""
+    config, problems = check(text.replace("{name: ada}", given), resolver=RESOLVER, env={})
+    assert config is not None and not problems
+
+
 def test_a_store_that_is_not_there_is_told():
     text = f"""
 services: {{a: http://127.0.0.1:9001}}
