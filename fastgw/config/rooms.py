@@ -362,9 +362,9 @@ class Check:
                 self.report(
                     Finding("missing_key", where, f"there is no store {name!r}", f"stores: {{{name}: {{url: …}}}}")
                 )
-            elif kind == "credential" and not self.reported(("consumers",)):
-                if not any(getattr(one, name) for one in self.config.consumers):
-                    self.report(nobody_has(name, where, self.config.api_keys.store is not None))
+            elif kind == "credential":
+                there = any(getattr(one, name) for one in self.config.consumers) or self.reported(("consumers",))
+                self.tell(None if there else nobody_has(name, where, self.config.api_keys.store is not None))
 
     def tls(self) -> None:
         """Reads the files of certificates. Without TLS nothing is imported that could."""

@@ -218,7 +218,7 @@ class Policy:
 
     @classmethod
     def references(cls, options: Any) -> Iterable[Reference]:
-        """Told the options: the services and stores they name, and credentials of consumers. The configuration must have them."""
+        """Told the options: what they need of the configuration, which must have it."""
         return ()
 
     @classmethod

@@ -97,8 +97,8 @@ class KeyDesk:
         return max(0.001, settings.max_stale - (time.monotonic() - self.looked))
 
     def adopted(self) -> None:
-        """Another configuration is in force: its `on_failure` and `max_stale` hold from now on, whether or not the store
-        answers, and its keys are looked at."""
+        """Another configuration is in force: its `on_failure` and `max_stale` hold from now on, also while the store does
+        not answer, and its keys are looked at."""
         if isinstance(self.file, StoredBook) and self.config().api_keys.store is not None:
             self.tell({"op": "api_keys", "put": {}, "drop": (), "fresh": self.left()})
         self.woken.set()

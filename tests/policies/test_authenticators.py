@@ -423,7 +423,7 @@ routes:
   - {path: /b, service: up, policies: [{any_of: [key_auth, mtls]}, hmac]}
 """
     config, problems = check(text, resolver=RESOLVER, env={})
-    told = {(problem.code, problem.path, problem.line) for problem in problems if "those of the store" in problem.message}
+    told = {(one.code, one.path, one.line) for one in problems if "those of the store" in one.message}
     within = "routes[1].policies[0].any_of.policies[1].mtls"
     assert config is None and told == {
         ("missing_key", "routes[0].policies[0]", 7), ("missing_key", within, 8),
