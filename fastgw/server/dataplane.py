@@ -197,9 +197,8 @@ class DataPlane:
     def read_api_keys(self, path: str | None) -> None:
         """Takes the managed keys as the file has them, if it has changed since."""
         if path is None:
-            if self.api_keys_read is not None:
-                self.host.keys.replace({})
-                self.api_keys_read = None
+            self.host.keys.replace({})
+            self.api_keys_read = None
             return
         try:
             records, stamp = read(path)
@@ -216,6 +215,7 @@ class DataPlane:
         keys = self.host.keys
         if message.get("all"):
             self.read_api_keys(message["file"])
+            keys.meet({})
             keys.hold(0)
             return
         if message.get("broken"):

@@ -14,7 +14,7 @@ from typing import Any
 from fastgw._core.usage import UsageTable
 from fastgw.config import Config
 from fastgw.config.schema.consumers import Consumer, ConsumerKey, Plan
-from fastgw.server.keys import KeyBook, KeyFile, KeyProblem, Managed, Record, now, written
+from fastgw.server.keys import KeyBook, KeyFile, KeyProblem, Managed, Record, now, usable, written
 from fastgw.server.stored_keys import StoredBook
 from fastgw.store import StoreError
 
@@ -87,6 +87,9 @@ class KeyDesk:
             if book.version < 0:                     # not asked yet
                 return {"op": "api_keys", "put": {}, "drop": (), "broken": True}
             return {"op": "api_keys", "whole": book.managed(), "people": self.people, "fresh": self.left()}
+        if isinstance(book, KeyFile) and book.looked:
+            # what a worker reads by itself may be half written, and nobody would tell it that the file is whole again
+            return {"op": "api_keys", "whole": usable(book.records), "people": {}, "fresh": 0.0}
         return {"op": "api_keys", "all": True, "file": self.config().api_keys.file}
 
     def left(self) -> float:
@@ -97,8 +100,8 @@ class KeyDesk:
         return max(0.001, settings.max_stale - (time.monotonic() - self.looked))
 
     def adopted(self) -> None:
-        """Another configuration is in force: its `on_failure` and `max_stale` hold from now on, also while the store does
-        not answer, and its keys are looked at."""
+        """Another configuration is in force: its `on_failure` and `max_stale` hold from now on, also when the store is
+        away, and its keys are looked at."""
         if isinstance(self.file, StoredBook) and self.config().api_keys.store is not None:
             self.tell({"op": "api_keys", "put": {}, "drop": (), "fresh": self.left()})
         self.woken.set()

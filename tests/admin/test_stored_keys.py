@@ -182,6 +182,14 @@ def test_where_keys_are_can_change():
     with GatewayProcess(first) as gateway:
         made = create(gateway, consumer="ada")
         becomes(gateway, made["key"], 200)
+        text = gateway.file.read_text()
+        assert "  file: a.json\n" in text
+        gateway.file.write_text(text.replace("  file: a.json\n", ""))
+        assert admin(gateway, "POST", "/config/reload")[0] == 200
+        becomes(gateway, made["key"], 401)            # there are none but those of the configuration
+        gateway.file.write_text(text)
+        assert admin(gateway, "POST", "/config/reload")[0] == 200
+        becomes(gateway, made["key"], 200)
         (gateway.folder / "a.json").rename(gateway.folder / "b.json")
         becomes(gateway, made["key"], 401)
         gateway.file.write_text(gateway.file.read_text().replace("a.json", "b.json"))
