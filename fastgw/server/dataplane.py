@@ -218,10 +218,10 @@ class DataPlane:
             keys.meet({})
             keys.hold(0)
             return
-        if message.get("broken"):
-            keys.broken = True
         if "whole" in message:
             keys.replace(message["whole"])
+            keys.broken = bool(message.get("broken"))
+            self.api_keys_read = None                # what it holds now is none of a file that was read
         elif message["put"] or message["drop"]:
             keys.change(message["put"], message["drop"])
         if "people" in message:

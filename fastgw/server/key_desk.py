@@ -83,9 +83,9 @@ class KeyDesk:
     def everything(self) -> dict[str, Any]:
         """For a worker that knows nothing, or something else."""
         book = self.file
+        if self.config().api_keys.store is not None and (not isinstance(book, StoredBook) or book.version < 0):
+            return {"op": "api_keys", "whole": {}, "people": {}, "broken": True}     # not asked yet
         if isinstance(book, StoredBook):
-            if book.version < 0:                     # not asked yet
-                return {"op": "api_keys", "put": {}, "drop": (), "broken": True}
             return {"op": "api_keys", "whole": book.managed(), "people": self.people, "fresh": self.left()}
         if isinstance(book, KeyFile) and book.looked:
             # what a worker reads by itself may be half written, and nobody would tell it that the file is whole again

@@ -41,7 +41,7 @@ class Worker:
         self.plane = DataPlane(loop, start.stats, start.buckets, self.ask_public, *shared)
         self.plane.read_api_keys(start.api_keys.file)
         if start.api_keys.store is not None:         # until the agent has told what it knows
-            self.plane.take_api_keys({"put": {}, "drop": (), "broken": True})
+            self.plane.take_api_keys({"whole": {}, "broken": True})
 
     def run(self) -> None:
         """Takes the plan it was born with and begins to accept."""

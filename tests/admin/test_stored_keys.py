@@ -190,6 +190,12 @@ def test_where_keys_are_can_change():
         gateway.file.write_text(text)
         assert admin(gateway, "POST", "/config/reload")[0] == 200
         becomes(gateway, made["key"], 200)
+        gateway.file.write_text(text.replace("  file: a.json\n", "  store: redis\n  on_failure: open\n"))
+        assert admin(gateway, "POST", "/config/reload")[0] == 200
+        becomes(gateway, made["key"], 503)            # the store does not answer; the file's keys are none of it
+        gateway.file.write_text(text)
+        assert admin(gateway, "POST", "/config/reload")[0] == 200
+        becomes(gateway, made["key"], 200)
         (gateway.folder / "a.json").rename(gateway.folder / "b.json")
         becomes(gateway, made["key"], 401)
         gateway.file.write_text(gateway.file.read_text().replace("a.json", "b.json"))
