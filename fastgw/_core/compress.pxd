@@ -18,7 +18,8 @@ cdef class Piece
 
 cdef class Compress(Hook):
     cdef tuple names                  # of the encodings, best first, bytes
-    cdef tuple makers                 # callables: a new (compress, flush, finish)
+    cdef tuple wholes                 # callables: a body → encoded
+    cdef tuple makers                 # callables: a new (compress, flush, finish), for a body that comes in pieces
     cdef tuple kinds                  # index into the counters
     cdef object wanted                # callable: is this media type (bytes) to be compressed?
     cdef dict types                   # what it said
@@ -39,15 +40,21 @@ cdef class Encoder(Stage):
     cdef Compress home
     cdef Reactor reactor
     cdef Stats stats
-    cdef object compress, flush, finish       # of the library
-    cdef list waiting                         # bytes that came while a thread works
+    cdef object whole                         # not None: all that came waits, to be encoded by this when it has ended
+    cdef object maker                         # of those:
+    cdef object compress, flush, finish       # of the library, for a body that is encoded in pieces
+    cdef list waiting                         # bytes that came, for `whole`, or while a thread works
     cdef int64_t held                         # bytes with the thread and waiting
+    cdef int64_t begun                        # when the first of those that wait for `whole` came
     cdef int64_t fresh                        # bytes since the last flush
     cdef int kind
     cdef bint ended, busy, eager, marked, flush_due
     cdef Timer timer
     cdef int64_t moved                        # when bytes came last
     cdef int _out(self, bytes out, bint end) except -1
+    cdef int _count(self, bytes out) except -1
+    cdef int _gather(self, const char *p, size_t n) except -1
+    cdef int _into_pieces(self) except -1
     cdef int _begin(self) except -1
     cdef int _flush(self) except -1
     cdef int finished(self, Piece piece) except -1
@@ -55,7 +62,7 @@ cdef class Encoder(Stage):
 
 cdef class Piece(Job):
     cdef Encoder home
-    cdef object compress, finish, flush
+    cdef object whole, compress, finish, flush
     cdef list pieces
     cdef bytes out
     cdef bint end, flushing

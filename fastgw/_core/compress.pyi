@@ -7,7 +7,9 @@ class Compress(Hook):
     active: int
     def __init__(
         self,
-        codings: Sequence[tuple[bytes, int, Callable[[], tuple[Callable[..., bytes], ...]]]],
+        codings: Sequence[
+            tuple[bytes, int, Callable[[bytes], bytes | bytearray], Callable[[], tuple[Callable[..., bytes], ...]]]
+        ],
         wanted: Callable[[bytes], bool],
         min_size: int,
         pause: int,

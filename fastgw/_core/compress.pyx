@@ -1,8 +1,9 @@
 """The hot half of `compress`: bodies of responses in an encoding that the client takes.
 
-A body up to a bound is compressed where it stands; what is beyond goes to a thread (offload.pyx), one piece after the
-other, while the upstream is read on until enough waits. Nothing is held for long: what came is flushed when the
-upstream has said nothing for a moment, and at the end of the loop's turn where the answer is a stream of events.
+A body that soon comes to its end is compressed by one call, which costs half of what pieces of it cost; up to a bound
+where it stands, beyond by a thread (offload.pyx). One that is large, or slow, goes piece after piece, while the
+upstream is read on until enough waits. Nothing is held for long: what came is flushed when the upstream has said
+nothing for a moment, and at the end of the loop's turn where the answer is a stream of events.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memset
@@ -18,6 +19,8 @@ from fastgw._core.respond cimport Relay
 cdef enum:
     INLINE = 32768               # bytes between two flushes that are compressed in the loop
     ENOUGH = 262144              # bytes that wait for a thread before the upstream is not read any more
+    WHOLE = 262144               # bytes of a body, at most, that may be compressed by one call
+    PAUSES = 4                   # times the pause that a body may take to be whole
     TYPES = 1024                 # media types whose fitness is remembered
     ETAG_WEAKEN = 0
     ETAG_SUFFIX = 1
@@ -124,7 +127,7 @@ cdef list tags_of(bytes value):
 
 cdef class Compress(Hook):
     """`Compress(codings, wanted, min_size, pause in ns, etags, credentials, most, strip, offload)`; `codings` are
-    (name, kind, maker), best first."""
+    (name, kind, of a whole body, maker), best first."""
 
     def __init__(self, codings, wanted, int64_t min_size, int64_t pause, int etags, int credentials, int most,
                  bint strip, Offload offload):
@@ -132,9 +135,7 @@ cdef class Compress(Hook):
         self.phases = PHASE_REQUEST | PHASE_RESPONSE | PHASE_FILTER
         if len(codings) > MAX_CODINGS:
             raise ValueError("too many encodings")
-        self.names = tuple([name for name, _, _ in codings])
-        self.kinds = tuple([kind for _, kind, _ in codings])
-        self.makers = tuple([maker for _, _, maker in codings])
+        self.names, self.kinds, self.wholes, self.makers = zip(*codings)
         self.wanted = wanted
         self.types = {}
         self.min_size = min_size
@@ -284,7 +285,11 @@ cdef class Compress(Hook):
             return CONTINUE                       # each has some hundred KiB of its own
         stage = Encoder()
         if not ex.is_head:
-            stage.compress, stage.flush, stage.finish = self.makers[at]()
+            stage.maker = self.makers[at]
+            if not eager and not (ex.response.has_length and ex.response.content_length > WHOLE):
+                stage.whole = self.wholes[at]
+            else:
+                stage.compress, stage.flush, stage.finish = stage.maker()
             self.active += 1
             stage.home = self
             stage.kind = <int>self.kinds[at]
@@ -347,6 +352,10 @@ cdef class Compress(Hook):
         return CONTINUE
 
 
+cdef bytes joined(list pieces):
+    return <bytes>pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 cdef class Encoder(Stage):
     def __cinit__(self):
         memset(&self.timer, 0, sizeof(Timer))
@@ -362,6 +371,8 @@ cdef class Encoder(Stage):
         self.fresh += n
         self.ended = end
         self.moved = self.reactor.now
+        if self.whole is not None:
+            return self._gather(p, n)
         if self.busy or self.fresh > INLINE:
             if n:
                 self.waiting.append(PyBytes_FromStringAndSize(p, n))
@@ -381,8 +392,42 @@ cdef class Encoder(Stage):
         self._count(out)
         return self.pass_on(PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out), end)
 
-    def _count(self, bytes out):
+    cdef int _count(self, bytes out) except -1:
         self.stats.add(C_COMPRESSED + CODING_WORDS * self.kind + 2, PyBytes_GET_SIZE(out))
+        return 0
+
+    cdef int _gather(self, const char *p, size_t n) except -1:
+        cdef bytes out
+        if not self.waiting:
+            self.begun = self.moved
+        if n:
+            self.waiting.append(PyBytes_FromStringAndSize(p, n))
+            self.held += n
+        if self.held > WHOLE:
+            return self._into_pieces()
+        if not self.ended:
+            if self.timer.due == 0:
+                self.reactor.wheel.arm(&self.timer, self.moved + self.home.pause_ns)
+            return 0
+        if self.held > INLINE:
+            return self._begin()
+        out = bytes(self.whole(joined(self.waiting)))
+        self.waiting = []
+        self._count(out)
+        return self.pass_on(PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out), True)
+
+    cdef int _into_pieces(self) except -1:
+        """It is too large or too slow: what waits is its first piece, and flushed."""
+        cdef bytes out
+        self.whole = None
+        self.compress, self.flush, self.finish = self.maker()
+        if self.held > INLINE:
+            self.flush_due = True
+            return self._begin()
+        out = self.compress(joined(self.waiting)) + self.flush()
+        self.waiting = []
+        self.held = self.fresh = 0
+        return self._out(out, False)
 
     cdef int _out(self, bytes out, bint end) except -1:
         self._count(out)
@@ -398,13 +443,16 @@ cdef class Encoder(Stage):
         return self._flush()
 
     cdef int on_timer(self, Timer *timer) except -1:
-        cdef int64_t due = self.moved + self.home.pause_ns
-        if self.ex is None:
+        cdef int64_t due
+        if self.ex is None or self.ended:
             return 0
+        due = self.moved + self.home.pause_ns
+        if self.whole is not None:
+            due = min(due, self.begun + PAUSES * self.home.pause_ns)
         if due > self.reactor.now:
             self.reactor.wheel.arm(timer, due)
             return 0
-        return self._flush()
+        return self._flush() if self.whole is None else self._into_pieces()
 
     cdef int _flush(self) except -1:
         """The upstream says nothing for now: what came of it is to be with the client."""
@@ -421,6 +469,7 @@ cdef class Encoder(Stage):
     cdef int _begin(self) except -1:
         cdef Piece piece = Piece()
         piece.home = self
+        piece.whole = self.whole
         piece.compress, piece.finish, piece.flush = self.compress, self.finish, self.flush
         piece.pieces, self.waiting = self.waiting, []
         piece.end = self.ended
@@ -461,13 +510,17 @@ cdef class Encoder(Stage):
             self.home.active -= 1
             self.home = None
         self.waiting = []
-        self.compress = self.flush = self.finish = None
+        self.whole = self.maker = self.compress = self.flush = self.finish = None
         return 0
 
 
 cdef class Piece(Job):
     cdef int work(self) except -1:
-        cdef bytes out = self.compress(self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces))
+        cdef bytes out
+        if self.whole is not None:
+            self.out = bytes(self.whole(joined(self.pieces)))
+            return 0
+        out = self.compress(joined(self.pieces))
         if self.end:
             out += self.finish()
         elif self.flushing:

@@ -1,21 +1,33 @@
 """Encodings of contents (RFC 9110 8.4.1): how they are made, and undone within bounds.
 
-gzip and deflate are zlib's, zstd and br those of libraries of the extra `compression`; with it gzip is made by zlib-ng,
-which needs two thirds of zlib's time for the same size.
+A body that is here whole is encoded by one call, another piece by piece. gzip of whole bodies is libdeflate's, which
+needs half of zlib's time for no more bytes; of pieces zlib-ng's, which needs two thirds. Where these libraries are not
+there it is zlib's. zstd and br are of libraries of the extra `compression`; `deflate` is read by zlib.
 """
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fastgw.policies.base import PolicyError
 
 Coding = Literal["gzip", "br", "zstd"]
 Coder = tuple[Callable[[bytes], bytes], Callable[[], bytes], Callable[[], bytes]]
 """(compress a piece, give what is held so that it can be read, end)"""
+
+
+class Maker(NamedTuple):
+    """How bodies get an encoding; both may be called by several threads at once."""
+
+    whole: Callable[[bytes], bytes | bytearray]
+    begin: Callable[[], Coder]
+    """Of a body that comes in pieces. A Coder is used by one thread at a time."""
+
 
 CODINGS: tuple[Coding, ...] = ("gzip", "br", "zstd")
 """In the order of their counters (_core.record.CODINGS)."""
@@ -24,7 +36,30 @@ THREADS = 2
 """Of one worker, for bodies that are too much for its loop."""
 WINDOW = 19
 """Binary logarithm of the bytes that a body refers back to: what browsers keep, and what one body costs here."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT = 4 * 1024 * 1024
+"""Bytes of freed memory that a process keeps, per arena of its allocator (mallopt(3))."""
 EXTRA = "{coding} needs {package}: pip install 'fastgw[compression]'"
+
+
+def keep_memory() -> None:
+    """The tables of a compressor are not to go back to the kernel after each body.
+
+    Some hundred KiB are freed with each; by default glibc gives them back, and taking them again, page by page, costs
+    brotli half as much as its work. Other C libraries have no such option.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT // 2)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def _gzip_whole(level: int) -> Callable[[bytes], bytes | bytearray]:
+    try:
+        import deflate
+    except ImportError:
+        return partial(zlib.compress, level=level, wbits=31)
+    return partial(deflate.gzip_compress, compresslevel=level)
 
 
 def _compressobj() -> Callable[..., Any]:
@@ -52,15 +87,16 @@ def _zstandard() -> Any:
     return zstandard
 
 
-def maker(coding: Coding, level: int) -> Callable[[], Coder]:
-    """What begins one body. PolicyError when the library is not there."""
+def maker(coding: Coding, level: int) -> Maker:
+    """PolicyError when the library is not there."""
     if coding == "gzip":
-        return partial(_gzip, _compressobj(), level)
+        return Maker(_gzip_whole(level), partial(_gzip, _compressobj(), level))
     if coding == "br":
-        return partial(_br, _brotli().Compressor, level)
+        library = _brotli()
+        return Maker(partial(library.compress, quality=level, lgwin=WINDOW), partial(_br, library.Compressor, level))
     library = _zstandard()
     parameters = library.ZstdCompressionParameters.from_level(level, window_log=WINDOW)
-    return partial(_zstd, library, parameters)
+    return Maker(ZstdWhole(library, parameters), partial(_zstd, library, parameters))
 
 
 def _gzip(compressobj: Callable[..., Any], level: int) -> Coder:
@@ -76,6 +112,17 @@ def _br(compressor: Any, level: int) -> Coder:
 def _zstd(library: Any, parameters: Any) -> Coder:
     made = library.ZstdCompressor(compression_params=parameters).compressobj()
     return made.compress, partial(made.flush, library.COMPRESSOBJ_FLUSH_BLOCK), made.flush
+
+
+class ZstdWhole(threading.local):
+    """One compressor for each thread, as it is not for two at once; a new one costs as much as 10 KiB of a body."""
+
+    def __init__(self, library: Any, parameters: Any) -> None:
+        self.compress = library.ZstdCompressor(compression_params=parameters).compress
+
+    def __call__(self, body: bytes) -> bytes:
+        encoded: bytes = self.compress(body)
+        return encoded
 
 
 class Undecodable(Exception):

@@ -12,7 +12,7 @@ from fastgw._core.exchange import Hook
 from fastgw._core.offload import Offload
 from fastgw.config.fields import Duration, Size, shown, wrong
 from fastgw.config.schema.base import Room, key
-from fastgw.policies._compression import CODINGS, LEVELS, THREADS, Coding, maker
+from fastgw.policies._compression import CODINGS, LEVELS, THREADS, Coding, keep_memory, maker
 from fastgw.policies.base import BuildContext, Policy
 
 TYPES = (
@@ -123,13 +123,14 @@ class Compress(Policy):
     def __init__(self, options: CompressOptions, context: BuildContext) -> None:
         super().__init__(options, context)
         self.makers = [
-            (coding.encode(), CODINGS.index(coding), maker(coding, getattr(options.levels, coding)))
+            (coding.encode(), CODINGS.index(coding), *maker(coding, getattr(options.levels, coding)))
             for coding in options.encodings
         ]
         self.offload: Offload = context.shared.get_or_create("offload", lambda: Offload(THREADS))
 
     def hook(self) -> Hook:
         options = self.options
+        keep_memory()
         return NativeCompress(
             self.makers,
             Wanted(options.types),

@@ -329,6 +329,50 @@ def test_nothing_is_held(gateway, coding, kind):
                 assert got + (read(rest) if rest else b"") == b"".join(play.pieces)
 
 
+@pytest.mark.parametrize("with_length", [True, False])
+def test_a_body_that_never_pauses_is_not_held_until_it_is_whole(gateway, with_length):
+    read_some, total = threading.Event(), 200_000
+
+    def drip(connection):
+        """A little at a time, with no pause between, for as long as the client has read nothing."""
+        connection.read_request()
+        length = f"Content-Length: {total}" if with_length else "Transfer-Encoding: chunked"
+        connection.send(f"HTTP/1.1 200 OK\r\n{JSON}\r\n{length}\r\n\r\n".encode())
+        sent = 0
+        while sent < total:
+            piece = b"x" * (5 if not read_some.is_set() else total - sent)
+            connection.send(piece if with_length else chunked([piece])[: -len(b"0\r\n\r\n")])
+            sent += len(piece)
+            read_some.wait(0.002)
+        if not with_length:
+            connection.send(b"0\r\n\r\n")
+
+    with FakeUpstream(drip) as upstream:
+        running = gateway(CONFIG.format(url=upstream.url, options=ALL, own="x"))
+        with httpx.Client(timeout=30) as client:
+            url = "http://{}:{}/".format(*running.address)
+            with client.stream("GET", url, headers={"Accept-Encoding": "gzip"}) as response:
+                raw = response.iter_raw()
+                decoder = zlib.decompressobj(31)
+                got = b""
+                while not got:
+                    got += decoder.decompress(next(raw))
+                assert len(got) < total
+                read_some.set()
+                got += decoder.decompress(b"".join(raw))
+                assert got == b"x" * total and decoder.eof
+
+
+@pytest.mark.parametrize("size", [40_000, 262_144, 262_145])
+def test_sizes_at_the_bounds_of_what_is_compressed_by_one_call(compressing, size):
+    running, service = compressing
+    body = (TEXT * 10)[:size]
+    with running.client() as client:
+        for service.answers["/"] in (whole(body), whole(pieces=[body[:1000], body[1000:]])):
+            for coding in ("gzip", "br", "zstd"):
+                assert decoded(get(client, "/", coding)) == body
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.integers(1, 70_000), min_size=0, max_size=12),
@@ -456,6 +500,24 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
         with pytest.raises(PolicyError, match=r"fastgw\[compression\]"):
             _compression.maker(coding, 3)
     assert _compression.maker("gzip", 6)
+
+
+def test_gzip_without_its_libraries_is_zlib(monkeypatch):
+    for name in ("deflate", "zlib_ng"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    whole, begin = _compression.maker("gzip", 6)
+    assert zlib.decompress(whole(TEXT), 31) == TEXT and whole.func is zlib.compress
+    compress, flush, finish = begin()
+    assert zlib.decompress(compress(TEXT) + flush() + compress(TEXT) + finish(), 31) == TEXT * 2
+
+
+@pytest.mark.parametrize(("coding", "level"), [("gzip", 1), ("gzip", 6), ("gzip", 9), ("br", 4), ("zstd", 3)])
+def test_whole_bodies_are_as_small_as_in_pieces(coding, level):
+    whole, begin = _compression.maker(coding, level)
+    for body in (b"", b"x", TEXT):
+        assert readers()[coding](bytes(whole(body))) == body
+    compress, _, finish = begin()
+    assert len(whole(TEXT)) <= len(compress(TEXT) + finish()) * 1.03
 
 
 BOTH = "compress: {encodings: [br, gzip]}"
