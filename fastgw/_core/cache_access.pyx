@@ -263,7 +263,7 @@ cdef class Access:
     # ------------------------------------------------------------------ what there is
 
     def entries(self, bytes prefix=b"", int most=100):
-        """(name, bytes of the body, stored, expires, keep_until, uses up to 3) of those whose name begins so, `most` at most."""
+        """(name, bytes of the body, stored, expires, keep_until, uses lately up to 15) of those whose name begins so, `most` at most."""
         cdef Memory *m = &self.storage.m
         cdef Entry *e
         cdef uint32_t i = 1, end
@@ -301,7 +301,7 @@ cdef class Access:
             "filling": h.filling, "retired": h.dead, "hits": hits, "misses": misses, "fills": h.fills,
             "refused": h.refused, "evictions": h.evictions, "expirations": h.expirations, "purges": h.purges,
             "purged": h.purged, "tags": h.nodes_used, "tags_max": m.node_count - 1, "busy": waits,
-            "recoveries": h.recoveries,
+            "recoveries": h.recoveries, "new_percent": round(h.small_share / 42949672.96),
         }
 
     # ------------------------------------------------------------------ for tests

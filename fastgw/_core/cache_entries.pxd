@@ -5,6 +5,7 @@ from fastgw._core.cache_layout cimport Entry, Memory
 
 cdef uint32_t entry_take(Memory *m, int64_t now, int *steps) noexcept nogil
 cdef void entry_free(Memory *m, uint32_t entry) noexcept nogil
+cdef void dead_in(Memory *m, uint32_t entry) noexcept nogil
 cdef void entry_kill(Memory *m, uint32_t entry) noexcept nogil
 cdef void entry_resize(Memory *m, Entry *e, uint32_t blocks) noexcept nogil
 cdef void index_in(Memory *m, uint32_t entry) noexcept nogil

@@ -70,7 +70,7 @@ cdef void entry_free(Memory *m, uint32_t entry) noexcept nogil:
     fgw_store32(&e.state, FREE)
 
 
-cdef void _dead_in(Memory *m, uint32_t entry) noexcept nogil:
+cdef void dead_in(Memory *m, uint32_t entry) noexcept nogil:
     cdef Entry *e = &m.entries[entry]
     e.next = 0
     e.prev = m.head.dead_last
@@ -93,7 +93,7 @@ cdef void entry_kill(Memory *m, uint32_t entry) noexcept nogil:
     m.head.body_bytes -= e.body_len
     fgw_fence()
     if pinned(m, entry):
-        _dead_in(m, entry)
+        dead_in(m, entry)
     else:
         entry_free(m, entry)
 
@@ -111,7 +111,7 @@ cdef void bury(Memory *m, int looks) noexcept nogil:
             m.head.dead_last = 0
         m.head.dead -= 1
         if pinned(m, entry):
-            _dead_in(m, entry)
+            dead_in(m, entry)
         else:
             entry_free(m, entry)
 
@@ -122,7 +122,7 @@ cdef bint _evict(Memory *m, int64_t now, int *steps) noexcept nogil:
         return False
     if m.entries[entry].keep_until <= now:
         m.head.expirations += 1
-    elif m.entries[entry].queue == SMALL:
+    else:
         remember(m, &m.entries[entry])
     m.head.evictions += 1
     entry_kill(m, entry)

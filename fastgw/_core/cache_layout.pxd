@@ -31,6 +31,7 @@ cdef enum:
     META = 64
     PURGES = 8192            # that are remembered for answers which were asked for before
     CLAIM_WAYS = 8
+    FREQ_MOST = 15
 
 cdef enum EntryState:
     FREE = 0
@@ -72,9 +73,10 @@ ctypedef struct Entry:
     uint32_t prev
     uint32_t tags            # its first tag node
     uint32_t owner           # the process that fills it
-    uint8_t freq             # uses since it came, or was spared, up to 3
+    uint8_t freq             # uses, up to FREQ_MOST, halved with every epoch
     uint8_t queue
-    uint8_t spare[6]
+    uint8_t epoch            # of `freq`
+    uint8_t spare[5]
     uint64_t spare_word
     uint8_t meta[META]
 
@@ -138,7 +140,11 @@ ctypedef struct Head:
     uint32_t small_blocks
     uint32_t main_blocks
     uint32_t main_count
-    uint32_t ghost_tick
+    uint32_t small_tick      # evictions from either queue
+    uint32_t main_tick
+    uint32_t small_share     # of the blocks, in parts of 2**32
+    uint32_t hand            # the next of the main queue to be looked at; 0: its oldest
+    uint32_t epoch
     uint32_t node_free
     uint32_t node_end
     uint32_t nodes_used
@@ -152,6 +158,7 @@ ctypedef struct Head:
     uint64_t purged          # entries
     uint64_t recoveries
     uint64_t ghost_hits
+    uint64_t epoch_end       # of `evictions`
     uint64_t body_bytes
     uint64_t purge_at        # purges that were remembered
     uint64_t gone_hits       # of processes that are gone

@@ -9,9 +9,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastgw._core.cache_blocks cimport range_release
-from fastgw._core.cache_entries cimport chain_blocks, index_in
+from fastgw._core.cache_entries cimport chain_blocks, dead_in, index_in
 from fastgw._core.cache_layout cimport (
-    DEAD, FILLING, FREE, LIVE, MAIN, MAX_ORDER, MAX_RUN, RUN_FREE, RUN_KEPT, SMALL, Entry, Memory, bucket_of,
+    DEAD, FILLING, FREE, LIVE, MAIN, MAX_ORDER, MAX_RUN, NO_QUEUE, RUN_FREE, RUN_KEPT, SMALL, Entry, Memory, bucket_of,
     fgw_fence, fgw_gone, fgw_life, fgw_store32, pinned,
 )
 from fastgw._core.cache_queues cimport queue_in
@@ -123,7 +123,7 @@ cdef void recover(Memory *m) noexcept nogil:
     memset(m.buckets, 0, (<uint64_t>m.bucket_mask + 1) * 4)
     memset(m.tag_buckets, 0, (<uint64_t>m.bucket_mask + 1) * 4)
     m.head.small_first = m.head.small_last = m.head.main_first = m.head.main_last = 0
-    m.head.small_blocks = m.head.main_blocks = m.head.main_count = 0
+    m.head.small_blocks = m.head.main_blocks = m.head.main_count = m.head.hand = 0
     m.head.dead_first = m.head.dead_last = 0
     m.head.entry_free = 0
     m.head.live = m.head.dead = m.head.filling = 0
@@ -150,15 +150,8 @@ cdef void _place(Memory *m, uint32_t i) noexcept nogil:
     elif e.state == FILLING:
         m.head.filling += 1
     elif e.state == DEAD:
-        e.next = 0
-        e.prev = m.head.dead_last
-        if m.head.dead_last != 0:
-            m.entries[m.head.dead_last].next = i
-        else:
-            m.head.dead_first = i
-        m.head.dead_last = i
-        m.head.dead += 1
-        e.queue = 0
+        dead_in(m, i)
+        e.queue = NO_QUEUE
     else:
         e.first = e.head_run = e.retired = e.blocks = 0
         e.hi = e.lo = e.version = 0
@@ -260,6 +253,8 @@ cdef list _lists(Memory *m):
             count += 1
     if count != m.head.live:
         wrong.append(f"{count} entries are in queues, {m.head.live} live")
+    if m.head.hand >= m.entry_count or (m.head.hand != 0 and m.entries[m.head.hand].queue != MAIN):
+        wrong.append(f"the hand is at the entry {m.head.hand}, which is not in the main queue")
     count = 0
     for i in range(m.bucket_mask + 1):
         entry = m.buckets[i]

@@ -19,13 +19,13 @@ from fastgw._core.cache_entries cimport (
     process_clear, take_run,
 )
 from fastgw._core.cache_layout cimport (
-    BLOCK, FILLING, LIVE, MAX_RUN, META, NO_QUEUE, PROCESSES, PURGE_KEY, Entry, Head, Memory,
+    BLOCK, FILLING, FREQ_MOST, LIVE, MAX_RUN, META, NO_QUEUE, PROCESSES, PURGE_KEY, Entry, Head, Memory,
     bucket_of, entries_for, fgw_fence, fgw_fence_loads, fgw_fence_stores, fgw_life, fgw_load16, fgw_load32,
     fgw_mutex_consistent, fgw_mutex_format, fgw_mutex_lock, fgw_mutex_unlock, fgw_siphash128, fgw_store16,
     fgw_store32, lay, pinned, FGW_NOT_LOCKED, FGW_OWNER_DIED,
 )
 from fastgw._core.cache_purge cimport DOOMED, SPARED, STALED, doom_of, purge_note, purge_tagged
-from fastgw._core.cache_queues cimport queue_for, queue_in
+from fastgw._core.cache_queues cimport queue_in, queue_new
 from fastgw._core.cache_recovery cimport recover
 from fastgw._core.cache_tags cimport own_tag, tag_hash, tags_link, tags_put
 from fastgw._core.clock cimport monotonic_ns, realtime_ns
@@ -41,7 +41,7 @@ cdef enum:
     SLICE = 256              # variants that are purged under the lock at a time
     RETIRED = 16             # runs of heads that an entry which is always being read keeps
 
-cdef bytes MAGIC = b"fgwcch01"
+cdef bytes MAGIC = b"fgwcch02"
 
 
 cdef class Storage:
@@ -96,6 +96,7 @@ cdef class Storage:
         memcpy(m.head.seed, <char*>secret, 16)
         m.head.entry_end = m.head.node_end = 1
         m.head.block_end = MAX_RUN
+        m.head.small_share = (1 << 32) // 10
         m.head.free_blocks = m.block_count - MAX_RUN
         if fgw_mutex_format(m.head.lock) != 0:
             raise OSError("this system has no lock that survives the process that holds it")
@@ -197,7 +198,7 @@ cdef class Storage:
                     if fgw_load32(&e.state) == LIVE and e.version == version and e.lo == key.lo and e.hi == key.hi \
                             and e.name_len == n and memcmp(m.data + <uint64_t>e.first * BLOCK, name, n) == 0 \
                             and _copy(m, e, found):
-                        if e.freq < 3:
+                        if e.freq < FREQ_MOST:
                             e.freq += 1
                         found.entry = entry
                         m.processes[self.process].hits += 1
@@ -406,7 +407,7 @@ cdef class Storage:
         cdef Memory *m = &self.m
         cdef Entry *e
         cdef uint32_t entry = fill.entry, old, spare
-        cdef int doom, queue
+        cdef int doom
         if entry == 0:
             return FILL_NO_ROOM
         e = &m.entries[entry]
@@ -430,18 +431,18 @@ cdef class Storage:
             e.blocks -= run_trim(m, fill.run, (<uint32_t>1 << m.order[fill.run]) - spare)
         e.body_len = fill.body_len
         old = index_find(m, e.hi, e.lo, m.data + <uint64_t>e.first * BLOCK, e.name_len)
-        queue = m.entries[old].queue if old != 0 else queue_for(m, e)
-        if old != 0:
-            e.freq = m.entries[old].freq
         fgw_store32(&e.state, LIVE)
         m.head.live += 1
         m.head.fills += 1
         m.head.body_bytes += e.body_len
         index_in(m, entry)
         tags_link(m, entry)
-        queue_in(m, entry, queue)
         if old != 0:
+            e.freq, e.epoch = m.entries[old].freq, m.entries[old].epoch
+            queue_in(m, entry, m.entries[old].queue)
             entry_kill(m, old)
+        else:
+            queue_new(m, entry)
         self.unlock()
         return FILL_OK
 
