@@ -1,14 +1,12 @@
 """The service is asked: for the whole answer, for news of an old one, and, on the cache's own account, for a new one."""
 import logging
 
-from libc.string cimport memcpy
-
 from fastgw._core.cache_fill cimport Filler
 from fastgw._core.cache_flight cimport Call
 from fastgw._core.cache_head cimport unpack
 from fastgw._core.exchange cimport Downstream, Exchange
 from fastgw._core.headers cimport Head, Header
-from fastgw._core.mirror cimport copy_head
+from fastgw._core.likeness cimport ask_alike
 from fastgw._core.reactor cimport Handler
 from fastgw._core.respond cimport Relay
 
@@ -66,31 +64,17 @@ cdef class Refresher(Filler):
         cdef Relay relay = <Relay>ex.driver
         cdef Exchange own
         cdef Sink sink
-        cdef int i
         if call.name in self.flights or self.lead(call, call.name, False) is None:
             return call.release()
         sink = Sink()
         own = relay.take()
-        copy_head(own.request, ex.request)
+        ask_alike(own, ex)
         own.down = sink
         sink.home = self
         sink.call = call
-        own.plan, own.settings, own.route = ex.plan, ex.settings, ex.route
+        own.route = ex.route
         own.detached = own.request_done = True
-        own.secure = ex.secure
-        own.path, own.path_len = ex.path, ex.path_len
-        own.has_query, own.query, own.query_len = ex.has_query, ex.query, ex.query_len
-        own.authority, own.authority_len = ex.authority, ex.authority_len
-        own.n_captures = ex.n_captures
-        for i in range(ex.n_captures):
-            own.captures[i] = ex.captures[i]
-        memcpy(own.client_addr, ex.client_addr, sizeof(ex.client_addr))
-        memcpy(own.client_text, ex.client_text, sizeof(ex.client_text))
-        memcpy(own.peer_text, ex.peer_text, sizeof(ex.peer_text))
-        own.client_len, own.peer_len, own.trusted_peer = ex.client_len, ex.peer_len, ex.trusted_peer
-        own.consumer, own.claims, own.client_cert = ex.consumer, ex.claims, ex.client_cert
-        own._id, own.body_limit = ex._id, ex.body_limit
-        own.trace_flags, own.trace_id, own.span_id = ex.trace_flags, ex.trace_id, ex.span_id
+        own.body_limit = ex.body_limit
         own.at = ex.at + 1
         own.caching = call
         call.ex = own

@@ -11,7 +11,7 @@ collected. Balancers hear of each attempt, as of any other.
 Hedges are bounded by a budget, so that a service that is slow because it is busy is not asked twice for everything.
 """
 from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 
 from fastgw._core.admission cimport Ticket, admit, answered, failed, left
@@ -20,7 +20,8 @@ from fastgw._core.exchange cimport (
     UpstreamStream,
 )
 from fastgw._core.grpc cimport final_status
-from fastgw._core.headers cimport Head, Header
+from fastgw._core.headers cimport Head
+from fastgw._core.likeness cimport ask_alike
 from fastgw._core.policy cimport sending
 from fastgw._core.pool cimport Endpoint, Service
 from fastgw._core.reactor cimport Reactor
@@ -407,44 +408,19 @@ cdef class Adopted(UpstreamStream):
 cdef Exchange shadow(Exchange ex):
     """An exchange with the same request, for the codecs towards services."""
     cdef Exchange other = Exchange()
-    cdef Head head = other.request
-    cdef Head given = ex.request
-    head.take(given.buf, given.len)
-    while head.count < given.count:
-        head._new_item()
-    memcpy(head.items, given.items, given.count * sizeof(Header))
-    head.method_len, head.target, head.target_len = given.method_len, given.target, given.target_len
-    head.line_end, head.head_len = given.line_end, given.head_len
-    head.minor, head.method = given.minor, given.method
-    head.chunked, head.has_length, head.content_length = given.chunked, given.has_length, given.content_length
-    head.keep_alive, head.named_by_connection, head.dropped = given.keep_alive, given.named_by_connection, given.dropped
+    ask_alike(other, ex)
     # no Expect: the body is here
-    head.remove_name(b"expect", 6)
+    other.request.remove_name(b"expect", 6)
     other.instead = ex.instead
-    other.plan, other.route, other.service, other.settings = ex.plan, ex.route, ex.service, ex.settings
+    other.route, other.service = ex.route, ex.service
     other.down = ex.down                          # for its back-pressure, and whom a PROXY header tells of
-    other.path, other.path_len = ex.path, ex.path_len
-    other.query, other.query_len, other.has_query = ex.query, ex.query_len, ex.has_query
-    other.out_target, other.out_target_len = ex.out_target, ex.out_target_len
-    other.authority, other.authority_len = ex.authority, ex.authority_len
-    other.host_out, other.secure = ex.host_out, ex.secure
-    other.http2, other.grpc, other.translated = ex.http2, ex.grpc, ex.translated
-    other.client_cert, other.trusted_peer = ex.client_cert, ex.trusted_peer
-    memcpy(other.client_addr, ex.client_addr, sizeof(ex.client_addr))
-    memcpy(other.client_text, ex.client_text, sizeof(ex.client_text))
-    memcpy(other.peer_text, ex.peer_text, sizeof(ex.peer_text))
-    other.client_len, other.peer_len = ex.client_len, ex.peer_len
-    other.n_captures = ex.n_captures
-    memcpy(other.captures, ex.captures, sizeof(ex.captures))
-    other.consumer, other.claims, other._vars = ex.consumer, ex.claims, ex._vars
-    other.id_hi, other.id_lo, other._id = ex.id_hi, ex.id_lo, ex._id
-    memcpy(other.trace_id, ex.trace_id, sizeof(ex.trace_id))
-    memcpy(other.span_id, ex.span_id, sizeof(ex.span_id))
-    other.trace_flags = ex.trace_flags
+    other.host_out = ex.host_out
+    other.http2, other.grpc = ex.http2, ex.grpc
+    other._vars = ex._vars
     other.attempts = ex.attempts
     other.response_ns, other.idle_ns, other.total_at = ex.response_ns, ex.idle_ns, ex.total_at
     other.t_start, other.t_dispatch = ex.t_start, ex.t_dispatch
-    other.is_head, other.has_body, other.request_done = ex.is_head, ex.has_body, True
+    other.has_body, other.request_done = ex.has_body, True
     other.request_buffer, other.replay = ex.request_buffer, ex.replay
     other.bytes_in = ex.bytes_in
     other.request_trailers = ex.request_trailers

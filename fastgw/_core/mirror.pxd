@@ -2,7 +2,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from fastgw._core.exchange cimport Downstream, Exchange, Hook
-from fastgw._core.headers cimport Head
 from fastgw._core.pool cimport Service
 from fastgw._core.reactor cimport Handler
 from fastgw._core.respond cimport Relay
@@ -68,6 +67,3 @@ cdef class Mirror(Hook):
     cdef bint wanted(self, Exchange ex, Service service, Relay relay) except -1
     cdef Shadow begin(self, Exchange ex, Service service, Relay relay)
     cdef int run_ready(self) except -1
-
-
-cdef int copy_head(Head to, Head source) except -1

@@ -11,7 +11,6 @@ it is felt by the live exchange: not its back-pressure (the body is copied, not 
 import logging
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
 from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1
@@ -22,7 +21,8 @@ from fastgw._core.exchange cimport (
 )
 from fastgw._core.forwarding cimport random64
 from fastgw._core.grpc cimport final_status
-from fastgw._core.headers cimport Head, Header
+from fastgw._core.headers cimport Head
+from fastgw._core.likeness cimport ask_alike
 from fastgw._core.plan cimport Plan
 from fastgw._core.pool cimport Service
 from fastgw._core.reactor cimport Handler
@@ -33,31 +33,6 @@ from fastgw._core.retry cimport Budget, Retry
 logger = logging.getLogger("fastgw.mirror")
 
 cdef int64_t DRAIN = 1024 * 1024          # bytes of an answer that are read so that its connection can be kept
-
-
-cdef int copy_head(Head to, Head source) except -1:
-    """All of a request's head: bytes, lines (those that are dropped too), framing."""
-    to.take(source.buf, source.len)
-    to.count = 0
-    while to.count < source.count:
-        to._new_item()
-    memcpy(to.items, source.items, source.count * sizeof(Header))
-    to.method_len = source.method_len
-    to.target = source.target
-    to.target_len = source.target_len
-    to.reason = source.reason
-    to.reason_len = source.reason_len
-    to.line_end = source.line_end
-    to.head_len = source.head_len
-    to.minor = source.minor
-    to.method = source.method
-    to.chunked = source.chunked
-    to.has_length = source.has_length
-    to.content_length = source.content_length
-    to.keep_alive = source.keep_alive
-    to.named_by_connection = source.named_by_connection
-    to.dropped = source.dropped
-    return 0
 
 
 cdef class Tally:
@@ -258,13 +233,12 @@ cdef class Mirror(Hook):
         cdef Exchange own = relay.take()
         cdef Head head = own.request
         cdef bytes name, value
-        cdef int i
         shadow.home = self
         shadow.relay = relay
         shadow.service = service
         shadow.ex = own
         self.tally.in_flight += 1
-        copy_head(head, ex.request)
+        ask_alike(own, ex)
         head.remove_name(b"expect", 6)
         for name in self.removed:
             head.remove_name(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
@@ -273,30 +247,7 @@ cdef class Mirror(Hook):
             head.remove_name(PyBytes_AS_STRING(lower), PyBytes_GET_SIZE(lower))
             head.append(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
         own.down = shadow
-        own.plan = ex.plan
-        own.settings = ex.settings
         own.detached = own.request_done = True
-        own.is_head = ex.is_head
-        own.secure = ex.secure
-        own.translated = ex.translated
-        own.path, own.path_len = ex.path, ex.path_len
-        own.has_query, own.query, own.query_len = ex.has_query, ex.query, ex.query_len
-        own.out_target, own.out_target_len = ex.out_target, ex.out_target_len
-        own.out_method, own.out_method_len = ex.out_method, ex.out_method_len
-        own.authority, own.authority_len = ex.authority, ex.authority_len
-        own.n_captures = ex.n_captures
-        for i in range(ex.n_captures):
-            own.captures[i] = ex.captures[i]
-        memcpy(own.client_addr, ex.client_addr, sizeof(ex.client_addr))
-        memcpy(own.client_text, ex.client_text, sizeof(ex.client_text))
-        memcpy(own.peer_text, ex.peer_text, sizeof(ex.peer_text))
-        own.client_len, own.peer_len, own.trusted_peer = ex.client_len, ex.peer_len, ex.trusted_peer
-        own.client_cert = ex.client_cert
-        own.consumer = ex.consumer
-        own.claims = ex.claims
-        own.id_hi, own.id_lo, own._id = ex.id_hi, ex.id_lo, ex._id
-        own.trace_flags = ex.trace_flags
-        own.trace_id, own.span_id = ex.trace_id, ex.span_id
         own.route = self.routes.get(ex.route.index)
         if own.route is None:
             own.route = self.routes[ex.route.index] = Route(
