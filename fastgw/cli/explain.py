@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -13,6 +13,16 @@ from fastgw.cli.loading import load_or_print
 if TYPE_CHECKING:
     from fastgw._core.client_certificate import ClientCertificate
     from fastgw.config import Config
+
+# What else the route has: key of the data, and the word that its lines begin with.
+TOLD = (
+    ("limits", "limit"),
+    ("quotas", "quota"),
+    ("cache", "cache"),
+    ("mirror", "mirror"),
+    ("websocket", "websocket"),
+    ("circuit_breaker", "circuit"),
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,6 +123,13 @@ def connection(config: Config, url: str, as_json: bool) -> int:
     return 0 if "service" in data else 1
 
 
+def several(data: dict[str, object], key: str) -> list[Any]:
+    """What is listed below the key; nothing where it is missing."""
+    found = data.get(key, [])
+    assert isinstance(found, list)
+    return found
+
+
 def text(file: str, data: dict[str, object]) -> str:
     lines = []
     candidates = data["candidates"]
@@ -136,35 +153,14 @@ def text(file: str, data: dict[str, object]) -> str:
             lines.append(f"service   {data['service']}")
         if "split" in data:
             lines.append(f"split     {data['split']}")
-        endpoint = data["endpoint"]
-        assert isinstance(endpoint, list)
-        lines += [f"endpoint  {words}" for words in endpoint]
+        lines += [f"endpoint  {words}" for words in several(data, "endpoint")]
         resilience = data["resilience"]
         assert isinstance(resilience, dict)
-        lines += [f"{key:<9} {words}" for key, several in resilience.items() for words in several]
+        lines += [f"{key:<9} {words}" for key, its in resilience.items() for words in its]
         from fastgw.server.verdicts import as_text
 
-        verdicts = data.get("verdicts", [])
-        assert isinstance(verdicts, list)
-        lines += as_text(verdicts)
-        limits = data.get("limits", [])
-        assert isinstance(limits, list)
-        lines += [f"limit     {words}" for words in limits]
-        quotas = data.get("quotas", [])
-        assert isinstance(quotas, list)
-        lines += [f"quota     {words}" for words in quotas]
-        kept = data.get("cache", [])
-        assert isinstance(kept, list)
-        lines += [f"cache     {words}" for words in kept]
-        mirrors = data.get("mirror", [])
-        assert isinstance(mirrors, list)
-        lines += [f"mirror    {words}" for words in mirrors]
-        sockets = data.get("websocket", [])
-        assert isinstance(sockets, list)
-        lines += [f"websocket {words}" for words in sockets]
-        breakers = data.get("circuit_breaker", [])
-        assert isinstance(breakers, list)
-        lines += [f"circuit   {words}" for words in breakers]
+        lines += as_text(several(data, "verdicts"))
+        lines += [f"{word:<9} {words}" for key, word in TOLD for words in several(data, key)]
         lines.append(f"target    {data['target']}")
         if data["status"] == 308:
             lines.append("answer    308 to the path with the other trailing slash")
