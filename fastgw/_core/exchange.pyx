@@ -337,7 +337,7 @@ cdef class Exchange(Timed):
         self.upgrading = self.upgraded = self.http2 = self.extended = self.grpc = self.empty = False
         self.translated = False
         self.grpc_status = -1
-        self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
+        self.path_len = self.query_len = self.out_target_len = self.out_target = self.authority_len = 0
         self.out_method = self.out_method_len = 0
         self.has_query = self.secure = False
         self.settings = None

@@ -52,6 +52,18 @@ def test_a_json_line_says_what_happened(start, tmp_path):
     assert line["gateway_ms"] == pytest.approx(line["total_ms"] - line["upstream_ms"], abs=0.002)
 
 
+def test_what_cannot_be_read_has_no_path_and_not_that_of_somebody_else(start, tmp_path):
+    with start("json") as gateway:
+        for bad in (b"nonsense\r\n\r\n", b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\na b\r\n\r\n"):
+            assert ask(gateway, b"/private/7?q=secret").status == 200
+            with gateway.client() as client:
+                client.send(bad)
+                assert client.response().status == 400
+        lines = [json.loads(line) for line in read_lines(tmp_path / "access.log", 6)]
+    assert [line["path"] for line in lines if line["status"] == 200] == ["/private/7"] * 3
+    assert [line["path"] for line in lines if line["status"] == 400] == ["", "/%zz", ""]
+
+
 @pytest.mark.parametrize("format", ["json", "combined"])
 @pytest.mark.parametrize("target", [b"/a%0d%0aforged%22", b"/%ff%fe", b"/%e2%80%a8"])
 def test_no_bytes_of_a_client_break_a_line(start, tmp_path, format, target):
