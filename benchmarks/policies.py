@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +83,39 @@ class Message:
         self.method, self.url, self.headers = "GET", f"http://api.example.com{path}", {}
 
 
-def signed(path: str, number: int) -> str:
+@cache
+def ed25519() -> Any:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.generate()
+
+
+def signed(path: str, number: int, key: str = "ada-1") -> str:
     """Headers of a request that nobody sent before (RFC 9421)."""
     from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
 
     class Keys(HTTPSignatureKeyResolver):
-        def resolve_private_key(self, key_id: str) -> bytes:
-            return SECRET.encode()
+        def resolve_private_key(self, key_id: str) -> Any:
+            return SECRET.encode() if key_id == "ada-1" else ed25519()
 
     message: Any = Message(path)
-    signer = HTTPMessageSigner(signature_algorithm=algorithms.HMAC_SHA256, key_resolver=Keys())
+    algorithm = algorithms.HMAC_SHA256 if key == "ada-1" else algorithms.ED25519
+    signer = HTTPMessageSigner(signature_algorithm=algorithm, key_resolver=Keys())
     nonce = f"{time.time_ns()}-{number}"
     covered = ("@method", "@authority", "@path", "@query")
-    signer.sign(message, key_id="ada-1", nonce=nonce, covered_component_ids=covered)
+    signer.sign(message, key_id=key, nonce=nonce, covered_component_ids=covered)
     return "".join(f"{name}: {value}\r\n" for name, value in message.headers.items())
+
+
+def signed_by_private_key(path: str, number: int) -> str:
+    return signed(path, number, "ada-2")
+
+
+def public_pem() -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem: bytes = ed25519().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
 
 
 def sealed(purpose: str, cookie: str) -> str:
@@ -146,6 +166,7 @@ def cases(folder: Path) -> list[Case]:
         Case("jwt", "HS256, each verified", {"jwt": {"secret": SECRET, "cache": {"size": 0}}}, bearer),
         Case("basic_auth", "a password seen before", "basic_auth", basic),
         Case("hmac", "each signature is new", "hmac", signed),
+        Case("hmac", "ed25519, each is new", "hmac", signed_by_private_key),
         Case("mtls", "", "mtls", tls=True),
         Case("session", "a sealed cookie, opened each time", {"session": {"secret": SECRET}},
              sealed("own session session __Host-session", "__Host-session")),
@@ -285,7 +306,7 @@ def config_of(chosen: list[Case], url: str, authority: Authority, port: int) -> 
         "consumers": [{
             "name": "ada", "groups": ["staff"], "password": PASSWORD, "certificates": ["DNS:ada.example.com"],
             "keys": ["sha256:" + hashlib.sha256(KEY.encode()).hexdigest()],
-            "signing_keys": [{"id": "ada-1", "secret": SECRET}],
+            "signing_keys": [{"id": "ada-1", "secret": SECRET}, {"id": "ada-2", "public_key": public_pem()}],
         }],
         "routes": routes,
     }  # fmt: skip

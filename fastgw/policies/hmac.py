@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Iterable
-from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from fastgw._core.exchange import Consumer, Exchange, Problem, WholeBody
+from fastgw._core.exchange import Exchange, Problem, WholeBody
 from fastgw.config.fields import Duration, Size, wrong
 from fastgw.config.registry import Reference
 from fastgw.config.schema.base import Room, key
 from fastgw.policies._credentials import refused, unavailable
+from fastgw.policies._http_signatures import Key, Parameters, Refused, Signatures, key_of
 from fastgw.policies._members import consumer_of
+from fastgw.policies._verifying import Verifying
 from fastgw.policies.base import BuildContext, Policy, PolicyError
 from fastgw.store import Store, StoreError
 
 MAX_INPUT = 4096
 MAX_NONCE = 256
-LEAST_SECRET = 32
 CHALLENGE = "Signature"
 NO_NONCE = "The signature has no nonce, or too long a one."
-DIGEST = "content-digest"
 SECOND = 1_000_000_000
 
 
@@ -62,26 +61,15 @@ class HmacOptions(Room):
         return self
 
 
-class Asked:
-    """A request as the library wants it."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.method = exchange.method
-        target = exchange.path + (f"?{exchange.query}" if exchange.query else "")
-        self.url = f"{exchange.scheme}://{exchange.host}{target}"
-        merged: dict[str, str] = {}
-        for name, value in exchange.request.pairs():
-            name = name.lower()
-            merged[name] = f"{merged[name]}, {value}" if name in merged else value
-        self.headers = merged
-
-
 class Hmac(Policy):
-    """Finds the consumer by a signature over the request, made with a secret he shares with the gateway.
+    """Finds the consumer by a signature over the request, made with a secret he shares with the gateway, or with his
+    private key.
 
-    HMAC-SHA256 by RFC 9421: `Signature-Input` and `Signature`, with `keyid`, `created` and `nonce`. What is signed is
+    RFC 9421: `Signature-Input` and `Signature`, with `keyid`, `created` and `nonce`. The algorithm is the key's, of the
+    consumer's `signing_keys`; one that a signature names must be the same. What is signed is
     the request as the gateway routes it, with the path normalised. A nonce is remembered in the memory that workers
-    share (503 `limiter_full` without room) or in Redis (503 `authorizer_unavailable` without an answer). 401
+    share (503 `limiter_full` without room) or in Redis (503 `authorizer_unavailable` without an answer). Private keys'
+    signatures, and those written in an unusual way, share the time that new tokens have (503 `verification_busy`). 401
     `unauthorized`, `invalid_signature`, `request_replayed`. Needs the extra `fastgw[signatures]`. Order: before
     everything that asks who calls. Failure: closed.
     """
@@ -93,27 +81,21 @@ class Hmac(Policy):
 
     def __init__(self, options: HmacOptions, context: BuildContext) -> None:
         super().__init__(options, context)
-        from http_message_signatures import HTTPMessageVerifier, HTTPSignatureKeyResolver, algorithms
-
-        secrets: dict[str, bytes] = {}
-        self.consumers: dict[str, Consumer] = {}
+        keys: dict[str, Key] = {}
         for one in context.consumers:
             for signing in one.signing_keys:
-                if signing.id in secrets:
+                if signing.id in keys:
                     raise PolicyError("two signing keys have the same id")
-                secrets[signing.id] = signing.secret.reveal().encode()
-                self.consumers[signing.id] = consumer_of(one, context.plans, credential=signing.id)
-        if not secrets:
+                keys[signing.id] = key_of(signing, consumer_of(one, context.plans, credential=signing.id))
+        if not keys:
             raise PolicyError("no consumer has a signing key")
-
-        class Keys(HTTPSignatureKeyResolver):
-            def resolve_public_key(self, key_id: str) -> Any:
-                return secrets.get(key_id)
-
+        self.keys = keys
         self.store = context.store("redis") if options.replay and options.replay_store == "redis" else None
-        self.verifier = HTTPMessageVerifier(signature_algorithm=algorithms.HMAC_SHA256, key_resolver=Keys())
-        self.verifier.max_clock_skew = timedelta(seconds=options.clock_skew)
-        self.max_age = timedelta(seconds=options.max_age)
+        self.signatures = Signatures(
+            keys, options.components, options.max_age, options.clock_skew, options.tag, options.body
+        )
+        # one budget with `jwt`: whoever sends what takes long has a share of the worker's time, not all of it
+        self.verifying: Verifying[Any] = context.shared.get_or_create("verifying", Verifying)
 
     @classmethod
     def references(cls, options: HmacOptions) -> Iterable[Reference]:
@@ -131,29 +113,41 @@ class Hmac(Policy):
             return refused("invalid_signature", CHALLENGE, "The signature is too long.")
         if options.body and exchange.announces_body and exchange.request_body is None:
             return WholeBody(options.max_body)
-        wanted = list(options.components)
-        body = None
-        if options.body:
-            body = exchange.request_body or b""
-            if body:
-                wanted.append(DIGEST)
+        if self.signatures.costs_little(given):
+            try:
+                found = self.signatures.plain(exchange)
+            except Refused:
+                return refused("invalid_signature", CHALLENGE)
+            if found is not None:
+                return self.settle(exchange, found)
+        verdict = self.verifying.run(lambda: self.verify(exchange), exchange.client_ip)
+        if isinstance(verdict, Awaitable):
+            return self.later(exchange, verdict)
+        return verdict if isinstance(verdict, Problem) else self.settle(exchange, verdict)
+
+    def verify(self, exchange: Exchange) -> Parameters | Problem:
         try:
-            results = self.verifier.verify(
-                Asked(exchange), max_age=self.max_age, expect_tag=options.tag, require_components=wanted, body=body
-            )
-        except Exception:                             # its reasons quote what was sent
+            return self.signatures.verify(exchange)
+        except Refused:
             return refused("invalid_signature", CHALLENGE)
-        if len(results) != 1:
-            return refused("invalid_signature", CHALLENGE)
-        parameters = results[0].parameters
+
+    async def later(self, exchange: Exchange, verdict: Awaitable[Any]) -> Problem | None:
+        found = await verdict
+        if isinstance(found, Problem):
+            return found
+        settled = self.settle(exchange, found)
+        return await settled if isinstance(settled, Awaitable) else settled
+
+    def settle(self, exchange: Exchange, parameters: Parameters) -> Problem | Awaitable[Problem | None] | None:
+        """It is signed well. Was it seen before?"""
         if self.store is not None:
             return self.once(exchange, parameters, self.store)
-        if options.replay and (problem := self.replayed(parameters)) is not None:
+        if self.options.replay and (problem := self.replayed(parameters)) is not None:
             return problem
         return self.passed(exchange, parameters)
 
-    def passed(self, exchange: Exchange, parameters: dict[str, Any]) -> Problem | None:
-        exchange.consumer = self.consumers[str(parameters["keyid"])]
+    def passed(self, exchange: Exchange, parameters: Parameters) -> Problem | None:
+        exchange.consumer = self.keys[parameters["keyid"]].consumer
         if not self.options.forward:
             exchange.request.remove("signature")
             exchange.request.remove("signature-input")
@@ -164,14 +158,14 @@ class Hmac(Policy):
         """Seconds in which a request could come again."""
         return self.options.max_age + 2 * self.options.clock_skew + 1
 
-    def nonce(self, parameters: dict[str, Any]) -> bytes | None:
+    def nonce(self, parameters: Parameters) -> bytes | None:
         """What stands for a nonce in a memory; None when there is none, or too long a one."""
         nonce = parameters.get("nonce")
         if not nonce or len(nonce) > MAX_NONCE:
             return None
         return f"hmac\0{parameters['keyid']}\0{nonce}".encode()
 
-    def replayed(self, parameters: dict[str, Any]) -> Problem | None:
+    def replayed(self, parameters: Parameters) -> Problem | None:
         """A bucket that holds one token for as long as the request could come again."""
         nonce = self.nonce(parameters)
         if nonce is None:
@@ -182,7 +176,7 @@ class Hmac(Policy):
             return Problem(503, "limiter_full", "There is no room for another nonce.", side=2)
         return None if taken[0] else refused("request_replayed", CHALLENGE)
 
-    async def once(self, exchange: Exchange, parameters: dict[str, Any], store: Store) -> Problem | None:
+    async def once(self, exchange: Exchange, parameters: Parameters, store: Store) -> Problem | None:
         nonce = self.nonce(parameters)
         if nonce is None:
             return refused("invalid_signature", CHALLENGE, NO_NONCE)

@@ -149,17 +149,69 @@ def parse_certificate(value: object) -> str:
 Certificate = Annotated[str, BeforeValidator(parse_certificate), WithJsonSchema({"type": "string"})]
 
 
+SigningAlgorithm = Literal["ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-pss-sha512", "rsa-v1_5-sha256"]
+
+
+def read_signing_key(pem: str) -> tuple[Any, tuple[str, ...]]:
+    """A public key, and the algorithms of RFC 9421 §6.2.2 that it fits. ValueError, which never quotes it."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    if "PRIVATE KEY-----" in pem:
+        raise ValueError("it is a private key; its owner keeps that, and gives the public one")
+    try:
+        public = load_pem_public_key(pem.encode())
+    except Exception:
+        raise ValueError("it is no public key in PEM") from None
+    if isinstance(public, ed25519.Ed25519PublicKey):
+        return public, ("ed25519",)
+    if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, (ec.SECP256R1, ec.SECP384R1)):
+        return public, ("ecdsa-p256-sha256" if isinstance(public.curve, ec.SECP256R1) else "ecdsa-p384-sha384",)
+    if isinstance(public, rsa.RSAPublicKey):
+        if public.key_size < 2048:
+            raise ValueError(f"it has {public.key_size} bits; RSA needs 2048 at least")
+        return public, ("rsa-pss-sha512", "rsa-v1_5-sha256")
+    raise ValueError("it is of a kind that no algorithm here uses")
+
+
 class SigningKey(Room):
-    """A secret that a consumer signs requests with; see the policy `hmac`."""
+    """A secret, or the public half of a key, that a consumer signs requests with; see the policy `hmac`."""
 
     id: Name = key(doc="The `keyid` of its signatures.", example="mobile-2027")
-    secret: ConsumerSecret = key(doc="What is shared, 32 bytes at least; not hashed.", example="${APP_SECRET}")
+    secret: ConsumerSecret | None = key(
+        None, "What is shared, 32 bytes at least; not hashed. It signs with hmac-sha256.", example="${APP_SECRET}"
+    )
+    public_key: ConsumerSecret | None = key(
+        None, "In the place of a secret: the public key in PEM, or its file.", example="file:mobile.pem"
+    )
+    algorithm: SigningAlgorithm | None = key(
+        None, "The only algorithm the public key is used with; left out, what fits it (RSA: rsa-pss-sha512)."
+    )
 
     @model_validator(mode="after")
-    def _long(self) -> SigningKey:
-        if not self.secret.missing and len(self.secret.reveal().encode()) < 32:
-            raise wrong("bad_value", "the secret is too short", "32 bytes at least (RFC 2104 §3)")
+    def _fits(self) -> SigningKey:
+        if (self.secret is None) == (self.public_key is None):
+            raise wrong("conflict", "a signing key has either a `secret` or a `public_key`", "one of them")
+        if self.secret is not None:
+            if self.algorithm is not None:
+                raise wrong("conflict", "`algorithm` stands beside a `secret`, which signs with hmac-sha256",
+                            "a `public_key`, or no algorithm")  # fmt: skip
+            if not self.secret.missing and len(self.secret.reveal().encode()) < 32:
+                raise wrong("bad_value", "the secret is too short", "32 bytes at least (RFC 2104 §3)")
+        elif self.public_key is not None and not self.public_key.missing:
+            try:
+                self.loaded()
+            except ValueError as error:
+                raise wrong("bad_value", f"the public key: {error}", "one that fits the algorithm") from None
         return self
+
+    def loaded(self) -> tuple[str, Any]:
+        """The algorithm and the public key. ValueError says why there is none."""
+        assert self.public_key is not None
+        public, able = read_signing_key(self.public_key.reveal())
+        if self.algorithm is not None and self.algorithm not in able:
+            raise ValueError(f"it does not fit {self.algorithm}")
+        return self.algorithm or able[0], public
 
 
 class Consumer(Room):
@@ -180,7 +232,9 @@ class Consumer(Room):
         (), "Client certificates, for `mtls`: by fingerprint, alternative name or subject.", max_length=100,
         example=["fingerprint:" + "0" * 64, "URI:spiffe://example.org/ada", "subject:CN=ada"],
     )  # fmt: skip
-    signing_keys: tuple[SigningKey, ...] = key((), "Secrets it signs requests with, for `hmac`.", max_length=100)
+    signing_keys: tuple[SigningKey, ...] = key(
+        (), "Secrets, or public keys, of its signatures, for `hmac`.", max_length=100
+    )
     metadata: dict[str, str | int | float | bool] = key({}, "Anything worth knowing of it.", max_length=100)
 
 
