@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from fastgw._core.exchange import Problem
+from fastgw._core.verified import Verified
 from fastgw.policies import _verifying
-from fastgw.policies._verifying import BURST, MOST, SHARE, WASTED, Verifying
+from fastgw.policies._verifying import BURST, MOST, PROVEN, SHARE, WASTED, Verifying
 
 
 class Clock:
@@ -28,7 +29,7 @@ def costly(clock, seconds, value="good"):
 def test_what_the_budget_allows_is_verified_at_once():
     async def test():
         clock = Clock()
-        verifying = Verifying(clock)
+        verifying = Verifying(clock, clock)
         assert verifying.run(costly(clock, BURST / 2), "a") == "good"
         assert verifying.run(costly(clock, BURST), "a") == "good"
         later = verifying.run(costly(clock, BURST), "a")
@@ -47,7 +48,7 @@ def test_what_the_budget_allows_is_verified_at_once():
 def test_no_more_than_its_share_of_the_time():
     async def test():
         clock = Clock()
-        verifying = Verifying(clock)
+        verifying = Verifying(clock, clock)
         spent = []
 
         def verify():
@@ -70,7 +71,7 @@ def test_no_more_than_its_share_of_the_time():
 def test_addresses_take_turns_and_the_longest_line_gives_way():
     async def test():
         clock = Clock()
-        verifying = Verifying(clock)
+        verifying = Verifying(clock, clock)
         verifying.credit = 0.0
         order = []
 
@@ -95,7 +96,7 @@ def test_addresses_take_turns_and_the_longest_line_gives_way():
 
 def test_an_error_is_for_who_asked():
     async def test():
-        verifying = Verifying(Clock())
+        verifying = Verifying(Clock(), Clock())
         verifying.credit = -1.0
 
         def broken():
@@ -115,9 +116,9 @@ def test_without_a_loop_it_is_done_at_once():
     assert _verifying.BURST <= 0.002, "what a request of somebody else may wait"
 
 
-def test_what_is_not_good_costs_more():
+def test_what_is_not_good_costs_more_and_what_is_signed_less():
     clock = Clock()
-    verifying = Verifying(clock)
+    verifying = Verifying(clock, clock)
     assert verifying.spend(costly(clock, BURST)) == "good"
     after_good = verifying.credit
 
@@ -130,6 +131,11 @@ def test_what_is_not_good_costs_more():
     assert after_good == pytest.approx(0.0)
     assert verifying.credit == pytest.approx(BURST * (1 - WASTED))
 
+    for signed in (Verified(None, {}, b"", 0, 0, None), {"keyid": "a"}):
+        verifying.credit = BURST
+        assert verifying.spend(costly(clock, BURST, signed)) is signed
+        assert verifying.credit == pytest.approx(BURST * (1 - PROVEN))
+
     def broken():
         clock.at += BURST
         raise ValueError
@@ -138,3 +144,37 @@ def test_what_is_not_good_costs_more():
     with pytest.raises(ValueError):
         verifying.spend(broken)
     assert verifying.credit == pytest.approx(BURST * (1 - WASTED))
+
+
+def test_who_is_alone_with_good_tokens_waits_for_nobody_and_a_flood_leaves_him_his_share():
+    """Good ones one after the other, each of which takes a signature's time and half as much besides."""
+    async def test():
+        clock, good = Clock(), Verified(None, {}, b"", 0, 0, None)
+        verifying = Verifying(clock, clock)
+        for _ in range(1000):
+            assert verifying.run(costly(clock, 50e-6, good), "a") is good
+            clock.at += 25e-6
+
+        def bad():
+            clock.at += 50e-6
+            return Problem(401, "bad_token", "")
+
+        begun, spent = clock.at, 0.0
+        for _ in range(MOST):
+            verifying.run(bad, "flood")
+        mine = verifying.run(costly(clock, 50e-6, good), "me")
+        while not mine.done():
+            clock.at += 0.001
+            verifying.timer.cancel()
+            verifying.advance()
+        assert clock.at - begun < 0.01, "his turn is the second at the latest"
+        begun, before = clock.at, verifying.count
+        while verifying.count > before - 100:
+            clock.at += 0.001
+            verifying.timer.cancel()
+            verifying.advance()
+        spent = 100 * 50e-6
+        assert spent <= (clock.at - begun) * SHARE / WASTED + 0.0005, "bad ones have a sixteenth of the time"
+        verifying.timer.cancel()
+
+    asyncio.run(test())
