@@ -118,6 +118,8 @@ def hooks(members: Sequence[Member], context: BuildContext) -> list[Hook]:
         policy = policy_class(member.name)(member.options, replace(context, policy_key=place))
         if policy.inspects:
             raise PolicyError(f"{member.name} looks at WebSocket messages: it stands on a route by itself")
+        if context.stand_in is not None:
+            policy = context.stand_in(policy)
         found.append(policy.hook() or PythonHook(policy, Policy))
     return found
 

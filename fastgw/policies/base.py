@@ -133,6 +133,7 @@ class BuildContext:
     policy_key    the stable identity of this policy: the same after a reload that did not touch it
     stores        `stores:` of the file; see `store`
     cache         answers that all workers of the host share; see `storage`
+    stand_in      told a policy within another one: what is asked in its place, where nobody serves (`fastgw explain`)
     levels        `cache:` of the file; see `tiers`
     """
 
@@ -150,6 +151,7 @@ class BuildContext:
     policy_key: str = ""
     stores: Stores = field(default_factory=Stores)
     cache: Storage | None = None
+    stand_in: Callable[[Policy], Policy] | None = None
     levels: Cache | None = None
 
     def storage(self) -> Storage:

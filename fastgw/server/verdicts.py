@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from fastgw._core.client_certificate import ClientCertificate
-from fastgw._core.exchange import Verdict
+from fastgw._core.exchange import Problem, Verdict
 from fastgw._core.key_auth import KeyTable
 from fastgw._core.policy import PythonHook
 from fastgw._core.probe import Probe
@@ -33,7 +33,9 @@ TRIED = frozenset(
 OUTSIDE = frozenset(["forward_auth", "opa", "oauth2_introspection", "oidc", "session"])
 """Those for which somebody outside decides, where a head alone does not."""
 ALONE = frozenset(["basic_auth", "mtls"])
-"""Of the first those that are not tried within a composition: one needs a thread, the other a certificate."""
+"""Of the first those that need something of a gateway: one a thread, the other a certificate of the connection."""
+ASKED = "would_ask"
+"""The code of a stand-in's refusal: somebody outside decides."""
 
 
 def named(use: PolicyUse) -> set[str]:
@@ -68,49 +70,60 @@ def head(asked: Asked) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
-class Decided(Policy):
-    """Gives the answer that another policy came to."""
+class Here(Policy):
+    """Stands in for a policy that needs a thread, or a certificate."""
 
-    name = "decided"
+    name = "here"
 
-    def __init__(self, answer: Any, consumer: Any) -> None:
-        self.answer = answer
-        self.consumer = consumer
+    def __init__(self, policy: Any, certificate: ClientCertificate | None) -> None:
+        self.policy = policy
+        self.certificate = certificate
 
     def request(self, exchange: Any) -> Any:
-        if self.answer is None and self.consumer is not None:
-            exchange.consumer = self.consumer
-        return self.answer
+        shown = SimpleNamespace(
+            path=exchange.path, request=exchange.request, client_cert=self.certificate, consumer=exchange.consumer
+        )
+        answer = self.policy.request(shown)
+        if inspect.isawaitable(answer):
+            answer = asyncio.run(awaited(answer))
+        if answer is None:
+            exchange.consumer = shown.consumer
+        return answer
+
+
+class Elsewhere(Policy):
+    """Stands in for a policy that would ask somebody outside."""
+
+    name = "elsewhere"
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def request(self, exchange: Any) -> Problem:
+        return Problem(503, ASKED, self.words)
 
 
 async def awaited(answer: Any) -> Any:
     return await answer
 
 
-def tried(policy: Any, probe: Probe, certificate: ClientCertificate | None) -> Any:
-    """The verdict of its request hook. What it does in a thread is waited for."""
-    if policy.name not in ALONE:
-        return probe.request(policy.hook() or PythonHook(policy, Policy))
-    exchange = probe.exchange
-    shown = SimpleNamespace(
-        path=exchange.path, request=exchange.request, client_cert=certificate, consumer=exchange.consumer
-    )
-    answer = policy.request(shown)
-    if inspect.isawaitable(answer):
-        answer = asyncio.run(awaited(answer))
-    return probe.request(PythonHook(Decided(answer, shown.consumer), Policy))
+def stand_in(policy: Any, asked: Asked, certificate: ClientCertificate | None) -> Policy:
+    """What is tried in the place of a policy: itself, where a head is enough."""
+    if policy.name in OUTSIDE and (words := question(policy.name, policy.options, asked)):
+        return Elsewhere(words)
+    found: Policy = Here(policy, certificate) if policy.name in ALONE else policy
+    return found
 
 
-def question(use: PolicyUse, asked: Asked) -> str:
+def question(name: str, options: Any, asked: Asked) -> str:
     """What would be asked of whom; nothing where the head alone is enough to refuse."""
-    options: Any = use.options
-    if use.name == "oidc":
+    if name == "oidc":
         return f"without a session it sends browsers to log in at {options.issuer}"
-    if use.name == "session":
+    if name == "session":
         return "whether the session of the cookie holds is in its store"
-    if use.name == "forward_auth":
+    if name == "forward_auth":
         told = f"{options.service} whether it may pass (GET {options.path}): 2xx passes, 3xx and 4xx are the answer"
-    elif use.name == "opa":
+    elif name == "opa":
         told = f"{options.service} for a decision (POST {options.path}): anything but true is 403 authorizer_refused"
     else:
         given = [value for name, value in asked.headers if name.lower() == "authorization"]
@@ -127,7 +140,12 @@ def verdicts(
     """One row for each policy of the route that decides, up to the first that refuses. ValueError for a head that the
     gateway would not take."""
     names = route.pattern.captures if route.pattern else ()
-    probe = Probe(head(asked), asked.address, route=str(route.name), captures=dict(zip(names, captures, strict=False)))
+
+    def new_probe() -> Probe:
+        given = dict(zip(names, captures, strict=False))
+        return Probe(head(asked), asked.address, route=str(route.name), captures=given)
+
+    probe = new_probe()
     exchange, shared, of_plan, keys = probe.exchange, Shared(), Shared(), key_table(config)
     rows: list[dict[str, Any]] = []
     for use in config.chain(route):
@@ -136,28 +154,28 @@ def verdicts(
             continue
         row: dict[str, Any] = {"policy": use.name, "line": use.line}
         rows.append(row)
-        within = inside & (OUTSIDE | ALONE) - {use.name}
-        if within:
-            who = ", ".join(sorted(within))
-            row |= {"verdict": "not tried", "detail": f"{who} cannot be asked here; what follows is as if it passed"}
-            continue
-        if use.name in OUTSIDE and (words := question(use, asked)):
-            row |= {"verdict": "would ask", "detail": f"{words}; what follows is as if it passed"}
-            continue
         context = BuildContext(
             consumers=config.consumers, plans=config.plans, keys=keys, shared=shared, of_plan=of_plan,
             route_name=str(route.name), policy_key=use.name, stores=config.stores,
+            stand_in=lambda policy: stand_in(policy, asked, certificate),
         )  # fmt: skip
         quiet = logging.getLogger("fastgw.policy")
         was, quiet.disabled = quiet.disabled, True
         try:
-            policy = use.spec.handler(use.options, context)
-            verdict = tried(policy, probe, certificate)
+            policy = stand_in(use.spec.handler(use.options, context), asked, certificate)
+            verdict = probe.request(policy.hook() or PythonHook(policy, Policy))
         except Exception as error:
             row["verdict"], row["detail"] = "cannot be built", type(error).__name__
             break
         finally:
             quiet.disabled = was
+        if verdict == Verdict.REPLIED and exchange.code == ASKED:
+            row["verdict"] = "would ask"
+            row["detail"] = f"{detail(exchange.response_body)}; what follows is as if it passed"
+            known, probe = exchange, new_probe()
+            exchange = probe.exchange
+            exchange.consumer, exchange.claims = known.consumer, known.claims
+            continue
         if verdict == Verdict.REPLIED:
             row |= {"verdict": "refuses", "status": exchange.status, "code": exchange.code}
             row["detail"] = detail(exchange.response_body)
@@ -170,7 +188,7 @@ def verdicts(
             row["scopes"] = None if found.scopes is None else sorted(found.scopes)
         if verdict != Verdict.CONTINUE:
             break
-    if not rows or rows[-1]["verdict"] in ("passes", "not tried", "would ask"):
+    if not rows or rows[-1]["verdict"] in ("passes", "would ask"):
         rows += waits(config, route, exchange)
     return rows
 

@@ -38,7 +38,12 @@ routes:
   - {{path: /certificate, service: up, policies: [mtls]}}
   - {{path: /engine, service: up, policies: [key_auth, {{opa: {{service: up, path: /v1/data/x, on_failure: open}}}}]}}
   - {{path: /token, service: up, policies: [{{oauth2_introspection: {{service: up, client_id: c, client_secret: s}}}}]}}
-  - {{path: /within, service: up, policies: [{{any_of: [key_auth, basic_auth]}}]}}
+  - {{path: /within, service: up, policies: [{{any_of: [key_auth, {{all_of: [basic_auth, mtls]}}]}}]}}
+  - path: /within/outside
+    service: up
+    policies:
+      - any_of: [key_auth, {{all_of: [basic_auth, {{forward_auth: {{service: up}}}}]}}]
+      - acl: {{deny: {{plans: [x]}}}}
 """
 
 
@@ -105,8 +110,6 @@ def test_who_cannot_be_asked_here(explain):
     assert (row["verdict"], row["status"]) == ("refuses", 401)
     (row,) = explain("/token", "Authorization: Bearer planted-opaque")
     assert row["verdict"] == "would ask" and "what the token is worth" in row["detail"] and "planted" not in str(row)
-    (row,) = explain("/within")
-    assert row["verdict"] == "not tried" and "basic_auth" in row["detail"]
 
 
 def test_a_password(explain):
@@ -133,6 +136,27 @@ def test_a_certificate(explain, tmp_path, file, capsys):
     assert main(["explain", str(file), "/certificate", "--client-cert", str(tmp_path / "none")]) == 2
     main(["explain", str(file), "/certificate", "--client-cert", authority.key])
     assert "no certificate in PEM" in capsys.readouterr().err
+
+
+def test_within_compositions(explain, tmp_path, file, capsys):
+    good = f"Authorization: Basic {base64.b64encode(b'ada:correct horse').decode()}"
+    bad = f"Authorization: Basic {base64.b64encode(b'ada:planted').decode()}"
+    assert explain("/within", f"X-API-Key: {KEY}")[0]["consumer"] == "ada"
+    (row,) = explain("/within", bad)
+    assert (row["verdict"], row["code"]) == ("refuses", "invalid_credentials") and "planted" not in str(row)
+    (row,) = explain("/within", good)
+    assert (row["verdict"], row["code"]) == ("refuses", "unauthorized"), "there is no certificate"
+    right = Authority(tmp_path).leaf("ada.example.com", client=True)
+    assert main(["explain", str(file), "/within", "--json", "-H", good, "--client-cert", right.cert]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["verdicts"]
+    assert (row["verdict"], row["credential"]) == ("passes", "DNS:ada.example.com")
+    # somebody outside is asked where those before him do not decide
+    rows = explain("/within/outside", f"X-API-Key: {KEY}")
+    assert [row["verdict"] for row in rows] == ["passes", "passes"] and rows[0]["consumer"] == "ada"
+    assert explain("/within/outside", bad)[-1]["code"] == "invalid_credentials"
+    rows = explain("/within/outside", good)
+    assert rows[0]["verdict"] == "would ask" and "up whether it may pass" in rows[0]["detail"]
+    assert rows[1]["code"] == "unauthorized", "who it is, only the one outside knows"
 
 
 def test_in_words(file, capsys):
