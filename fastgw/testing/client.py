@@ -13,7 +13,7 @@ from fastgw.testing.messages import Incomplete, Response, WireReader, parse_head
 Address = tuple[str, int] | str
 """(host, port), or the path of a unix socket."""
 
-DEFAULT_TIMEOUT = 10.0
+DEFAULT_TIMEOUT = 30.0
 
 
 def connect(address: Address, timeout: float = DEFAULT_TIMEOUT, receive_buffer: int = 0) -> socket.socket:

@@ -65,7 +65,7 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._accepting.join(5)
+        self._accepting.join(30)
         for rule in (self.to_client, self.to_server):
             rule.gate.set()
         self.cut_all()

@@ -109,4 +109,4 @@ class FakeIssuer:
         self.gate.set()
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(10)
+        self.thread.join(30)

@@ -115,8 +115,8 @@ class GatewayProcess:
         *,
         env: Mapping[str, str] | None = None,
         args: tuple[str, ...] = (),
-        ready_timeout: float = 30.0,
-        stop_timeout: float = 15.0,
+        ready_timeout: float = 60.0,
+        stop_timeout: float = 60.0,
     ) -> None:
         self.host = "127.0.0.1"
         self.port = free_port()
@@ -167,7 +167,9 @@ class GatewayProcess:
 
     @property
     def stdout(self) -> str:
-        return (self.folder / "stdout").read_text(errors="replace")
+        """Whole lines: of one that is being written nothing."""
+        text = (self.folder / "stdout").read_text(errors="replace")
+        return text[: text.rfind("\n") + 1]
 
     @property
     def stderr(self) -> str:
@@ -178,7 +180,7 @@ class GatewayProcess:
         return RawClient(self.address, timeout, receive_buffer=receive_buffer)
 
     def admin(
-        self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, timeout: float = 10.0
+        self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, timeout: float = 30.0
     ) -> tuple[int, str]:
         """Status and body of a request to the admin listener."""
         connection = http.client.HTTPConnection(self.host, self.admin_port, timeout=timeout)
@@ -271,7 +273,7 @@ class GatewayProcess:
                 for pid in [*descendants(one.pid), one.pid]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                one.wait(10)
+                one.wait(30)
         self.adopt_orphans(False)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -201,7 +201,7 @@ class FakeUpstream:
         *play: Handler,
         host: str = "127.0.0.1",
         path: str | os.PathLike[str] | None = None,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
         receive_buffer: int = 0,
     ) -> None:
         self.play: tuple[Handler, ...] = play or (answer(OK),)

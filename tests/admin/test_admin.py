@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastgw.testing import FakeUpstream, GatewayProcess
+from tests.patience import until
 
 TOKEN = "a-token-nobody-may-see"
 
@@ -76,9 +77,13 @@ def test_a_head_that_never_ends_is_refused(gateway):
 def test_metrics_are_what_prometheus_reads_and_count_requests(gateway):
     for _ in range(3):
         assert public(gateway, b"/api/x").status == 200
-    families = {family.name: family for family in text_string_to_metric_families(authorized(gateway, "/metrics")[1])}
-    requests = families["fastgw_requests"].samples
-    assert sum(sample.value for sample in requests if sample.labels.get("route") == "all") == 3
+
+    def counted():
+        families = {one.name: one for one in text_string_to_metric_families(authorized(gateway, "/metrics")[1])}
+        requests = families["fastgw_requests"].samples
+        return sum(sample.value for sample in requests if sample.labels.get("route") == "all")
+
+    until(lambda: counted() == 3)
 
 
 def test_public_endpoints(gateway):

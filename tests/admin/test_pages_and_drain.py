@@ -27,4 +27,4 @@ def test_a_web_page_cannot_drain_but_its_owner_can(gateway):
     ready, facts = gateway.admin("/ready")
     assert (ready, json.loads(facts)["generation"]) == (200, 1)
     assert gateway.admin("/drain", "POST")[0] == 202
-    assert gateway.wait(10) == 0
+    assert gateway.wait(60) == 0

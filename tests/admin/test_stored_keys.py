@@ -30,7 +30,7 @@ def config(url, **more):
 
 
 def becomes(gateway, key, status):
-    end = time.monotonic() + 40
+    end = time.monotonic() + 60
     while (answer := ask(gateway, key)).status != status:
         assert time.monotonic() < end, (answer.status, answer.body)
         time.sleep(0.02)
@@ -38,7 +38,7 @@ def becomes(gateway, key, status):
 
 
 def until(condition, what):
-    end = time.monotonic() + 40
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.05)

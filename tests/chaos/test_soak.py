@@ -133,7 +133,7 @@ class Soak:
         for load in self.loads:
             load.pause.set()
         for load in self.loads:
-            assert load.errors or load.idle.wait(30), "a client does not come to its end"
+            assert load.errors or load.idle.wait(60), "a client does not come to its end"
         for upstream in self.upstreams:
             upstream.kill_connections(with_reset=False)
         last, since = None, time.monotonic()

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from fastgw.testing import GatewayProcess, free_port
 
 CLIENTS = 6
-DEADLINE = 20
+DEADLINE = 60
 
 SERVER = r"""
 import asyncio, signal, sys
@@ -68,7 +68,7 @@ class Endpoint:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         self.process.stdout.close()
 
     def toggle(self, what):
@@ -96,7 +96,7 @@ class Load:
 
     def run(self):
         while not self.ended.is_set():
-            with self.gateway.client(30) as client:
+            with self.gateway.client(60) as client:
                 for _ in range(20):
                     begun = time.monotonic()
                     answer = client.request(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -120,7 +120,7 @@ class Load:
     def __exit__(self, *_):
         self.ended.set()
         for thread in self.threads:
-            thread.join(40)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in self.threads)
 
 

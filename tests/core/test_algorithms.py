@@ -242,7 +242,7 @@ def run(target, *args):
         workers.append(worker)
     found = [pipe.recv() for pipe in pipes]
     for worker in workers:
-        worker.join(20)
+        worker.join(60)
     return found
 
 

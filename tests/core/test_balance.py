@@ -304,16 +304,16 @@ def test_a_new_set_is_taken_in_while_the_old_table_answers(reactor):
     made = endpoints(reactor, 1000)
     service = hashing(made[:999])
     before = chosen(service, KEYS[:200])
-    start = time.perf_counter()
+    start = time.thread_time()                   # the processor may be busy with others
     service.set_endpoints(made)
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
     assert chosen(service, KEYS[:200]) == before
     slices = []
     done = False
     while not done:
-        start = time.perf_counter()
+        start = time.thread_time()
         done = service.balancer.fill()
-        slices.append(time.perf_counter() - start)
+        slices.append(time.thread_time() - start)
     slices.sort()
     assert len(slices) > 10 and slices[len(slices) * 9 // 10] < 0.001
     assert chosen(service, KEYS[:200]) == chosen(hashing(made), KEYS[:200])

@@ -93,7 +93,7 @@ def test_processes_see_the_same(table):
     for child in children:
         child.start()
     for child in children:
-        child.join(20)
+        child.join(60)
         assert child.exitcode == 0
     assert table.read(table.slot("s", "http://a:80"))["check"] == "down"
     slots = [table.slot("s", f"http://many{i}:80") for i in range(200)]

@@ -96,7 +96,7 @@ def test_processes_that_come_and_go_leave_nothing_behind():
         workers.append(worker)
     found = [pipe.recv() for pipe in pipes]
     for worker in workers:
-        worker.join(20)
+        worker.join(60)
     assert all(got > 100 for got, _ in found)
     assert HoldTable(mmap.mmap(fd, 0), 0).under_way() == 0
     os.close(fd)
@@ -119,7 +119,7 @@ def test_four_processes_get_exactly_as_many_places_as_there_are():
         workers.append(worker)
     got = sum(pipe.recv() for pipe in pipes)
     for worker in workers:
-        worker.join(20)
+        worker.join(60)
     table = HoldTable(mmap.mmap(fd, 0), 0)
     assert got == table.under_way() <= limit
     while table.try_take(7, limit) is not None:
@@ -141,11 +141,11 @@ def test_killed_in_the_middle():
     for me in (0, 1, 2, 0, 1, 2):
         worker = FORK.Process(target=endless, args=(me, fd), daemon=True)
         worker.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not table.under_way() and time.monotonic() < deadline:
             pass
         os.kill(worker.pid, signal.SIGKILL)
-        worker.join(10)
+        worker.join(60)
         table.forget(me)
     assert table.under_way() == 0
     assert [table.try_take(5, 2) is not None for _ in range(3)] == [True, True, False]

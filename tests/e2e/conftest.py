@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 
-POOL = {"max_connections": 1, "queue_size": 1, "queue_timeout": "400ms"}
+POOL = {"max_connections": 1, "queue_size": 1, "queue_timeout": "1500ms"}
 
 
 @dataclass
@@ -18,9 +18,9 @@ class World:
     up: FakeUpstream
     """Behind `/*`."""
     pool: FakeUpstream
-    """Behind `/pool/*`: one connection, one waiting request, 400 ms."""
+    """Behind `/pool/*`: one connection, one waiting request, 1.5 s."""
     times: FakeUpstream
-    """Behind `/times/*`: 300 ms to connect, answer, and between pieces. `/total/*`: 300 ms for all."""
+    """Behind `/times/*`: a second to connect, answer, and between pieces. `/total/*`: 500 ms for all."""
     unix: FakeUpstream
     """Behind `/unix/*`."""
     ipv6: FakeUpstream
@@ -31,7 +31,7 @@ class World:
     ipv6_address: tuple[str, int]
     unix_address: str
 
-    def client(self, timeout=10, **options):
+    def client(self, timeout=60, **options):
         return self.gateway.client(timeout, **options)
 
     def upstreams(self):
@@ -52,7 +52,7 @@ def full_backlog(stack):
 
 
 def configuration(world, stack, folder):
-    times = {"connect": "300ms", "response": "300ms", "idle": "300ms"}
+    times = {"connect": "1s", "response": "1s", "idle": "1s"}
     return {
         "server": {
             "listeners": [
@@ -78,7 +78,7 @@ def configuration(world, stack, folder):
         "routes": [
             {"path": "/pool/*", "service": "pool"},
             {"path": "/times/*", "service": "times"},
-            {"path": "/total/*", "service": "up", "timeouts": {"total": "300ms"}},
+            {"path": "/total/*", "service": "up", "timeouts": {"total": "500ms"}},
             {"path": "/unix/*", "service": "unix"},
             {"path": "/ipv6/*", "service": "ipv6"},
             {"path": "/turns/*", "service": "turns"},

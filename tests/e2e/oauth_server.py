@@ -56,4 +56,4 @@ class OAuthServer:
         self.gate.set()
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(10)
+        self.thread.join(60)

@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import ssl
-import time
 
 import pytest
 import yaml
@@ -12,16 +11,9 @@ import yaml
 from fastgw.testing import GatewayProcess
 from fastgw.testing.certificates import Authority
 from fastgw.testing.process import free_port
+from tests.patience import until
 
 ASK = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
 
 
 def ask(gateway, path=b"/", port=None):

@@ -14,7 +14,7 @@ from tests.e2e.test_http2_upstream import code
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BAD = b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\ndown"
 LONG = {"failure_threshold": 3, "timeout": "1h"}
-SHORT = {"failure_threshold": 2, "timeout": "100ms", "half_open_requests": 2}
+SHORT = {"failure_threshold": 2, "timeout": "500ms", "half_open_requests": 2}
 
 
 class Switch:
@@ -106,10 +106,10 @@ def test_an_endpoint_that_is_down_is_asked_before_one_that_is_open():
     dead = f"http://127.0.0.1:{free_port()}"
     check = {"type": "tcp", "interval": "100ms"}
     with world(Switch(), breaker=LONG, endpoints=[dead], service={"health_check": check}) as (client, gateway, ups):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while asked(ups) < 3 and time.monotonic() < deadline:
             get(client)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while "down" not in {one["state"] for one in endpoints(gateway)} and time.monotonic() < deadline:
             time.sleep(0.01)
         before = asked(ups)
@@ -129,7 +129,7 @@ def test_probes_close_it_again(scope):
     with world(play, breaker={**SHORT, "scope": scope}) as (client, _, _):
         assert [get(client).status for _ in range(3)] == [500, 500, 503]
         play.answer = GOOD
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while get(client).status != 200 and time.monotonic() < deadline:
             pass
         assert [get(client).status for _ in range(10)] == [200] * 10
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_is_no_failure():
         for number in range(3):
             with gateway.client() as other:
                 other.send(b"GET /a/x HTTP/1.1\r\nHost: h\r\n\r\n")
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + 60
                 while len(up.requests) <= number and time.monotonic() < deadline:
                     time.sleep(0.01)
         assert len(up.requests) == 3

@@ -18,7 +18,7 @@ PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOA
 
 
 def curl(*arguments):
-    return subprocess.run([CURL, "-sS", "--max-time", "20", *arguments], capture_output=True, timeout=30, env=PLAIN)
+    return subprocess.run([CURL, "-sS", "--max-time", "60", *arguments], capture_output=True, timeout=90, env=PLAIN)
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
@@ -52,7 +52,7 @@ class TestCurl:
         url = world.gateway.url + "/up/"
         streamed = b"streamed" * 1000
         sent = subprocess.run(
-            [CURL, "-sS", "-T", "-", url], input=streamed, capture_output=True, timeout=30, env=PLAIN
+            [CURL, "-sS", "-T", "-", url], input=streamed, capture_output=True, timeout=90, env=PLAIN
         )
         assert sent.stdout == b"ok"
         assert bytes(world.up.requests[0].body) == b"streamed" * 1000
@@ -77,7 +77,7 @@ def test_httpx_many_at_once(world):
     world.up.script(answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + coded))
 
     async def run():
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             url = world.gateway.url + "/up/"
             answers = await asyncio.gather(*(client.post(url, content=body) for _ in range(50)))
             return [(a.status_code, a.content == body) for a in answers]
@@ -95,7 +95,7 @@ def test_httpx_streams(world):
             yield b"b" * 1000
 
     with (
-        httpx.Client(timeout=20) as client,
+        httpx.Client(timeout=60) as client,
         client.stream("POST", world.gateway.url + "/up/", content=pieces()) as response,
     ):
         assert b"".join(response.iter_bytes()) == b"a" * 5000
@@ -103,9 +103,9 @@ def test_httpx_streams(world):
 
 
 def test_httpx_reads_problems(world):
-    answer = httpx.get(world.gateway.url + "/nowhere", headers={"Accept": "application/json"})
+    answer = httpx.get(world.gateway.url + "/nowhere", headers={"Accept": "application/json"}, timeout=60)
     assert answer.status_code == 404
     assert answer.json()["code"] == "not_found"
-    page = httpx.get(world.gateway.url + "/nowhere", headers={"Accept": "text/html"})
+    page = httpx.get(world.gateway.url + "/nowhere", headers={"Accept": "text/html"}, timeout=60)
     assert page.headers["content-type"].startswith("text/html")
     assert "not_found" in page.text

@@ -40,7 +40,7 @@ def world(tmp_path_factory):
 
 def connect(world, kind):
     plain, secure, context = world
-    sock = socket.create_connection(("127.0.0.1", secure if kind == "tls" else plain), timeout=20)
+    sock = socket.create_connection(("127.0.0.1", secure if kind == "tls" else plain), timeout=60)
     if kind == "tls":
         return context.wrap_socket(sock, server_hostname="a.example", suppress_ragged_eofs=False)
     return sock
@@ -61,7 +61,7 @@ def raw(sock):
 def goes_on_reading(sock):
     """The other side has ended its own half only: what is sent now is not answered with a reset."""
     with raw(sock) as bare:
-        bare.settimeout(20)
+        bare.settimeout(60)
         try:
             bare.sendall(b"x")
             return bare.recv(1) == b""
@@ -73,7 +73,7 @@ def closed_whole(sock):
     """The other side is gone: what is sent is answered with a reset, sooner or later."""
     with raw(sock) as bare:
         try:
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while time.monotonic() < until:     # close_notify is here before its connection is closed
                 bare.sendall(b"x")
         except ConnectionError:

@@ -3,7 +3,7 @@
 import threading
 import time
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import httpx
@@ -11,6 +11,7 @@ import pytest
 
 from fastgw.testing import GatewayProcess
 from tests.e2e.test_http2_upstream import metric
+from tests.patience import until
 
 MIB = 1024 * 1024
 
@@ -63,13 +64,13 @@ class Service(grpc.GenericRpcHandler):
 
     def wait(self, request, context):
         context.add_callback(self.cancelled.set)
-        self.cancelled.wait(10)
+        self.cancelled.wait(60)
         return b""
 
     def drip(self, request, context):
         context.add_callback(self.cancelled.set)
         yield b"one"
-        self.cancelled.wait(10)
+        self.cancelled.wait(60)
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def world(service=None, route=None, **server):
 
 def test_all_four_kinds():
     with world() as (channel, gateway, _):
-        answer, call = channel.unary_unary("/test.S/Echo").with_call(b"hello", timeout=5, metadata=[("x-mine", "a")])
+        answer, call = channel.unary_unary("/test.S/Echo").with_call(b"hello", timeout=60, metadata=[("x-mine", "a")])
         assert answer == b"hello"
         assert dict(call.initial_metadata())["x-first"] == "1"
         trailing = dict(call.trailing_metadata())
@@ -108,20 +109,20 @@ def test_all_four_kinds():
         def ask():
             for word in (b"one", b"two"):
                 yield word
-                assert turn.acquire(timeout=5)           # the answer to this one is here before the next is sent
+                assert turn.acquire(timeout=60)           # the answer to this one is here before the next is sent
 
         answers = []
         for answer in channel.stream_stream("/test.S/Chat")(ask()):
             answers.append(answer)
             turn.release()
         assert answers == [b"ONE", b"TWO"]
-        assert metric(gateway, 'fastgw_grpc_calls_total{service="up",status="0"}') == 4
+        until(lambda: metric(gateway, 'fastgw_grpc_calls_total{service="up",status="0"}') == 4)
 
 
 def test_large_messages_both_ways():
     with world(route={"limits": {"body_size": "64MiB"}}) as (channel, _, _handler):
         large = bytes(range(256)) * (20 * MIB // 256)
-        assert channel.unary_unary("/test.S/Echo")(large, timeout=30) == large
+        assert channel.unary_unary("/test.S/Echo")(large, timeout=60) == large
 
 
 def test_the_limit_is_of_a_message():
@@ -150,30 +151,36 @@ def test_errors_of_the_service_pass():
             channel.unary_unary("/test.S/Nothing")(b"")
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
         for status in (9, 15, 12):
-            assert metric(gateway, f'fastgw_grpc_calls_total{{service="up",status="{status}"}}') == 1
+            sample = f'fastgw_grpc_calls_total{{service="up",status="{status}"}}'
+            until(lambda sample=sample: metric(gateway, sample) == 1)
 
 
 def test_the_deadline_of_the_client():
     with world() as (channel, _, handler):
-        _answer, call = channel.unary_unary("/test.S/Echo").with_call(b"", timeout=5)
-        assert 4 < float(dict(call.trailing_metadata())["x-left"]) < 5
+        _answer, call = channel.unary_unary("/test.S/Echo").with_call(b"", timeout=60)
+        assert 5 < float(dict(call.trailing_metadata())["x-left"]) < 60
         begun = time.monotonic()
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/test.S/Wait")(b"", timeout=0.2)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert time.monotonic() - begun < 3
-        assert handler.cancelled.wait(5)                      # the service is let go too
+        assert time.monotonic() - begun < 30
+        assert handler.cancelled.wait(60)                      # the service is let go too
 
 
 def test_the_time_of_the_route_shortens_the_deadline():
-    with world(route={"timeouts": {"total": "300ms"}}) as (channel, gateway, _):
+    with world(route={"timeouts": {"total": "1s"}}) as (channel, gateway, _):
+
+        def left(timeout):
+            with suppress(grpc.RpcError):               # a slow machine may take all of it
+                _answer, call = channel.unary_unary("/test.S/Echo").with_call(b"", timeout=timeout)
+                return float(dict(call.trailing_metadata())["x-left"])
+
         for timeout in (None, 60):
-            _answer, call = channel.unary_unary("/test.S/Echo").with_call(b"", timeout=timeout)
-            assert 0 < float(dict(call.trailing_metadata())["x-left"]) < 0.3
+            assert 0 < until(lambda timeout=timeout: left(timeout)) < 1
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/test.S/Wait")(b"", timeout=60)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert metric(gateway, 'fastgw_grpc_calls_total{service="up",status="4"}') == 1
+        until(lambda: metric(gateway, 'fastgw_grpc_calls_total{service="up",status="4"}') >= 1)
 
 
 def test_a_failure_in_the_middle_of_an_answer_has_a_status():
@@ -184,7 +191,7 @@ def test_a_failure_in_the_middle_of_an_answer_has_a_status():
             next(call)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert caught.value.details() == "upstream_idle_timeout"
-        assert metric(gateway, 'fastgw_grpc_calls_total{service="up",status="4"}') == 1
+        until(lambda: metric(gateway, 'fastgw_grpc_calls_total{service="up",status="4"}') == 1)
 
 
 def test_cancellation_reaches_the_service():
@@ -192,7 +199,7 @@ def test_cancellation_reaches_the_service():
         call = channel.unary_stream("/test.S/Drip")(b"")
         assert next(call) == b"one"
         call.cancel()
-        assert handler.cancelled.wait(5)
+        assert handler.cancelled.wait(60)
 
 
 def test_a_quiet_stream_lives():
@@ -202,7 +209,7 @@ def test_a_quiet_stream_lives():
 
         def ask():
             yield b"one"
-            go.wait(5)
+            go.wait(60)
             yield b"two"
 
         answers = channel.stream_stream("/test.S/Chat")(ask())
@@ -213,7 +220,7 @@ def test_a_quiet_stream_lives():
 
 
 def test_a_timeout_that_is_none():
-    with world() as (_, gateway, _handler), httpx.Client(http1=False, http2=True) as client:
+    with world() as (_, gateway, _handler), httpx.Client(http1=False, http2=True, timeout=60) as client:
         for wrong in ("5", "S", "123456789S", "5s", "-1S", "1 S"):
             answer = client.post(
                 f"http://127.0.0.1:{gateway.port}/test.S/Echo",
@@ -235,4 +242,4 @@ def test_many_calls_at_once():
     with world() as (channel, _, _handler):
         echo = channel.unary_unary("/test.S/Echo")
         calls = [echo.future(b"%d" % n) for n in range(300)]
-        assert [call.result(10) for call in calls] == [b"%d" % n for n in range(300)]
+        assert [call.result(60) for call in calls] == [b"%d" % n for n in range(300)]

@@ -69,9 +69,9 @@ def asked(channel, count=30, stream=False):
     for _ in range(count):
         try:
             if stream:
-                answered |= {int(one) for one in channel.unary_stream("/test.S/Stream")(b"", timeout=20)}
+                answered |= {int(one) for one in channel.unary_stream("/test.S/Stream")(b"", timeout=60)}
             else:
-                answered.add(int(channel.unary_unary("/test.S/Ask")(b"", timeout=20)))
+                answered.add(int(channel.unary_unary("/test.S/Ask")(b"", timeout=60)))
         except grpc.RpcError as error:
             failed.append(error.code())
     return answered, failed

@@ -59,7 +59,7 @@ def call(gateway):
 
         def one(path, body=b"hi"):
             with pytest.raises(grpc.RpcError) as found:
-                channel.unary_unary(path)(body, timeout=10)
+                channel.unary_unary(path)(body, timeout=60)
             return found.value
 
         yield one
@@ -96,14 +96,14 @@ def test_streams_are_refused_as_well(gateway):
     with grpc.insecure_channel(gateway.bind) as channel:
         endless = (b"x" for _ in iter(int, 1))
         with pytest.raises(grpc.RpcError) as found:
-            list(channel.stream_stream("/closed.S/M")(endless, timeout=10))
+            list(channel.stream_stream("/closed.S/M")(endless, timeout=60))
         assert found.value.code() is grpc.StatusCode.UNAVAILABLE and found.value.details() == "zurück um 100 %"
 
 
 def raw(address, path, content_type):
     """The answer's events: what is on the wire, by a client that knows nothing of gRPC."""
     host, port = address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         http.initiate_connection()
         http.send_headers(1, [(":method", "POST"), (":scheme", "http"), (":authority", "a.example"), (":path", path),
@@ -147,7 +147,7 @@ def test_what_the_gateway_did_not_refuse_is_left_alone(gateway):
 
 def test_http_1_has_no_grpc(gateway):
     answer = httpx.post(f"http://{gateway.bind}/nowhere.S/M", content=FRAME,
-                        headers={"content-type": "application/grpc"})  # fmt: skip
+                        headers={"content-type": "application/grpc"}, timeout=60)  # fmt: skip
     assert answer.status_code == 404 and answer.json()["code"] == "not_found"
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 from fastgw.testing.certificates import Authority
+from tests.patience import until
 
 BIG = 2_000_000
 PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -31,7 +32,7 @@ class Http2Client:
     """One connection by the `h2` library, with its bytes at hand."""
 
     def __init__(self, port, host="127.0.0.1", window=None):
-        self.sock = socket.create_connection((host, port), timeout=10)
+        self.sock = socket.create_connection((host, port), timeout=60)
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self.h2.initiate_connection()
         if window is not None:
@@ -248,13 +249,13 @@ def test_an_idle_connection_is_ended(gateway):
 
 
 def test_where_it_is_off(gateway):
-    with socket.create_connection(("127.0.0.1", gateway.ports["off"]), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.ports["off"]), timeout=60) as sock:
         sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 505")
 
 
 def test_the_preface_in_pieces(gateway):
-    with socket.create_connection(("127.0.0.1", gateway.ports["plain"]), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.ports["plain"]), timeout=60) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0":
             sock.sendall(bytes([byte]))
@@ -267,7 +268,7 @@ def test_the_preface_in_pieces(gateway):
 def test_httpx_over_tls(gateway):
     context = ssl.create_default_context(cafile=gateway.pki.cert)
     context.check_hostname = False
-    with httpx.Client(http1=False, http2=True, verify=context) as client:
+    with httpx.Client(http1=False, http2=True, verify=context, timeout=60) as client:
         url = f"https://127.0.0.1:{gateway.ports['tls']}"
         for _ in range(5):
             found = client.post(f"{url}/x", content=b"z" * 100_000)
@@ -280,9 +281,8 @@ def test_httpx_over_tls(gateway):
 def test_records(gateway):
     with Http2Client(gateway.ports["plain"]) as client:
         client.answer(client.request("/recorded"))
-    lines = [json.loads(line) for line in gateway.stdout.splitlines() if "/recorded" in line] or None
-    if lines:
-        assert lines[0]["protocol"] == "HTTP/2"
+    line = until(lambda: next((line for line in gateway.stdout.splitlines() if "/recorded" in line), None))
+    assert json.loads(line)["protocol"] == "HTTP/2"
     text = gateway.admin("/metrics")[1]
     assert float(re.search(r"^fastgw_http2_connections_total (\S+)$", text, re.MULTILINE)[1]) >= 1
     assert float(re.search(r"^fastgw_http2_streams_total (\S+)$", text, re.MULTILINE)[1]) >= 1

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from fastgw.testing import FakeUpstream, GatewayProcess
+from tests.patience import until
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 ASK = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -75,16 +76,8 @@ def gateway(up):
 
 
 def ask(gateway, path):
-    with gateway.client(30) as client:
+    with gateway.client(60) as client:
         return client.request(ASK % path.encode())
-
-
-def until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.01)
-    return found
 
 
 def test_who_comes_faster_than_it_leaks_waits(gateway):
@@ -107,10 +100,10 @@ def test_who_comes_faster_than_it_leaks_waits(gateway):
 
 def test_who_leaves_while_waiting_is_forgotten(gateway):
     assert ask(gateway, "/slow").status == 200
-    clients = {one.sock: one for one in (gateway.client(30), gateway.client(30))}
+    clients = {one.sock: one for one in (gateway.client(60), gateway.client(60))}
     for client in clients.values():
         client.send(ASK % b"/slow")
-    refused = select.select(list(clients), [], [], 30)[0]    # one waits for a minute, the other has no place to wait in
+    refused = select.select(list(clients), [], [], 60)[0]    # one waits for a minute, the other has no place to wait in
     assert [clients[sock].response().status for sock in refused] == [429]
     for client in clients.values():
         client.close()
@@ -121,7 +114,7 @@ def hold(gateway, gate, up):
     """Two requests under way, all there may be."""
     gate.open.clear()
     up.forget()
-    clients = [gateway.client(30) for _ in range(2)]
+    clients = [gateway.client(60) for _ in range(2)]
     for client in clients:
         client.send(ASK % b"/held")
     up.wait_requests(2)
@@ -174,7 +167,7 @@ def test_workers_together_admit_exactly_the_limit(gateway):
 
 
 def told(gateway, path, method="GET", body=None):
-    connection = http.client.HTTPConnection(gateway.host, gateway.admin_port, timeout=30)
+    connection = http.client.HTTPConnection(gateway.host, gateway.admin_port, timeout=60)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
         answer = connection.getresponse()

@@ -16,7 +16,7 @@ from fastgw.testing import FakeUpstream, GatewayProcess, free_port
 from tests.e2e.test_grpc import Service
 from tests.e2e.test_http2_upstream import metric
 
-DEADLINE = 20
+DEADLINE = 60
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
 
 

@@ -31,7 +31,7 @@ def test_one_connection_one_in_the_queue_the_rest_refused(world):
         second.send(get("/pool/other"))
         third.send(get("/pool/other"))
         # one of the two waits, the other is refused at once
-        readable, _, _ = select.select([second.sock, third.sock], [], [], 5)
+        readable, _, _ = select.select([second.sock, third.sock], [], [], 60)
         refused, waiting = (second, third) if second.sock in readable else (third, second)
         assert problem(refused.response()) == (503, "pool_exhausted", "gateway")
         go.set()

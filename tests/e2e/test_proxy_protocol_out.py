@@ -193,7 +193,7 @@ def server_of(program, folder):
             yield port
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -342,7 +342,8 @@ def test_http2_clients_have_connections_of_their_own():
     with Announced() as far, GatewayProcess(http_config(port, far, "v2")):
         import httpx
 
-        with httpx.Client(http1=False, http2=True) as one, httpx.Client(http1=False, http2=True) as two:
+        http2 = {"http1": False, "http2": True, "timeout": 60}
+        with httpx.Client(**http2) as one, httpx.Client(**http2) as two:
             answers = [[client.get(f"http://127.0.0.1:{port}/").json() for _ in range(3)] for client in (one, two)]
     assert [[answer["request"] for answer in given] for given in answers] == [[1, 2, 3]] * 2
     assert [{answer["connection"] for answer in given} for given in answers] == [{0}, {1}]

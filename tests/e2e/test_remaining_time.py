@@ -90,10 +90,12 @@ def test_each_try_says_what_is_left():
             else:
                 connection.send(OK)
 
-    retry = {"retry_on": ["timeout"], "per_try": "300ms", "backoff": "1ms", "budget": {"ratio": 1, "per_second": 9}}
+    budget = {"ratio": 1, "per_second": 9}
+    retry = {"retry_on": ["timeout"], "per_try": "500ms", "attempts": 9, "backoff": "1ms", "budget": budget}
     with asked(play, {"timeouts": {"total": "30s"}}, retry, header=NAME) as (client, up):
         assert get(client).status == 200
-        assert [told(one) for one in up.requests] == [[300]] * 3
+        seen = [told(one) for one in up.requests]
+        assert len(seen) >= 3 and seen == [[500]] * len(seen)    # a slow one is tried once more
 
 
 def test_each_try_of_a_request_with_a_total_time():

@@ -19,7 +19,7 @@ CONFIG = {
 def ask(request):
     with GatewayProcess(CONFIG) as gateway:
         two = request.param == "HTTP/2"
-        with httpx.Client(base_url=f"http://127.0.0.1:{gateway.port}", http1=not two, http2=two) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{gateway.port}", http1=not two, http2=two, timeout=60) as client:
             yield lambda path, headers: client.get(path, headers=headers)
 
 

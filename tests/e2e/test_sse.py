@@ -25,7 +25,7 @@ def world(tmp_path_factory):
         chunked = request.target == "/chunked"
         connection.send(HEAD % (b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"))
         for event in EVENTS:
-            turns.get(timeout=10)
+            turns.get(timeout=60)
             # in two pieces, as a service that does not buffer may write them
             for piece in (event[:7], event[7:]):
                 connection.send(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
@@ -58,7 +58,7 @@ def client_of(world, transport):
     base = f"https://localhost:{world.tls}" if over_tls else world.url
     two = transport.startswith("h2")
     context = ssl.create_default_context(cafile=world.pki.cert)
-    return httpx.Client(base_url=base, http2=two, http1=not two, verify=context, timeout=10)
+    return httpx.Client(base_url=base, http2=two, http1=not two, verify=context, timeout=60)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

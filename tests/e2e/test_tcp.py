@@ -5,6 +5,7 @@ import json
 import queue
 import random
 import re
+import select
 import shutil
 import socket
 import ssl
@@ -21,6 +22,7 @@ from fastgw.policies import RESOLVER
 from fastgw.testing import GatewayProcess, free_port
 from fastgw.testing.certificates import Authority
 from fastgw.testing.process import descriptors
+from tests.patience import until
 
 PATIENCE = 10
 
@@ -102,13 +104,6 @@ def reset(sock):
     sock.close()
 
 
-def until(what, seconds=PATIENCE):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)
-
-
 def metric(gateway, name, **labels):
     """The sum over the series that have these labels."""
     total = 0.0
@@ -153,7 +148,7 @@ def gateway(far):
         config = config_of(
             [
                 {**listener("plain"), "tcp": "far"},
-                listener("short", idle_timeout="300ms"),
+                listener("short", idle_timeout="1s"),
                 listener("brief", total_timeout="500ms"),
                 listener("few", max_connections=2),
                 listener("refused", service="nobody"),
@@ -269,7 +264,7 @@ def test_quiet_for_too_long(gateway, far):
     client, there = pair(gateway, far, "short")
     with client, there:
         begun = time.monotonic()
-        for _ in range(5):  # either direction keeps it
+        for _ in range(6):  # either direction keeps it
             client.sendall(b".")
             assert exactly(there, 1)
             time.sleep(0.1)
@@ -278,7 +273,7 @@ def test_quiet_for_too_long(gateway, far):
             time.sleep(0.1)
         assert to_end(client) == (b"", "reset")
         assert to_end(there) == (b"", "reset")
-        assert time.monotonic() - begun > 1
+        assert time.monotonic() - begun > 2
     until(lambda: lines_of(gateway, "tunnel_idle_timeout", status=504, service="far", protocol="tcp"))
     assert metric(gateway, "fastgw_errors_total", code="tunnel_idle_timeout") >= 1
 
@@ -288,10 +283,10 @@ def test_for_too_long_altogether(gateway, far):
     with client, there:
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - begun < 5:
+            while time.monotonic() - begun < 60:
                 client.sendall(b".")
                 time.sleep(0.02)
-        assert 0.4 < time.monotonic() - begun < 4
+        assert 0.4 < time.monotonic() - begun < 60
         assert to_end(there)[1] == "reset"
     until(lambda: lines_of(gateway, "tunnel_timeout"))
 
@@ -304,7 +299,7 @@ def test_an_endpoint_that_is_not_there(gateway):
 def test_an_endpoint_that_does_not_answer(gateway):
     begun = time.monotonic()
     assert refused(gateway.ports["stuck"]) == (b"", "reset")
-    assert 0.1 < time.monotonic() - begun < 3
+    assert time.monotonic() - begun > 0.1
     until(lambda: lines_of(gateway, "upstream_connect_timeout", status=504))
 
 
@@ -331,14 +326,18 @@ def test_the_limit_of_a_listener(gateway, far):
     second, beyond = pair(gateway, far, "few")
     with there, second, beyond:
         assert refused(gateway.ports["few"])[0] == b""
-        assert metric(gateway, "fastgw_connections_refused_total") == before + 1
+        until(lambda: metric(gateway, "fastgw_connections_refused_total") == before + 1)
         first.close()
         there.close()
 
         def again():
-            with connect(gateway.ports["few"]) as sock, contextlib.suppress(ConnectionError, queue.Empty):
+            with connect(gateway.ports["few"]) as sock, contextlib.suppress(ConnectionError):
                 sock.sendall(b"x")
-                return exactly(far.taken.get(timeout=0.2), 1) == b"x"
+                # the endpoint has it, or it is closed: none may be left over for the next test
+                until(lambda: not far.taken.empty() or select.select([sock], [], [], 0)[0])
+                if not far.taken.empty():
+                    with far.next() as found:
+                        return exactly(found, 1) == b"x"
 
         until(again)
 
@@ -376,9 +375,10 @@ def test_what_is_counted(gateway, far):
         exactly(there, 1000)
         there.sendall(bytes(50))
         exactly(client, 50)
-        now = read()  # while it goes on
-        assert {key: now[key] - before[key] for key in now} == {"opened": 1, "in": 1000, "out": 50}
-        assert metric(gateway, "fastgw_pool_connections", service="far", state="busy") == 1
+        wanted = {"opened": 1, "in": 1000, "out": 50}
+        # while it goes on
+        until(lambda: {key: value - before[key] for key, value in read().items()} == wanted)
+        until(lambda: metric(gateway, "fastgw_pool_connections", service="far", state="busy") == 1)
 
 
 def test_a_unix_socket_on_both_sides(tmp_path):
@@ -457,7 +457,7 @@ def test_the_proxy_protocol_before_it(far):
 def test_a_drain_gives_it_time_and_then_an_end(far):
     port = free_port()
     listener = {"bind": f"127.0.0.1:{port}", "protocol": "tcp", "tcp": "far"}
-    config = config_of([listener], {"far": far.url}, timeouts={"drain": "1s"})
+    config = config_of([listener], {"far": far.url}, timeouts={"drain": "3s"})
     with GatewayProcess(config) as gateway, connect(port) as client, connect(port) as other:
         there, beyond = far.next(), far.next()
         with there, beyond:
@@ -475,8 +475,8 @@ def test_a_drain_gives_it_time_and_then_an_end(far):
             client.shutdown(socket.SHUT_WR)
             assert to_end(client) == (b"bye", "eof")
             assert to_end(other) == (b"", "reset")
-            assert time.monotonic() - begun > 0.7
-        assert gateway.wait(10) == 0
+            assert time.monotonic() - begun > 2
+        assert gateway.wait(60) == 0
         assert lines_of(gateway, "draining", service="far")
 
 

@@ -7,6 +7,14 @@ import pytest
 
 from fastgw.testing import FakeUpstream, GatewayProcess, Incomplete, hang
 from tests.e2e.test_proxying import get, problem
+from tests.patience import until
+
+
+def given_up(upstream):
+    """The gateway has ended the connection."""
+    upstream.wait_for(
+        lambda: upstream.connections and upstream.connections[0].ended.is_set(), "the gateway to give up"
+    )
 
 
 def test_connect_refused(world):
@@ -24,7 +32,7 @@ def test_connect_takes_too_long(world):
     began = time.monotonic()
     with world.client() as client:
         assert problem(client.request(get("/full"))) == (504, "upstream_connect_timeout", "upstream")
-    assert 0.25 < time.monotonic() - began < 3
+    assert time.monotonic() - began > 0.9
 
 
 def test_no_answer_in_time(world):
@@ -32,10 +40,9 @@ def test_no_answer_in_time(world):
     began = time.monotonic()
     with world.client() as client:
         assert problem(client.request(get("/times/"))) == (504, "upstream_response_timeout", "upstream")
-        assert 0.25 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.9
         assert client.request(get("/up/")).status == 200
-    # the upstream is told by the end of its connection
-    world.times.wait_for(world.times.connections[0].ended.is_set, "the gateway to give up")
+    given_up(world.times)                          # it is told by the end of its connection
 
 
 def test_half_a_head_is_no_answer_in_time(world):
@@ -60,7 +67,7 @@ def test_a_body_that_stops_is_cut_not_ended(world):
         client.request(get("/times/"))
     assert stop.value.how in ("eof", "reset")
     assert bytes(stop.value.message.body) == b"hello"
-    world.times.wait_for(world.times.connections[0].ended.is_set, "the gateway to give up")
+    given_up(world.times)
 
 
 def test_a_body_that_keeps_coming_may_take_longer_than_the_idle_time(world):
@@ -81,7 +88,7 @@ def test_an_upload_may_take_longer_than_the_response_timeout(world):
         client.send(get("/times/", "Content-Length: 10\r\n", method="POST"))
         for _ in range(10):
             client.send(b"x")
-            time.sleep(0.06)
+            time.sleep(0.15)
         assert client.response().status == 200
 
 
@@ -89,21 +96,20 @@ def test_a_route_has_a_total(world):
     world.up.script(hang)
     with world.client() as client:
         assert problem(client.request(get("/total/"))) == (504, "route_timeout", "gateway")
-    world.up.wait_for(world.up.connections[0].ended.is_set, "the gateway to give up")
+    given_up(world.up)
 
 
 def test_the_total_also_ends_a_body_that_keeps_coming(world):
     def play(connection):
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-        connection.drip(b"x" * 100, between=lambda: time.sleep(0.05))
+        connection.drip(b"x" * 100, between=lambda: time.sleep(0.1))
 
     world.up.script(play)
-    began = time.monotonic()
     with world.client() as client, pytest.raises(Incomplete) as stop:
         client.request(get("/total/"))
     assert stop.value.how in ("eof", "reset")
-    assert time.monotonic() - began < 3
+    assert stop.value.message is None or len(stop.value.message.body) < 100
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +117,7 @@ def hasty():
     with FakeUpstream() as up:
         config = {
             "server": {
-                "timeouts": {"header": "300ms", "body": "300ms", "idle": "300ms"},
+                "timeouts": {"header": "1s", "body": "1s", "idle": "1s"},
                 "limits": {"requests_per_connection": 3, "connections": 20, "connections_per_address": 15},
             },
             "services": {"up": up.url},
@@ -123,11 +129,11 @@ def hasty():
 
 def test_an_idle_client_is_closed_without_a_word(hasty):
     with hasty[0].client() as client:
-        assert client.ended(3) == "eof"
+        assert client.ended(60) == "eof"
         assert client.rest() == b""
     with hasty[0].client() as client:
         assert client.request(get("/")).status == 200
-        assert client.ended(3) == "eof"
+        assert client.ended(60) == "eof"
         assert client.rest() == b""
 
 
@@ -138,7 +144,7 @@ def test_a_head_that_drips_is_ended_by_the_clock_not_by_silence(hasty):
         for byte in get("/", "X: " + "y" * 200 + "\r\n"):
             client.send(bytes([byte]))
             time.sleep(0.02)
-            if time.monotonic() - began > 1.5:
+            if time.monotonic() - began > 2.5:
                 break
         response = client.response()
         assert problem(response) == (408, "header_timeout", "downstream")
@@ -157,7 +163,7 @@ def test_a_body_that_keeps_coming_is_not_ended(hasty):
         client.send(get("/", "Content-Length: 8\r\n", method="POST"))
         for _ in range(8):
             client.send(b"x")
-            time.sleep(0.1)
+            time.sleep(0.15)
         assert client.response().status == 200
 
 
@@ -171,22 +177,28 @@ def test_requests_per_connection_are_bounded(hasty):
 
 def test_connections_per_address_are_bounded(hasty):
     gateway, _ = hasty
-    clients = [gateway.client() for _ in range(18)]
-    try:
-        served = 0
-        for client in clients:
-            try:
-                served += client.request(get("/")).status == 200
-            except Incomplete as stop:
-                assert stop.how != "timeout"
-        assert served == 15
-    finally:
-        for client in clients:
-            client.close()
-    assert until_served(gateway)
+
+    def served():
+        began = time.monotonic()
+        clients = [gateway.client() for _ in range(18)]
+        try:
+            count = 0
+            for client in clients:
+                try:
+                    count += client.request(get("/")).status == 200
+                except Incomplete as stop:
+                    assert stop.how != "timeout"
+            # else the first were closed for being idle, which made room
+            return count if time.monotonic() - began < 0.9 else None
+        finally:
+            for client in clients:
+                client.close()
+            assert until_served(gateway)
+
+    assert until(served) == 15
 
 
-def until_served(gateway, deadline=5.0):
+def until_served(gateway, deadline=60.0):
     """Asks on new connections until one is served."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:

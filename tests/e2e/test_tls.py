@@ -18,6 +18,7 @@ import pytest
 
 from fastgw.testing import GatewayProcess, free_port
 from fastgw.testing.certificates import Authority
+from tests.patience import until
 
 BIG = 3_000_000
 
@@ -102,7 +103,7 @@ class World:
     def connect(self, listener="main", name="a.example", context=None, **options):
         """A connected SSLSocket."""
         context = context or self.context(**options)
-        sock = socket.create_connection(("127.0.0.1", self.ports[listener]), timeout=10)
+        sock = socket.create_connection(("127.0.0.1", self.ports[listener]), timeout=60)
         try:
             return context.wrap_socket(sock, server_hostname=name)
         except BaseException:
@@ -159,7 +160,7 @@ def world(tmp_path_factory):
                     }},
                     {"bind": f"127.0.0.1:{ports['strict']}", "tls": {
                         "certificates": one, "unknown_sni": "refuse", "profile": "modern",
-                        "handshake": {"timeout": "400ms", "per_address": 2},
+                        "handshake": {"timeout": "1s", "per_address": 2},
                     }},
                     {"bind": f"127.0.0.1:{ports['mtls']}", "tls": {
                         **clients, "client_auth": "require", "crl": pki.crl(revoked)}},
@@ -262,12 +263,12 @@ def test_an_unknown_name_can_be_refused(world):
     before = world.metric("fastgw_tls_handshake_failures", reason="name")
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
         world.connect("strict", name="nobody.example")
-    assert world.metric("fastgw_tls_handshake_failures", reason="name") == before + 1
+    until(lambda: world.metric("fastgw_tls_handshake_failures", reason="name") == before + 1)
     with world.connect("strict") as sock:
         assert sock.version() == "TLSv1.3"
     with pytest.raises(ssl.SSLError):
         world.connect("strict", version=ssl.TLSVersion.TLSv1_2)
-    assert world.metric("fastgw_tls_handshake_failures", reason="version") >= 1
+    until(lambda: world.metric("fastgw_tls_handshake_failures", reason="version") >= 1)
 
 
 def test_alpn(world):
@@ -289,7 +290,7 @@ def test_sessions_go_on_in_any_worker(world, version):
         ask(sock)
         session = sock.session
     for _ in range(8):                               # over both workers, as the kernel deals them out
-        raw = socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=10)
+        raw = socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=60)
         with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
             assert ask(sock)[0] == 200
             assert sock.session_reused
@@ -302,7 +303,7 @@ def test_without_tickets_every_handshake_is_whole(world):
         assert sock.version() == "TLSv1.2"
         session = sock.session
         assert not session.has_ticket
-    raw = socket.create_connection(("127.0.0.1", world.ports["tickets"]), timeout=10)
+    raw = socket.create_connection(("127.0.0.1", world.ports["tickets"]), timeout=60)
     with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
         assert not sock.session_reused
 
@@ -326,7 +327,7 @@ def test_a_client_certificate_is_required(world):
         # in TLS 1.3 the client hears of it with its first read
         with pytest.raises((ssl.SSLError, ConnectionError)), world.connect("mtls", pair=pair) as sock:
             ask(sock)
-    assert world.metric("fastgw_tls_handshake_failures", reason="certificate") == before + 3
+    until(lambda: world.metric("fastgw_tls_handshake_failures", reason="certificate") == before + 3)
 
 
 def test_a_client_certificate_is_asked_for(world):
@@ -389,7 +390,7 @@ def test_sessions_with_upstreams_go_on(world):
 
 def read_all(sock):
     data = b""
-    sock.settimeout(5)
+    sock.settimeout(60)
     with contextlib.suppress(TimeoutError, ssl.SSLError, ConnectionError):
         while not data.endswith(b"0\r\n\r\n"):
             more = sock.recv(65536)
@@ -421,7 +422,7 @@ def test_bodies_both_ways(world):
 def test_a_slow_reader_gets_everything(world):
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-    raw.settimeout(20)
+    raw.settimeout(60)
     raw.connect(("127.0.0.1", world.ports["main"]))
     with world.context().wrap_socket(raw, server_hostname="a.example") as sock:
         sock.sendall(b"GET /by-address/big HTTP/1.1\r\nHost: a.example\r\n\r\n")
@@ -443,7 +444,7 @@ def test_requests_that_come_together_and_in_pieces(world):
 
 
 def test_plain_http_is_told(world):
-    with socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=60) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"plain_http" in sock.recv(4096)
         assert sock.recv(4096) == b""
@@ -454,7 +455,7 @@ def test_plain_http_is_told(world):
     b"SSH-2.0-OpenSSH\r\n", b"\x15\x03\x01\x00\x02\x02\x28",
 ])  # fmt: skip
 def test_garbage_is_closed(world, data):
-    with socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=60) as sock:
         with contextlib.suppress(ConnectionError):
             sock.sendall(data)
         with contextlib.suppress(ConnectionError):
@@ -466,13 +467,13 @@ def test_garbage_is_closed(world, data):
 
 def test_a_slow_handshake_is_closed(world):
     before = world.metric("fastgw_tls_handshake_failures", reason="timeout")
-    with socket.create_connection(("127.0.0.1", world.ports["strict"]), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", world.ports["strict"]), timeout=60) as sock:
         sock.sendall(b"\x16\x03\x01")
         began = time.monotonic()
         with contextlib.suppress(ConnectionError):
             assert sock.recv(100) == b""
-        assert 0.2 < time.monotonic() - began < 3
-    assert world.metric("fastgw_tls_handshake_failures", reason="timeout") == before + 1
+        assert time.monotonic() - began > 0.8
+    until(lambda: world.metric("fastgw_tls_handshake_failures", reason="timeout") == before + 1)
 
 
 def test_handshakes_of_one_address_are_bounded(world):
@@ -480,12 +481,12 @@ def test_handshakes_of_one_address_are_bounded(world):
     before = world.metric("fastgw_tls_handshake_failures", reason="busy")
     with contextlib.ExitStack() as stack:
         for _ in range(5):
-            sock = stack.enter_context(socket.create_connection(("127.0.0.1", world.ports["strict"]), timeout=5))
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", world.ports["strict"]), timeout=60))
             sock.sendall(b"\x16")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while world.metric("fastgw_tls_handshake_failures", reason="busy") == before:
             assert time.monotonic() < deadline
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         try:
             with world.connect("strict") as sock:
@@ -499,7 +500,7 @@ def test_a_record_that_was_changed_ends_the_connection(world):
     """Ciphertext is cut and flipped under a connection that works."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = world.context().wrap_bio(incoming, outgoing, server_hostname="a.example")
-    with socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", world.ports["main"]), timeout=60) as sock:
         while True:
             try:
                 tls.do_handshake()
@@ -520,7 +521,7 @@ def test_a_record_that_was_changed_ends_the_connection(world):
 
 
 def test_http_is_sent_to_https(world):
-    with socket.create_connection(("127.0.0.1", world.ports["plain"]), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", world.ports["plain"]), timeout=60) as sock:
         sock.sendall(b"POST /x//y?q=1 HTTP/1.1\r\nHost: a.example:80\r\nContent-Length: 2\r\n\r\nab")
         status, head, _ = answer(sock)
         assert status == 308
@@ -534,7 +535,7 @@ def test_http_is_sent_to_https(world):
 PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
-def run(*command, data=b"", timeout=20):
+def run(*command, data=b"", timeout=60):
     return subprocess.run(command, input=data, capture_output=True, timeout=timeout, check=False, env=PLAIN)
 
 

@@ -135,7 +135,7 @@ def test_names_nobody_has(gateway, name):
     before = metric(gateway, "fastgw_errors_total", code="unknown_server_name")
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
         talk(connect(gateway.ports["strict"]), context, name)
-    assert metric(gateway, "fastgw_errors_total", code="unknown_server_name") == before + 1
+    until(lambda: metric(gateway, "fastgw_errors_total", code="unknown_server_name") == before + 1)
     assert talk(connect(gateway.ports["open"]), context, name) == ["rest", str(name)]
 
 
@@ -189,7 +189,7 @@ def test_what_is_no_client_hello(gateway, data, answered):
     with connect(gateway.ports["strict"]) as sock:
         sock.sendall(data)
         assert to_end(sock)[0] == answered
-    assert metric(gateway, "fastgw_errors_total", code="bad_client_hello") == before + 1
+    until(lambda: metric(gateway, "fastgw_errors_total", code="bad_client_hello") == before + 1)
 
 
 def test_half_of_it_and_an_end(gateway):
@@ -215,8 +215,8 @@ def test_a_hello_that_takes_its_time(gateway, data):
                 if time.monotonic() - begun > 1:
                     break
         assert to_end(sock)[0] == b""
-    assert 0.3 < time.monotonic() - begun < 3
-    assert metric(gateway, "fastgw_errors_total", code="client_hello_timeout") == before + 1
+    assert 0.3 < time.monotonic() - begun < 30
+    until(lambda: metric(gateway, "fastgw_errors_total", code="client_hello_timeout") == before + 1)
 
 
 def test_what_the_access_log_says(gateway, pki):
@@ -238,7 +238,7 @@ def test_after_the_proxy_protocol(gateway, pki):
 def test_openssl(gateway, pki, options):
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{gateway.ports['strict']}", "-servername", "a.example"]
     command += ["-CAfile", str(pki.cert), "-verify_return_error", "-verify_hostname", "a.example", "-ign_eof", *options]
-    done = subprocess.run(command, input=b"GET / HTTP/1.1\r\n\r\n", capture_output=True, timeout=20)
+    done = subprocess.run(command, input=b"GET / HTTP/1.1\r\n\r\n", capture_output=True, timeout=60)
     assert b"a a.example\n" in done.stdout and b"Verification: OK" in done.stdout, done.stderr
     assert (b"ALPN protocol: http/1.1" in done.stdout) == ("-alpn" in options)
 
@@ -248,7 +248,7 @@ def test_curl(gateway, pki):
     port = gateway.ports["strict"]
     for name, server in (("a.example", "a"), ("one.b.example", "b")):
         where = ["--resolve", f"{name}:{port}:127.0.0.1", "--cacert", str(pki.cert)]
-        done = subprocess.run(["curl", "-sS", *where, f"https://{name}:{port}/"], capture_output=True, timeout=20)
+        done = subprocess.run(["curl", "-sS", *where, f"https://{name}:{port}/"], capture_output=True, timeout=60)
         assert done.stdout.decode() == f"{server} {name}\n", done.stderr
 
 
@@ -282,7 +282,7 @@ def test_a_hello_under_way_does_not_hold_a_drain(servers):
         talk(connect(port), ssl._create_unverified_context(), "a.example")  # it was accepted after the first one
         gateway.signal(15)
         assert to_end(sock)[0] == b""
-        assert gateway.wait(10) == 0
+        assert gateway.wait(60) == 0
 
 
 def test_a_slow_server_stops_the_client_and_nothing_is_lost(pki):

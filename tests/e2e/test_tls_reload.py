@@ -35,7 +35,7 @@ def test_plain_to_tls_and_back_on_one_address(tmp_path, workers):
             assert gateway.admin("/config/reload", "POST")[0] == 200
 
         def plain():
-            return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
 
         def encrypted():
             context = ssl.create_default_context(cafile=pki.cert)

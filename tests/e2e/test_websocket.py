@@ -39,7 +39,7 @@ class Echo:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self.run(),))
         self.thread.start()
-        assert self.started.wait(10)
+        assert self.started.wait(60)
         return self
 
     def __exit__(self, *_):
@@ -93,7 +93,7 @@ def world(tmp_path_factory):
                 {"path": "/ws/*", "service": "echo", "websocket": True, "strip_prefix": "/ws"},
                 {"path": "/key/*", "service": "echo", "websocket": True, "policies": ["key_auth"]},
                 {"path": "/quiet/*", "service": "raw", "websocket": {"idle_timeout": "1s"}},
-                {"path": "/raw/*", "service": "raw", "websocket": True, "timeouts": {"total": "700ms"},
+                {"path": "/raw/*", "service": "raw", "websocket": True, "timeouts": {"total": "1500ms"},
                  "policies": [{"headers": {"response": {"set": {"X-Edited": "yes"}}}}]},
                 {"path": "/none/*", "service": "raw"},
                 {"path": "/off/*", "service": "raw", "websocket": False},
@@ -243,7 +243,7 @@ def test_no_time_is_set_to_a_socket_that_is_used(world):
     def script(connection):
         connection.send(SWITCH % ACCEPT)
         for _ in range(8):
-            connection.ended.wait(0.15)
+            connection.ended.wait(0.25)
             connection.send(b".")
 
     with raw_socket(world, "/raw/long", script) as client:
@@ -256,9 +256,9 @@ def test_no_time_is_set_to_a_socket_that_is_used(world):
 
 
 def test_a_quiet_socket_is_closed(world):
-    with raw_socket(world, "/quiet/x", lambda c: (c.send(SWITCH % ACCEPT), c.ended.wait(5))) as client:
+    with raw_socket(world, "/quiet/x", lambda c: (c.send(SWITCH % ACCEPT), c.ended.wait(60))) as client:
         head_of(client)
-        client.sock.settimeout(5)
+        client.sock.settimeout(60)
         data = b""
         while more := client.sock.recv(100):
             data += more
@@ -306,7 +306,7 @@ def test_an_end_on_one_side_ends_the_other(world, how):
         if how == "reset":
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.sock.close()
-        assert seen.wait(5)
+        assert seen.wait(60)
     with raw_socket(world, "/raw/end2", lambda c: c.send(SWITCH % ACCEPT + b"last")) as client:
         head_of(client)
         data = b""

@@ -58,6 +58,7 @@ class Source:
 class Stream:
     def __init__(self, request, said, connection):
         self.request, self.said, self.connection = request, said, connection
+        self.at = time.monotonic()                      # before it is answered
         self.heard = b""
         self.ended = threading.Event()
 
@@ -114,7 +115,7 @@ def world():
 
 def opened(gateway, number=1):
     """The next stream."""
-    stream = gateway.source.opened.get(timeout=10)
+    stream = gateway.source.opened.get(timeout=60)
     gateway.source.streams[id(stream)] = stream
     return stream
 
@@ -147,8 +148,8 @@ def test_all_hear_what_one_stream_says(world):
         stream.text(b"two")
         assert late.message() == b"two" and peers[0].message() == b"two"
         assert world.source.opened.empty()
-    assert metric(world, "fastgw_broadcast_streams_total") == 1
-    assert metric(world, "fastgw_broadcast_messages_total") == 5
+    until(lambda: metric(world, "fastgw_broadcast_streams_total") == 1)
+    until(lambda: metric(world, "fastgw_broadcast_messages_total") == 5)
 
 
 def test_what_a_client_says(world):
@@ -217,8 +218,7 @@ def test_a_stream_that_ends_is_opened_anew(world):
     with Peer(world.address, "/wrong") as peer:
         times = []
         for _ in range(5):
-            opened(world)
-            times.append(time.monotonic())
+            times.append(opened(world).at)
         assert times[-1] - times[-2] > 0.09, "200 ms, less half by chance"
         peer.send(frame(PING, b"a"))
         assert peer.frame().opcode == PONG
@@ -230,7 +230,7 @@ def test_a_message_that_is_too_large_ends_the_stream(world):
         stream = opened(world)
         stream.say(frame(TEXT, b"a" * 1000, masked=False), frame(TEXT, b"b" * 1001, masked=False))
         assert peer.message() == b"a" * 1000
-        assert stream.ended.wait(10)
+        assert stream.ended.wait(60)
         stream.end()
         opened(world).text(b"c")
         assert peer.message() == b"c"
@@ -259,14 +259,14 @@ def test_a_client_that_is_slow_loses_the_oldest(world):
             stream.text(b"%06d" % number + b"x" * 20_000)
             until(lambda number=number: len(heard) > number)
         stream.text(b"end")
-        assert done.wait(20)
+        assert done.wait(60)
         reader.join()
         assert heard == [b"%06d" % number for number in range(count)]
         late = []
         while (message := slow.message()) != b"end":
             late.append(int(message[:6]))
         assert late == sorted(late) and len(late) < count and late[-1] == count - 1
-    assert metric(world, "fastgw_broadcast_dropped_total") == count - len(late)
+    until(lambda: metric(world, "fastgw_broadcast_dropped_total") == count - len(late))
 
 
 def test_a_client_that_is_slow_is_closed(world):
@@ -287,7 +287,7 @@ def test_nobody_listens(world):
     with Peer(world.address, "/feed") as peer:
         stream.text(b"2")
         assert peer.message() == b"2"
-    assert stream.ended.wait(15)
+    assert stream.ended.wait(60)
     assert stream.heard[0] == 0x80 | CLOSE and len(stream.heard) == 2 + 4 + 2
     stream.end()
     with Peer(world.address, "/feed") as peer:
@@ -332,7 +332,7 @@ def test_the_end(world):
         stream = opened(world)
         world.signal(15)
         assert peer.closed() == 1012
-        assert stream.ended.wait(10)
+        assert stream.ended.wait(60)
         with pytest.raises(Ended):
             peer.frame()
     assert world.wait() == 0

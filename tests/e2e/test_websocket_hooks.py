@@ -79,7 +79,7 @@ def test_a_refusal_in_the_place_of_the_101(world, path):
         answer = client.response()
         assert answer.status == 403 and b"Not this one." in answer.body
         assert answer.get("Upgrade") is None
-        assert world.ended.wait(5)
+        assert world.ended.wait(60)
         # and the connection is one for requests still
         client.send(b"GET /plain HTTP/1.1\r\nHost: h\r\n\r\n")
         assert bytes(client.response().body) == b"here"
@@ -96,6 +96,6 @@ def test_a_hook_that_waits(world):
 def test_a_client_that_leaves_while_a_hook_waits(world):
     client = world.client()
     client.send(HANDSHAKE % b"/waits")
-    assert WAITS.wait(5)
+    assert WAITS.wait(60)
     client.close()
-    assert world.ended.wait(5)
+    assert world.ended.wait(60)

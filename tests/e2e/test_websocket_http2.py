@@ -12,6 +12,7 @@ import pytest
 from fastgw.testing import FakeUpstream, GatewayProcess
 from tests.e2e.test_http2 import Http2Client
 from tests.e2e.test_http2_upstream import Http2Server, ask, code
+from tests.patience import until
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CONNECT = [(":protocol", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-protocol", "chat")]
@@ -229,7 +230,7 @@ def test_a_service_that_takes_none():
             assert code(client.request(HANDSHAKE)) == (502, "upstream_protocol_error")
         server.wait(lambda: server.connections)
         assert server.connections[0].heads() == []
-        assert "takes no WebSockets over HTTP/2" in process.stderr
+        until(lambda: "takes no WebSockets over HTTP/2" in process.stderr)
 
 
 def test_a_service_that_refuses():

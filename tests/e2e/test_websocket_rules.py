@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from fastgw.testing import FakeUpstream, GatewayProcess, Incomplete
+from tests.patience import until
 from tests.wire.ws_peer import ACCEPT, BINARY, CLOSE, PING, PONG, TEXT, Echo, Ended, Peer, close, frame
 
 SECRET = "a-secret-of-thirty-two-characters!"
@@ -24,7 +25,7 @@ SWITCH = (
 
 def config_of(echo, raw):
     return {
-        "server": {"timeouts": {"drain": "2s"}},
+        "server": {"timeouts": {"drain": "4s"}},
         "observability": {"access_log": {"path": "stdout", "format": "json"}},
         "services": {"echo": f"http://127.0.0.1:{echo.port}", "raw": raw.url},
         "routes": [
@@ -35,10 +36,10 @@ def config_of(echo, raw):
              "websocket": {"messages": {"rate": 1, "per": "1h", "burst": 5}}},
             {"path": "/rate-service/*", "service": "raw",
              "websocket": {"messages": {"rate": 1, "per": "1h", "burst": 5, "direction": "service"}}},
-            {"path": "/ping/*", "service": "raw", "websocket": {"ping": {"interval": "200ms", "timeout": "500ms"},
+            {"path": "/ping/*", "service": "raw", "websocket": {"ping": {"interval": "200ms", "timeout": "1s"},
                                                                 "idle_timeout": "1s"}},
             {"path": "/ping-service/*", "service": "raw",
-             "websocket": {"ping": {"interval": "200ms", "timeout": "500ms", "to": "service"}}},
+             "websocket": {"ping": {"interval": "200ms", "timeout": "1s", "to": "service"}}},
             {"path": "/age/*", "service": "echo", "websocket": {"max_age": "1s"}},
             {"path": "/idle/*", "service": "echo", "websocket": {"idle_timeout": "1s"}},
             {"path": "/token/*", "service": "echo", "websocket": {"recheck": True},
@@ -74,15 +75,6 @@ class World:
             return next((line for line in lines if line.get("path") == path), None)
 
         return until(find)
-
-
-def until(find, seconds=10):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := find():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not come to be")
 
 
 @contextlib.contextmanager
@@ -199,16 +191,15 @@ def test_a_client_that_answers_pings_stays(world):
     with world.peer("/ping/x", lambda c: seen.append(received(c))) as peer:
         begin = time.monotonic()
         nonces = set()
-        while time.monotonic() < begin + 1.5:
+        while time.monotonic() < begin + 1.5 or len(nonces) < 4:
             found = peer.frame()
             assert found.opcode == PING
             nonces.add(found.payload)
             peer.send(frame(PONG, found.payload))
-        assert len(nonces) >= 4
         peer.send(frame(PONG, b"unasked"))
     (data,) = until(lambda: seen)
     assert len(data) == 6 + len(b"unasked") and data[0] == 0x8A
-    assert world.metric("fastgw_websocket_pings_total") >= 4
+    until(lambda: world.metric("fastgw_websocket_pings_total") >= 4)
 
 
 def test_a_client_that_does_not_answer(world):
@@ -244,7 +235,7 @@ def test_anything_that_comes_is_an_answer(world):
         for at in range(0, len(data), 7):
             peer.send(data[at : at + 7])
             time.sleep(0.1)
-        assert time.monotonic() - begin > 1
+        assert time.monotonic() - begin > 1.3
         peer.send(close(1000))
         found = [peer.frame()]
         assert found[0].opcode == PING
@@ -282,7 +273,7 @@ def test_a_socket_that_is_open_for_too_long(world):
         peer.send(frame(TEXT, b"a"))
         assert peer.message() == b"a"
         assert peer.closed() == 1001
-        assert 0.8 < time.monotonic() - begin < 5
+        assert time.monotonic() - begin > 0.8
     assert world.ended("/age/x") == (1001, "open for too long")
 
 
@@ -298,12 +289,12 @@ def bearer(**claims):
 
 
 def test_a_token_that_expires_closes_the_socket(world):
-    expires = int(time.time()) + 2
+    expires = int(time.time()) + 3
     with world.peer("/token/x", headers=bearer(exp=expires)) as peer:
         peer.send(frame(TEXT, b"a"))
         assert peer.message() == b"a"
         assert peer.closed() == 1008
-        assert expires - 0.1 <= time.time() < expires + 3
+        assert expires - 0.1 <= time.time() < expires + 60
     assert world.ended("/token/x") == (1001, "token expired")
     assert world.line("/token/x")["code"] == "token_expired"
 
@@ -323,7 +314,7 @@ def test_a_side_that_does_not_answer_a_close_frame_is_not_waited_for(world):
         begin = time.monotonic()
         peer.send(frame(BINARY, b"", size=2_000_000))
         assert peer.closed() == 1009
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
     until(lambda: closed)
 
 
@@ -386,8 +377,8 @@ def test_an_end_of_the_gateway_is_told_to_all():
         def play(connection):
             data = frame(BINARY, b"z" * 1000, masked=False)
             connection.send(data[:500])
-            half.wait(10)
-            connection.ended.wait(1.5)            # the last is told after a second
+            half.wait(60)
+            connection.ended.wait(2.5)            # the last is told after two seconds
             connection.send(data[500:] + frame(TEXT, b"not any more", masked=False))
             seen[name] = received(connection)
 
@@ -418,7 +409,7 @@ def test_an_end_of_the_gateway_is_told_to_all():
             with pytest.raises(Ended):
                 peer.frame()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert len(times) == 20 and max(times) - min(times) > 0.1
         for n in range(10):
             assert world.ended(f"/plain/{n}") == (1012, "service restart")

@@ -45,9 +45,9 @@ def local(seen):
 
 def check(gateway, upstream, data):
     upstream.forget()
-    with gateway.client(timeout=5) as client:
+    with gateway.client(timeout=30) as client:
         client.send(data)
-        assert client.ended(5) != "timeout", "neither answered to the end nor closed"
+        assert client.ended(30) != "timeout", "neither answered to the end nor closed"
         answered = bytes(client.reader.received)
     passed = [r for r in upstream.requests if r.complete]
     wanted, how = oracle.requests(data)

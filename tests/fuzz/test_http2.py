@@ -136,7 +136,7 @@ def running():
 
 
 def still_there(gateway, workers):
-    with gateway.client(timeout=5) as client:
+    with gateway.client(timeout=30) as client:
         assert client.request(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n").body == b"ok"
     assert gateway.processes() == workers, "a process died"
 
@@ -151,7 +151,7 @@ def test_clients(running):
     @example(frame(HEADERS, 0, 1, BLOCKS[0]) + frame(CONTINUATION, 0, 1, b"") * 50, [], False)
     def compare(data, cuts, leaves):
         data = PREFACE + frame(SETTINGS) + data
-        with socket.create_connection(gateway.address, timeout=5) as sock:
+        with socket.create_connection(gateway.address, timeout=30) as sock:
             with contextlib.suppress(ConnectionError):
                 at = 0
                 for cut in sorted(cuts):
@@ -190,7 +190,7 @@ def test_services(running):
     @example(frame(RST_STREAM, 0, 1, b"\0\0\0\x07"), asked[0], False)
     def compare(data, request, leaves):
         said["bytes"], said["leaves"] = data, leaves
-        with socket.create_connection(gateway.address, timeout=5) as sock:
+        with socket.create_connection(gateway.address, timeout=30) as sock:
             sock.sendall(request)
             leave(sock) if request is socket_asked else None
             head = sock.recv(65536)
@@ -209,14 +209,14 @@ def test_many_at_once(running):
     wrong = []
 
     def good():
-        with gateway.client(timeout=5) as client:
+        with gateway.client(timeout=30) as client:
             for n in range(50):
                 if client.request(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n).body != b"ok":
                     wrong.append(n)
 
     def strange_one():
         for block_ in BLOCKS * 4:
-            with socket.create_connection(gateway.address, timeout=5) as sock, contextlib.suppress(ConnectionError):
+            with socket.create_connection(gateway.address, timeout=30) as sock, contextlib.suppress(ConnectionError):
                 sock.sendall(PREFACE + frame(SETTINGS) + frame(HEADERS, 5, 1, block_) + frame(DATA, 1, 1, b"x"))
                 leave(sock)
                 until_the_end(sock)

@@ -32,7 +32,7 @@ class Marking:
         with contextlib.suppress(OSError):
             while True:
                 with self.sock.accept()[0] as sock:
-                    sock.settimeout(5)
+                    sock.settimeout(30)
                     sock.sendall(MARK)
                     self.got.append(until_the_end(sock))
 
@@ -86,7 +86,7 @@ def sent(draw):
 
 def send(port, data, cuts):
     """What comes back until the end."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(ConnectionError):
             at = 0

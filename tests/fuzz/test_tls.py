@@ -108,7 +108,7 @@ def check_records(data):
 
 def still_there(gateway, context):
     with (
-        socket.create_connection(gateway.address, timeout=5) as raw,
+        socket.create_connection(gateway.address, timeout=30) as raw,
         context.wrap_socket(raw, server_hostname="a.example") as sock,
     ):
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
@@ -116,7 +116,7 @@ def still_there(gateway, context):
 
 
 def check(gateway, data, cuts, leaves):
-    with socket.create_connection(gateway.address, timeout=5) as sock:
+    with socket.create_connection(gateway.address, timeout=30) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(ConnectionError):
             at = 0
@@ -160,7 +160,7 @@ def test_records_after_the_handshake(running):
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         context.maximum_version = ssl.TLSVersion.TLSv1_2 if old else ssl.TLSVersion.TLSv1_3
         tls = context.wrap_bio(incoming, outgoing, server_hostname="a.example")
-        with socket.create_connection(gateway.address, timeout=5) as sock:
+        with socket.create_connection(gateway.address, timeout=30) as sock:
             while True:
                 try:
                     tls.do_handshake()

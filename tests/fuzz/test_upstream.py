@@ -45,7 +45,7 @@ def stricter_response(seen, data):
 
 
 def answered(gateway, method):
-    with gateway.client(timeout=5) as client:
+    with gateway.client(timeout=30) as client:
         client.send(f"{method} / HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         try:
             return client.response(method)

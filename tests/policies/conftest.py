@@ -33,7 +33,7 @@ class Running:
         ready = threading.Event()
         self.thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self.thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         if self.failure:
             raise self.failure
 
@@ -59,7 +59,7 @@ class Running:
         done: list[Any] = []
         event = threading.Event()
         self.loop.call_soon_threadsafe(lambda: (done.append(function()), event.set()))
-        assert event.wait(10)
+        assert event.wait(60)
         return done[0]
 
     def client(self) -> RawClient:
@@ -69,7 +69,7 @@ class Running:
         if self.loop.is_closed():
             return
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join(60)
 
 
 @pytest.fixture

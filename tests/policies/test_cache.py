@@ -3,7 +3,6 @@
 import itertools
 import json
 import threading
-import time
 
 import pytest
 from pydantic import ValidationError
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from fastgw.policies.cache import CacheOptions
 from fastgw.testing import FakeUpstream
 from fastgw.testing.inprocess import GatewayThread
+from tests.patience import until
 
 FRESH = "Cache-Control: max-age=60"
 STALE = "Cache-Control: max-age=60|Age: 61"
@@ -382,20 +382,18 @@ def test_purge(world):
     assert (status, json.loads(refused.body)["code"]) == (403, "forbidden")
 
 
-def until(condition, what=""):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
-
-
 def crowd(world, path, say, count, number, **headers):
     """So many ask for the same while the origin thinks; gives their clients once the first request is there."""
+    def active():
+        return world.gateway.call(lambda: world.gateway.gateway.plane.engine.active)
+
     world.origin.gate.clear()
+    before = active()
     clients = [world.gateway.client() for _ in range(count)]
     for client in clients:
         client.send(world.bytes(path, "gate|" + say, number=number, **headers))
     until(lambda: world.count(path), "the first is not there")
+    until(lambda: active() >= before + count, "those who wait are not there")
     return clients
 
 

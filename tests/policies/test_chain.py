@@ -4,6 +4,8 @@ import time
 
 import jwt as pyjwt
 
+from tests.patience import until
+
 SECRET = "a-secret-of-thirty-two-characters!"
 CONFIG = """
 services: {{orders: "{url}"}}
@@ -53,12 +55,12 @@ def test_the_chain(gateway, upstream):
         assert refused.get("Retry-After") and refused.get("X-RateLimit-Remaining") == "0"
         assert refused.get("X-Gateway") == "fastgw", "local replies pass the response hooks too"
         assert len(upstream.requests) == 3
-        assert running.stats.read_counters()["rate_limited"] == 2
+        until(lambda: running.stats.read_counters()["rate_limited"] == 2)
 
         refused = get(client)
         assert refused.status == 401 and refused.get("X-Request-ID")
         assert get(client, headers=b"Authorization: Bearer %s\r\n" % token(scope="none")).status == 403
-    assert [record[1] for record in running.records[-2:]] == ["unauthorized", "insufficient_scope"]
+    until(lambda: [record[1] for record in running.records[-2:]] == ["unauthorized", "insufficient_scope"])
 
 
 def test_a_preflight_comes_before_authentication(gateway, upstream):

@@ -1,13 +1,13 @@
 """`coalesce`, through sockets: who shares, who does not, and what becomes of those who wait."""
 
 import threading
-import time
 
 import pytest
 from pydantic import ValidationError
 
 from fastgw.policies.coalesce import CoalesceOptions
 from fastgw.testing import FakeUpstream, answer
+from tests.patience import until
 
 REQUEST = b"GET /things?a=1 HTTP/1.1\r\nHost: example.com\r\n%s\r\n"
 CONFIG = """
@@ -47,13 +47,6 @@ def waiting(running, count):
     until(lambda: f", {count} exchanges" in running.call(lambda: repr(hook)), f"{count} exchanges, {hook!r}")
 
 
-def until(condition, what):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
-
-
 def ask(running, count, headers=(b"",)):
     clients = [running.client() for _ in range(count)]
     for number, client in enumerate(clients):
@@ -71,7 +64,7 @@ def test_one_request_answers_all(gateway):
         answers = [client.response() for client in clients]
         assert {(a.status, bytes(a.body), a.get("X-From")) for a in answers} == {(200, b"hello", "up")}
         assert len(upstream.requests) == 1
-        assert running.stats.read_counters()["coalesced"] == 4
+        until(lambda: running.stats.read_counters()["coalesced"] == 4)
         # the flight is over: what comes now is asked for anew, also on the connections of those who waited
         for client in clients:
             assert client.request(REQUEST % b"").status == 200
@@ -156,7 +149,7 @@ def test_a_leader_that_leaves_hands_on(gateway):
         gate.open.set()
         assert [client.response().status for client in others] == [200] * 3
         assert len(upstream.requests) == 2
-        assert (499, "client_closed") in running.records
+        until(lambda: (499, "client_closed") in running.records)
 
 
 def test_one_that_waits_may_leave(gateway):
@@ -210,7 +203,7 @@ def test_a_wait_has_an_end(gateway, options, status):
         gate.open.set()
         assert first.response().status == 200
         if status == 504:
-            assert (504, "coalesce_timeout") in running.records
+            until(lambda: (504, "coalesce_timeout") in running.records)
 
 
 def test_consumers_do_not_share(gateway):

@@ -25,7 +25,7 @@ def config(upstream):
 
 @pytest.fixture
 def eventually():
-    def wait(condition, what, seconds=15):
+    def wait(condition, what, seconds=60):
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, f"not in {seconds} s: {what}"

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import pytest
 
 from fastgw.gateway import Gateway
 from fastgw.testing import GatewayProcess
 from fastgw.testing.certificates import Authority
+from tests.server.test_processes import comm
 
 
 @pytest.fixture
@@ -37,9 +37,6 @@ def ends(pair):
 
 
 def agent_of(gateway):
-    def comm(pid):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-
     return next(pid for pid in gateway.processes() if comm(pid) == "fastgw-agent")
 
 

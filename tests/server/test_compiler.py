@@ -85,12 +85,15 @@ def test_a_starved_process_is_followed_by_one_with_more_right_to_a_core(monkeypa
     release = compiled(TREE)
     assert len(release.config().routes) == 120
     release.close()
-    (first, nice, pid), (second, nicer, _) = [line.split() for line in attempts.read_text().splitlines()]
-    assert (int(first), int(second)) == (os.SCHED_IDLE, os.SCHED_OTHER)
-    assert int(nicer) == min(19, int(nice) + compiler.MODEST)
-    # it was ended; it goes when it has time, which may be after our loop
-    with contextlib.suppress(ChildProcessError):
-        assert os.WTERMSIG(os.waitpid(int(pid), 0)[1]) == signal.SIGKILL
+    *before, (second, nicer, _) = [line.split() for line in attempts.read_text().splitlines()]
+    assert int(second) == os.SCHED_OTHER
+    assert int(nicer) == min(19, os.nice(0) + compiler.MODEST)
+    assert len(before) <= 1                          # none: it had no time at all, not even for its first line
+    for first, _, pid in before:
+        assert int(first) == os.SCHED_IDLE
+        # it was ended; it goes when it has time, which may be after our loop
+        with contextlib.suppress(ChildProcessError):
+            assert os.WTERMSIG(os.waitpid(int(pid), 0)[1]) == signal.SIGKILL
 
 
 def test_one_that_does_not_end_is_given_up(monkeypatch):
@@ -108,6 +111,16 @@ def comm(pid):
         return ""
 
 
+def feed(gateway, text):
+    """Who waits at the pipe in the place of the file has it, and who comes later, or tries once more, finds a file."""
+    replacement = gateway.file.with_suffix(".new")
+    replacement.write_text(text)
+    fifo = os.open(gateway.file, os.O_RDWR | os.O_NONBLOCK)
+    os.write(fifo, text.encode())
+    replacement.rename(gateway.file)
+    os.close(fifo)
+
+
 def test_the_agent_answers_while_a_configuration_is_compiled(config, eventually):
     with GatewayProcess(config) as gateway:
         tree = yaml.safe_load(gateway.file.read_text())
@@ -115,7 +128,7 @@ def test_the_agent_answers_while_a_configuration_is_compiled(config, eventually)
         gateway.file.unlink()
         os.mkfifo(gateway.file)                       # whoever reads it waits for us
         answers = []
-        asking = threading.Thread(target=lambda: answers.append(gateway.admin("/config/reload", "POST")))
+        asking = threading.Thread(target=lambda: answers.append(gateway.admin("/config/reload", "POST", timeout=60)))
         asking.start()
         pid = eventually(
             lambda: next((pid for pid in gateway.processes() if comm(pid) == compiler.NAME), 0), "it compiles"
@@ -125,8 +138,8 @@ def test_the_agent_answers_while_a_configuration_is_compiled(config, eventually)
         held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         assert not held & listening                   # no socket of the gateway is kept open by it
         assert json.loads(gateway.admin("/ready")[1])["generation"] == 1
-        gateway.file.write_text(yaml.safe_dump(tree))
-        asking.join(20)
+        feed(gateway, yaml.safe_dump(tree))
+        asking.join(60)
         assert answers[0][0] == 200, answers
         with gateway.client() as client:
             client.send(b"GET /new HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -83,7 +83,7 @@ def test_what_is_found_reaches_every_worker(tmp_path, ups, eventually):
         shown = view(gateway)
         assert [endpoint["url"] for endpoint in shown["endpoints"]] == [two.url]
         assert shown["discovery"]["source"] == f"file {path}"
-        assert shown["discovery"]["version"] == 3 and shown["discovery"]["age"] < 5
+        assert shown["discovery"]["version"] == 3 and shown["discovery"]["age"] < 60
         metrics = gateway.admin("/metrics")[1]
         assert 'fastgw_discovery_endpoints{service="up"} 1.0' in metrics
         assert 'fastgw_discovery_updates_total{service="up"} 3.0' in metrics
@@ -110,7 +110,9 @@ def test_an_endpoint_that_vanishes_drains_and_one_that_stays_keeps_its_connectio
             slow.wait_for(lambda: slow.open_connections() == 0, "no connection to what is gone")
             put(path, other, slow)
             eventually(lambda: view(gateway)["discovery"]["version"] == 3, "the third version")
-            assert {bytes(client.request(get("/")).body) for _ in range(6)} == {b"other", b"slow"}
+            # the agent knows of it before the worker does
+            both = {b"other", b"slow"}
+            eventually(lambda: {bytes(client.request(get("/")).body) for _ in range(6)} == both, "both answer")
             assert len(other.connections) == first       # the same connection all the time
 
 

@@ -167,14 +167,14 @@ async def test_answers_to_a_check(reply, room, why):
         connection.hang()
 
     with FakeUpstream(play) as up:
-        check = Check(HealthCheck(timeout=0.5, **room), parse_origin(up.url))
+        check = Check(HealthCheck(timeout=30 if reply else 0.5, **room), parse_origin(up.url))
         found = await check.run("127.0.0.1")
         assert found.startswith(why) and bool(found) == bool(why)
 
 
 @in_a_loop
 async def test_nobody_listens():
-    check = Check(HealthCheck(timeout=1), parse_origin(f"http://127.0.0.1:{free_port()}"))
+    check = Check(HealthCheck(timeout=30), parse_origin(f"http://127.0.0.1:{free_port()}"))
     assert await check.run("127.0.0.1") == "Connection refused"
 
 
@@ -193,7 +193,7 @@ async def test_the_gateway_inside_a_program_checks_too():
             "routes": [{"path": "/*", "service": "s"}],
         }
         async with Gateway(tree) as gateway:
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while True:
                 (view,) = await gateway.services()
                 if [row["state"] for row in view["endpoints"]] == ["up", "down"]:

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import orjson
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from fastgw.testing import FakeUpstream, GatewayProcess
+from tests.patience import until
 
 ROOT = Path(__file__).parents[2]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -58,17 +58,6 @@ def workers_of(gateway):
     return [pid for pid in named(gateway.pid, "fastgw-") if "agent" not in comm(pid)]
 
 
-def until(condition, seconds=10.0):
-    """Polls for what another process does; the deadline is a failure."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"it did not happen within {seconds} s")
-
-
 def get(path="/", extra=""):
     return f"GET {path} HTTP/1.1\r\nHost: a\r\n{extra}\r\n".encode()
 
@@ -87,7 +76,7 @@ def test_connections_that_wait_are_served_by_the_successor(upstream):
     with GatewayProcess(config(upstream, workers=1)) as gateway:
         (worker,) = workers_of(gateway)
         os.kill(worker, signal.SIGSTOP)
-        with gateway.client(20) as client:
+        with gateway.client(60) as client:
             client.send(get())                       # it waits in the accept queue of a worker that stands still
             os.kill(worker, signal.SIGKILL)
             assert client.response().status == 200
@@ -149,7 +138,7 @@ def test_workers_together_admit_exactly_the_limit(upstream):
 
 def run(file, *args):
     return subprocess.run(
-        [sys.executable, "-m", "fastgw", "run", str(file), *args], capture_output=True, text=True, cwd=ROOT, timeout=30
+        [sys.executable, "-m", "fastgw", "run", str(file), *args], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
 
 

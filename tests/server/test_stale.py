@@ -10,6 +10,7 @@ from fastgw.policies import RESOLVER
 from fastgw.server.shared import Slots
 from fastgw.server.stale import StaleWatch
 from fastgw.testing import FakeUpstream, GatewayProcess
+from tests.patience import until
 
 FILE = """
 services: {a: "http://127.0.0.1:1", b: {discovery: {type: dns}}}
@@ -77,10 +78,16 @@ def test_the_admin_api_tells_it(upstream, tmp_path):
     with GatewayProcess(config) as gateway:
         with gateway.client() as client:
             assert client.request(b"GET /used HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
-        status, body = gateway.admin("/routes/stale")
-        found = json.loads(body)
-        rows = {row["route"]: row for row in found["routes"]}
-        assert status == 200 and found["observed"] >= 0
+        found = {}
+
+        def rows_of():
+            status, body = gateway.admin("/routes/stale")
+            found.update(status=status, **json.loads(body))
+            return {row["route"]: row for row in found["routes"]}
+
+        # a request is counted a moment after the client has its answer
+        rows = until(lambda: (rows := rows_of())["used"]["asked"] and rows)
+        assert found["status"] == 200 and found["observed"] >= 0
         assert rows["used"]["asked"] and rows["used"]["no_endpoint"] is None
         assert not rows["lost"]["asked"] and rows["lost"]["no_endpoint"] is not None
         assert rows["lost"]["services"] == ["none"]

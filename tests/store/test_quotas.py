@@ -97,8 +97,8 @@ def test_what_is_counted(tmp_path):
         ends = [int(await store.execute("", "PTTL", meter.key("2026-12", what))) for what in ("used",)]
         left = (meter.calendar.at(now[0]).end - now[0] + 86400) * 1000
         assert left - 60_000 < ends[0] <= left, "until the end of the month, and as long as it is kept"
-        for n in range(2500):
-            store.submit("", ("HSET", meter.key("2027-01", "used"), f"s{n}", n), lambda *_: None)
+        full = meter.key("2027-01", "used")
+        await store.execute(full, "HSET", full, *(word for n in range(2500) for word in (f"s{n}", n)))
         many = [row async for row in meter.usage("2027-01")]
         assert len(many) == 2500 and ("s77", 77, 0) in many
         await store.close()

@@ -25,7 +25,7 @@ def answered(coroutine_function):
     """Runs one coroutine against fresh services: `answered(f)` calls `f(demo, client)`."""
 
     async def main():
-        async with DemoServers(ports=FREE) as demo, httpx.AsyncClient(timeout=10) as client:
+        async with DemoServers(ports=FREE) as demo, httpx.AsyncClient(timeout=60) as client:
             return await coroutine_function(demo, client)
 
     return asyncio.run(main())
@@ -174,13 +174,13 @@ def test_the_verb_serves_and_stops_cleanly(number):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().split()[-1]
-            assert httpx.get(url + "/health", timeout=10).json()["service"] == "users"
+            assert httpx.get(url + "/health", timeout=60).json()["service"] == "users"
             library = [process.stdout.readline() for _ in range(3)][-1].split()[-1]
             with grpc.insecure_channel(library.removeprefix("http://")) as channel:
-                asked = channel.unary_unary("/fastgw.demo.v1.Library/GetBook")(b"\n\x11shelves/1/books/1", timeout=10)
+                asked = channel.unary_unary("/fastgw.demo.v1.Library/GetBook")(b"\n\x11shelves/1/books/1", timeout=60)
             assert b"Emma" in asked
             process.send_signal(number)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, errors) == (0, "")

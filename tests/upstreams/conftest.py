@@ -20,7 +20,7 @@ class Watched:
     def urls(self):
         return [str(one.origin) for one in self.sets[-1].endpoints] if self.sets else None
 
-    async def until(self, condition, what="", seconds=15):
+    async def until(self, condition, what="", seconds=60):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not in {seconds} s: {what}; {self.watcher.state}, {self.urls}"

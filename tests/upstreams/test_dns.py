@@ -110,7 +110,7 @@ def test_no_answer_and_none_at_all_leave_the_last_one_until_it_is_too_old(server
     server.zone["users.test", "A"] = 1, ["10.0.0.1"]
 
     async def run():
-        async with watch(options(server, refresh="100ms", timeout="200ms", keep="1s")) as watched:
+        async with watch(options(server, refresh="100ms", timeout="200ms", keep="2s")) as watched:
             await watched.shows("http://10.0.0.1:8080")
             if how == "nxdomain":
                 server.zone.clear()

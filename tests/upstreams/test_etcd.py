@@ -42,13 +42,13 @@ class Etcd:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def ask(self, path, token=None, **message):
         for name in ("key", "value", "range_end"):
             if name in message and path.startswith("/v3/kv"):
                 message[name] = base64.b64encode(message[name].encode()).decode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         headers = {"Authorization": token} if token else {}
         connection.request("POST", path, json.dumps(message), headers)
         answer = connection.getresponse()

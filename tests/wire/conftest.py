@@ -13,7 +13,7 @@ GATEWAYS = {
     "small": {
         "server": {
             "limits": {"body_size": 1000},
-            "timeouts": {"header": "500ms", "body": "500ms"},
+            "timeouts": {"header": "1500ms", "body": "1500ms"},
         }
     },
 }

@@ -81,7 +81,7 @@ def play(case, gateways, send):
     gateway, upstream = gateways(case.one("config", "normalize"))
     upstream.settle()
     expected = [option.split() for option in [case.one("status")]]
-    with gateway.client(timeout=5) as client:
+    with gateway.client(timeout=30) as client:
         send(client, case.sections["request"])
         if case.one("send") == "half-close":
             client.half_close()
@@ -98,12 +98,12 @@ def play(case, gateways, send):
             assert not any(answer.interim for answer in answers if answer)
         if case.one("connection") == "close":
             assert last is None or case.one("send") == "half-close" or not last.keeps_alive
-            assert client.ended(5) != "timeout"
+            assert client.ended(30) != "timeout"
             assert client.rest() == b""
         check_upstream(case, upstream)
         if last is None:
             # a cancelled request may still be on its way to the upstream; what comes after it tells that it is over
-            with gateway.client(timeout=5) as other:
+            with gateway.client(timeout=30) as other:
                 assert other.request(PROBE).status == 200
         if case.one("connection") == "keep":
             assert last.keeps_alive

@@ -60,7 +60,7 @@ def request(stream=1, pairs=GET, end=True):
 
 class Wire:
     def __init__(self, port, settings=b"", preface=PREFACE):
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=8)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.data = b""
         self.frames = []
@@ -437,14 +437,14 @@ def test_headers_that_never_end(running, wire):
     wire.send(frame(HEADERS, 1, 1, fields(*GET)))
     began = time.monotonic()
     assert wire.goaway() == CALM
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
     assert ended(running, "headers") == before + 1
 
 
 def test_a_connection_without_a_request(wire):
     began = time.monotonic()
     assert wire.goaway() == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 def test_more_streams_than_allowed(wire):
@@ -477,7 +477,7 @@ def test_a_reader_that_does_not_read(running):
         wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.send(frame(WINDOW_UPDATE, 0, 0, b"\x3f\xff\xff\xff"))
         wire.send(*(request(stream, [*GET[:3], (b":path", b"/big")]) for stream in range(1, 39, 2)))
-        deadline = time.monotonic() + 6
+        deadline = time.monotonic() + 60
         while ended(running, "stalled") == before:
             assert time.monotonic() < deadline
     serves(running)

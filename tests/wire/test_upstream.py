@@ -88,7 +88,7 @@ def test_upstream(case, gateways):
     late = threading.Event()
     upstream.script(script(case, late), again)
     request = case.sections.get("request", GET)
-    with gateway.client(timeout=5) as client:
+    with gateway.client(timeout=30) as client:
         client.send(request)
         answer, how = read_answer(client, request.split(b" ")[0].decode())
         check_answer(case, answer, how)
@@ -98,7 +98,7 @@ def test_upstream(case, gateways):
             after = client
         else:
             assert case.one("connection", "any") != "keep", "this answer should not have cost the connection"
-            assert client.ended(5) != "timeout"
+            assert client.ended(30) != "timeout"
             assert client.rest() == b""
             after = None
         if "late" in case.expect:
@@ -110,7 +110,7 @@ def test_upstream(case, gateways):
 
 def check_next_is_its_own(case, gateway, upstream, client):
     """The next request gets its own answer, over the connection that `reuse` says."""
-    other = gateway.client(timeout=5)
+    other = gateway.client(timeout=30)
     with other:
         for who in [client, other] if client else [other]:
             answer = who.request(AGAIN)

@@ -60,7 +60,7 @@ class Ended(Exception):
 class Peer:
     """`with Peer(address, "/path") as peer`: the handshake is done."""
 
-    def __init__(self, address, path, headers=b"", tls=None, timeout=10):
+    def __init__(self, address, path, headers=b"", tls=None, timeout=60):
         self.sock = socket.create_connection(address, timeout=timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
@@ -148,7 +148,7 @@ class Echo:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self.run(),))
         self.thread.start()
-        assert self.started.wait(10)
+        assert self.started.wait(60)
         return self
 
     def __exit__(self, *_):
