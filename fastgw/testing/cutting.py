@@ -64,8 +64,8 @@ class CuttingProxy:
     def stop(self) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
         self._accepting.join(30)
+        self._listener.close()
         for rule in (self.to_client, self.to_server):
             rule.gate.set()
         self.cut_all()

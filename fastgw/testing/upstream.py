@@ -296,11 +296,12 @@ class FakeUpstream:
     def stop(self) -> None:
         """Closes everything. Raises what a handler raised, if one did."""
         self.stopping = True
+        # woken, and gone before the descriptor's number is another listener's: accept begins anew after SIGCONT
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(self.timeout)
         self._listener.close()
         self.kill_connections(with_reset=False)
-        self._accepting.join(self.timeout)
         for thread in self._threads:
             thread.join(self.timeout)
         if isinstance(self.address, str):

@@ -39,10 +39,14 @@ class Http2Server:
         self.changed = threading.Condition()
 
     def __enter__(self):
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, daemon=True)
+        self.accepting.start()
         return self
 
     def __exit__(self, *_):
+        # a thread that is still in accept takes the next server's connections when the descriptor's number is used anew
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.accepting.join(60)
         self.listener.close()
         for served in list(self.connections):
             served.close()

@@ -24,7 +24,7 @@ from fastgw.testing.certificates import Authority
 from fastgw.testing.process import descriptors
 from tests.patience import until
 
-PATIENCE = 10
+PATIENCE = 60
 
 
 class Far:
@@ -62,8 +62,8 @@ class Far:
     def __exit__(self, *_):
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
         self.thread.join(PATIENCE)
+        self.sock.close()
 
 
 def connect(port):

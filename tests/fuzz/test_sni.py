@@ -26,7 +26,13 @@ class Marking:
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.sock.getsockname()[1]
         self.got = []
-        threading.Thread(target=self.serve, daemon=True).start()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.thread.join(60)
+        self.sock.close()
 
     def serve(self):
         with contextlib.suppress(OSError):
@@ -60,8 +66,8 @@ def running():
     config = {"server": {"listeners": [listener]}, "services": services, "observability": quiet}
     with GatewayProcess(config) as gateway:
         yield gateway, port, named, others
-    named.sock.close()
-    others.sock.close()
+    named.stop()
+    others.stop()
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """DNS: a scripted name server on a real socket."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -23,10 +24,14 @@ class NameServer:
         self.address = f"127.0.0.1:{self.sock.getsockname()[1]}"
 
     def __enter__(self):
-        threading.Thread(target=self.serve, daemon=True).start()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
         return self
 
     def __exit__(self, *_):
+        with contextlib.suppress(OSError):            # it is connected to nobody; who waits is woken all the same
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.thread.join(60)
         self.sock.close()
 
     def serve(self):
@@ -34,6 +39,8 @@ class NameServer:
             try:
                 data, peer = self.sock.recvfrom(4096)
             except OSError:
+                return
+            if not data:
                 return
             query = dns.message.from_wire(data)
             question = query.question[0]
