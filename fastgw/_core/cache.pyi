@@ -20,6 +20,7 @@ class Cache(Hook):
         tags: Iterable[bytes] = ...,
         strip_tags: bool = ...,
         honour: bool = ...,
-        purger: Callable[[Exchange], Reply | Problem] | None = ...,
+        purger: Callable[[Exchange, Callable[[Reply | Problem], None]], Reply | Problem | None] | None = ...,
         tiers: object = ...,
+        teller: object = ...,
     ) -> None: ...

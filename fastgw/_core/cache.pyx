@@ -20,7 +20,8 @@ from fastgw._core.cache_directives cimport (
 )
 from fastgw._core.cache_fill cimport ALONE
 from fastgw._core.cache_flight cimport (
-    FAILED, FETCH, GO_ALONE, GO_LEAD, GO_ON, LOOK_AGAIN, PASS, TAKEN, UNSAFE, WAITS, Call, Flight,
+    FAILED, FETCH, GO_ALONE, GO_LEAD, GO_ON, LOOK_AGAIN, PASS, TAKEN, UNSAFE, WAITS, ANSWERED, Call,
+    Flight,
 )
 from fastgw._core.cache_freshness cimport F_ALWAYS, F_STRICT, Rules, current_age, plus_seconds
 from fastgw._core.cache_head cimport K_ANSWER, K_PASS, K_VARIANTS, META_VERSION, Meta, Packer, bodiless, unpack
@@ -95,14 +96,22 @@ cdef bint fallback_holds(Meta *meta, Found *found, int64_t now) noexcept:
         meta.if_error != 0 and now < plus_seconds(found.expires or found.stored, meta.if_error))
 
 
+cdef class Purged:
+    """What is called, once, with the answer to a PURGE."""
+    def __call__(self, answer):
+        self.home._resume(self.ex, self.generation, ANSWERED, answer)
+
+
 cdef class Cache(Refresher):
     """Keyword arguments: `storage`, `keys`, `rules`; `name` in Cache-Status, None for no such header; `largest` bytes of a
     body; `wait` ns and `max_waiters` of those who wait for one answer; `pass_ns`; `tags`, `strip_tags`; `honour`;
-    `purger`; `tiers`, slower levels (fastgw.store.tiers), None for none."""
+    `purger`; `tiers`, slower levels (fastgw.store.tiers), and `teller`
+    of other hosts (fastgw.store.purges), None for none."""
 
     def __init__(self, *, Storage storage, Keys keys, Rules rules, bytes name=b"fastgw", int64_t largest=1048576,
                  int64_t wait=5000000000, int max_waiters=10000, int64_t pass_ns=10000000000, tags=(),
-                 bint strip_tags=False, bint honour=True, purger=None, tiers=None):
+                 bint strip_tags=False, bint honour=True, purger=None, tiers=None,
+                 teller=None):
         self.name = "cache"
         self.phases = PHASE_REQUEST | PHASE_AROUND | PHASE_RESPONSE | PHASE_TAP | PHASE_RECORD
         self.storage = storage
@@ -120,6 +129,7 @@ cdef class Cache(Refresher):
         self.honour = honour
         self.purger = purger
         self.tiers = tiers
+        self.teller = teller
 
     def __repr__(self):
         return f"<Cache {len(self.flights)} flights>"
@@ -291,13 +301,20 @@ cdef class Cache(Refresher):
 
     cdef int other_method(self, Exchange ex) except -1:
         if ex.request.method == PURGE_METHOD and self.purger is not None:
-            answer = self.purger(ex)
             ex.cached = CACHED_BYPASS
-            return apply_problem(ex, answer) if isinstance(answer, Problem) else ex.apply_reply(answer)
+            told = Purged()
+            told.home = self
+            told.ex = ex
+            told.generation = ex.generation
+            answer = self.purger(ex, told)
+            return WAIT if answer is None else self.purged(ex, answer)
         self.bypass(ex, b"method")
         if ex.request.method not in SAFE:
             (<Call>ex.caching).what = UNSAFE
         return CONTINUE
+
+    cdef int purged(self, Exchange ex, object answer) except -1:
+        return apply_problem(ex, answer) if isinstance(answer, Problem) else ex.apply_reply(answer)
 
     # ------------------------------------------------------------------ a hit
 
@@ -423,7 +440,10 @@ cdef class Cache(Refresher):
         cdef Exchange other
         cdef uint32_t generation = ex.generation
         cdef int verdict
+        if how == ANSWERED:
+            return ex.driver.resume(ex, self.purged(ex, detail))
         if how == GO_ON:
+            call.asked = monotonic_ns()           # what was purged while levels were asked does not concern it
             self.go_on(ex, call)
             return ex.driver.resume(ex, CONTINUE)
         call.flight = None

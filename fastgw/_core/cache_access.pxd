@@ -18,5 +18,5 @@ cdef class Access:
     cdef readonly Storage storage
     cdef int _lock(self) except -1
     cdef object _slices(self, bytes prefix, bint soft)
-    cdef object _note(self, int kind, uint64_t tag, size_t n, bint soft)
-    cdef object _tagged(self, int kind, uint64_t tag, bint soft)
+    cdef object _note(self, int kind, uint64_t tag, size_t n, bint soft, bint foreign)
+    cdef object _tagged(self, int kind, uint64_t tag, bint soft, bint foreign)

@@ -136,8 +136,9 @@ cdef class Access:
         return hit
 
     def begin(self, bytes name not None, bytes head=b"", int64_t expected=-1, bytes meta=b"", tags=(), times=None,
-              int64_t asked=0):
-        """A Filling, or why there is none: no_room, too_large. `times`: (stored, expires, keep_until)."""
+              int64_t asked=0, int64_t own=0):
+        """A Filling, or why there is none: no_room, too_large. `times`: (stored, expires, keep_until). `asked`, monotonic:
+        purges since then hold for it; with `own`, which is earlier, those of this host since that."""
         cdef Filling filling = Filling.__new__(Filling)
         cdef Storage storage = self.storage
         cdef const char *p = PyBytes_AS_STRING(name)
@@ -157,6 +158,8 @@ cdef class Access:
                                data, &given, hashes, count, expected)
         if result != FILL_OK:
             return FILLED[result]
+        if own != 0:
+            filling.fill.own = own
         filling.storage = storage
         return filling
 
@@ -217,21 +220,21 @@ cdef class Access:
             self.storage.unlock()
         return count
 
-    cdef object _note(self, int kind, uint64_t tag, size_t n, bint soft):
+    cdef object _note(self, int kind, uint64_t tag, size_t n, bint soft, bint foreign):
         self._lock()
-        purge_note(&self.storage.m, kind, tag, n, soft)
+        purge_note(&self.storage.m, kind, tag, n, soft, foreign)
         self.storage.unlock()
 
-    def purge_name(self, bytes name not None, bint soft=False):
-        """The answer of a primary key and its variants: how many. Raises CacheBusy."""
+    def purge_name(self, bytes name not None, bint soft=False, bint foreign=False):
+        """The answer of a primary key and its variants: how many. `foreign`: another host wants it. Raises CacheBusy."""
         cdef uint64_t own = own_tag(&self.storage.m, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        return self._tagged(PURGE_KEY, own, soft)
+        return self._tagged(PURGE_KEY, own, soft, foreign)
 
-    def purge_tag(self, bytes tag not None, bint soft=False):
-        return self._tagged(PURGE_TAG, self.storage.tag(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag)), soft)
+    def purge_tag(self, bytes tag not None, bint soft=False, bint foreign=False):
+        return self._tagged(PURGE_TAG, self.storage.tag(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag)), soft, foreign)
 
-    cdef object _tagged(self, int kind, uint64_t tag, bint soft):
-        self._note(kind, tag, 0, soft)
+    cdef object _tagged(self, int kind, uint64_t tag, bint soft, bint foreign):
+        self._note(kind, tag, 0, soft, foreign)
         count = 0
         while True:
             self._lock()
@@ -241,14 +244,14 @@ cdef class Access:
             if soft or some < SLICE:
                 return count
 
-    def purge_prefix(self, bytes prefix not None, bint soft=False):
+    def purge_prefix(self, bytes prefix not None, bint soft=False, bint foreign=False):
         """What has a name that begins so: a look at every record, some hundreds at a time."""
         cdef uint64_t tag = tag_hash(&self.storage.m, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
-        self._note(PURGE_PREFIX, tag, PyBytes_GET_SIZE(prefix), soft)
+        self._note(PURGE_PREFIX, tag, PyBytes_GET_SIZE(prefix), soft, foreign)
         return self._slices(prefix, soft)
 
-    def purge_all(self, bint soft=False):
-        self._note(PURGE_ALL, 0, 0, soft)
+    def purge_all(self, bint soft=False, bint foreign=False):
+        self._note(PURGE_ALL, 0, 0, soft, foreign)
         return self._slices(b"", soft)
 
     @property

@@ -31,6 +31,7 @@ cdef class Filler(Flights):
     cdef int refreshed(self, Exchange ex, Call call) except -1
     cdef int head_seen(self, Exchange ex, Call call) except -1
     cdef int invalidate(self, Exchange ex) except -1
+    cdef int _forget(self) except -1
     cdef int _other(self, Exchange ex, const char *name, size_t n) except -1
     cdef list tags_of(self, Head head)
     cdef int tell(self, Exchange ex, Call call) except -1

@@ -328,9 +328,15 @@ cdef class Filler(Flights):
         if status < 200 or status > 399:
             return 0
         if self.keys.make(ex):
-            self.storage.purge_name(self.keys.buf, self.keys.n, False)
+            self._forget()
         self._other(ex, b"location", 8)
         return self._other(ex, b"content-location", 16)
+
+    cdef int _forget(self) except -1:
+        self.storage.purge_name(self.keys.buf, self.keys.n, False)
+        if self.teller is not None:
+            self.teller.forget(PyBytes_FromStringAndSize(self.keys.buf, self.keys.n))
+        return 0
 
     cdef int _other(self, Exchange ex, const char *name, size_t n) except -1:
         cdef Header *h = ex.response.find(name, n)
@@ -348,6 +354,4 @@ cdef class Filler(Flights):
             # RFC 3986 5.3: relative to the path that was asked for
             path = ex.request.buf[ex.path:ex.path + ex.path_len]
             target = urljoin(path.decode("latin-1"), target.decode("latin-1")).encode("latin-1")
-        if self.keys.for_target(ex, PyBytes_AS_STRING(target), PyBytes_GET_SIZE(target)):
-            self.storage.purge_name(self.keys.buf, self.keys.n, False)
-        return 0
+        return self._forget() if self.keys.for_target(ex, PyBytes_AS_STRING(target), PyBytes_GET_SIZE(target)) else 0

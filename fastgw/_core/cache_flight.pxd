@@ -64,6 +64,7 @@ cdef class Flight(Timed):
     cdef object seek                      # slower levels are being asked: what they tell
     cdef object generation                # of the leader's exchange meanwhile
     cdef bint sought                      # they were
+    cdef bint refused                     # it ended without an answer that is kept
     cdef dict waiters                     # exchange → its generation, in order of arrival
     cdef Timer timer
     cdef Wheel wheel
@@ -81,6 +82,7 @@ cdef class Seek:
 cdef class Flights(Hook):
     cdef Storage storage
     cdef object tiers                     # slower levels behind the memory; None
+    cdef object teller                    # tells other hosts what is forgotten; None
     cdef bytes sought                     # the name of what they had just now
     cdef bytes level                      # and which one it was, for Cache-Status
     cdef int64_t wait                     # ns
@@ -111,3 +113,4 @@ cdef enum How:
     FAILED                   # as the one did that fetched
     TAKEN                    # a slower level had it, and it is in the memory now
     GO_ON                    # no slower level has it: the leader fetches
+    ANSWERED                 # PURGE: all is done, with this answer

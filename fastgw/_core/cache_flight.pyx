@@ -200,9 +200,11 @@ cdef class Flights(Hook):
         return self._let_go(flight, LOOK_AGAIN, None)
 
     cdef int scatter(self, Flight flight) except -1:
+        flight.refused = True
         return self._let_go(flight, GO_ALONE, None)
 
     cdef int fail(self, Flight flight, str code) except -1:
+        flight.refused = True
         return self._let_go(flight, FAILED, code)
 
     cdef int _let_go(self, Flight flight, int how, object detail) except -1:
@@ -220,7 +222,7 @@ cdef class Flights(Hook):
         flight.seek = None
         flight.wheel.unlink(&flight.timer)
         if flight.sought:
-            self.tiers.closed(flight.key)
+            self.tiers.closed(flight.key, flight.refused)
         if self.flights.get(flight.key) is flight:
             del self.flights[flight.key]
         if flight.claimed:

@@ -101,7 +101,7 @@ ctypedef struct Purge:
     uint32_t kind
     uint32_t soft
     uint32_t n               # bytes of the prefix
-    uint32_t spare
+    uint32_t foreign         # it came from another host
 
 ctypedef struct Process:
     uint32_t pid             # 0: free

@@ -14,19 +14,20 @@ from fastgw._core.cache_tags cimport tag_hash, tagged, tags_have
 from fastgw._core.clock cimport monotonic_ns
 
 
-cdef void purge_note(Memory *m, int kind, uint64_t tag, size_t n, bint soft) noexcept nogil:
+cdef void purge_note(Memory *m, int kind, uint64_t tag, size_t n, bint soft, bint foreign) noexcept nogil:
     cdef Purge *note = &m.purges[m.head.purge_at % PURGES]
     note.at = monotonic_ns()
     note.kind = kind
     note.tag = tag
     note.soft = soft
     note.n = <uint32_t>n
+    note.foreign = foreign
     m.head.purge_at += 1
     m.head.purges += 1
 
 
-cdef int doom_of(Memory *m, uint32_t entry, int64_t asked) noexcept nogil:
-    """What the purges since `asked` mean for this entry."""
+cdef int doom_of(Memory *m, uint32_t entry, int64_t asked, int64_t own) noexcept nogil:
+    """What the purges since `asked` mean for this entry; those of this host since `own`, which is no later."""
     cdef uint64_t at = m.head.purge_at
     cdef uint64_t oldest = at - PURGES if at > PURGES else 0
     cdef int doom = SPARED
@@ -37,8 +38,10 @@ cdef int doom_of(Memory *m, uint32_t entry, int64_t asked) noexcept nogil:
     while at > oldest:
         at -= 1
         note = &m.purges[at % PURGES]
-        if note.at < asked:
+        if note.at < own:
             return doom
+        if note.foreign and note.at < asked:
+            continue
         if note.kind == PURGE_ALL:
             meant = True
         elif note.kind == PURGE_PREFIX:

@@ -79,6 +79,7 @@ ctypedef struct Fill:
     uint64_t body_len        # so far
     int64_t expected         # -1: not known
     int64_t asked
+    int64_t own              # as `asked`, for purges of this host alone: of what another one stored
     char *at
     size_t room
 

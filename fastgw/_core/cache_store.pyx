@@ -341,7 +341,7 @@ cdef class Storage:
         base = m.data + <uint64_t>e.first * BLOCK
         memcpy(base, name, n)
         memcpy(base + n, head, head_len)
-        fill.asked = times.asked if times.asked != 0 else monotonic_ns()
+        fill.asked = fill.own = times.asked if times.asked != 0 else monotonic_ns()
         fill.entry, fill.run, fill.version = entry, last, e.version
         fill.body_len, fill.expected = 0, expected
         fill.at = base + e.body_at
@@ -419,7 +419,7 @@ cdef class Storage:
             return FILL_NO_ROOM
         fill.entry = 0
         m.head.filling -= 1
-        doom = doom_of(m, entry, fill.asked)
+        doom = doom_of(m, entry, fill.asked, fill.own)
         if doom == DOOMED:
             entry_free(m, entry)
             self.unlock()
@@ -477,6 +477,7 @@ cdef class Storage:
         cdef Memory *m = &self.m
         cdef uint32_t entry, old
         cdef int doom, result = FRESHEN_GONE
+        cdef int64_t asked
         cdef Entry *e
         if self.process < 0 or not self.lock(LOCK_WAIT):
             return FRESHEN_GONE
@@ -485,7 +486,8 @@ cdef class Storage:
             entry = m.entries[entry].chain
         if entry != 0 and m.entries[entry].state == LIVE:
             e = &m.entries[entry]
-            doom = doom_of(m, entry, times.asked if times.asked != 0 else monotonic_ns())
+            asked = times.asked if times.asked != 0 else monotonic_ns()
+            doom = doom_of(m, entry, asked, asked)
             fgw_store32(&e.seq, e.seq + 1)
             fgw_fence()
             result = FRESHEN_OK
@@ -537,7 +539,7 @@ cdef class Storage:
         cdef int64_t purged = 0, some = SLICE
         if not self.lock(LOCK_WAIT):
             return -1
-        purge_note(&self.m, PURGE_KEY, own, 0, soft)
+        purge_note(&self.m, PURGE_KEY, own, 0, soft, False)
         while True:
             some = purge_tagged(&self.m, own, soft, SLICE)
             purged += some

@@ -190,7 +190,7 @@ class Api:
             except QuotaProblem as error:
                 return problem(error.status, error.code, str(error))
         if cache.concerns(path):
-            status, value = await cache.answer(self.backend.purges, method, path, query, body)
+            status, value = await cache.answer(self.backend.purges, self.backend.snapshots, method, path, query, body)
             return problem(status, *value) if isinstance(value, tuple) else json(status, value)
         if sessions.concerns(path):
             status, value = await sessions.answer(self.backend.desk.config(), method, path)

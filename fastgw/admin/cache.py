@@ -1,6 +1,6 @@
 """The cache in the admin API.
 
-    GET  /cache                        how full it is, hits, evictions, purges
+    GET  /cache                        how full it is, hits, evictions, purges; the levels behind the memory
     GET  /cache/entries?prefix=&most=  what is in it, by the beginning of `host/path?query`; 100 answers, 1000 at most
     POST /cache/purge                  {"url": …} one and its variants, {"prefix": …}, {"tag": …} or {"all": true};
                                        with {"soft": true} they become stale and stay
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from fastgw._core.cache_access import Access, CacheBusy
 from fastgw.server.purges import Purge, PurgeShare, key_of
 
+Snapshots = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 LISTED = 100
 SECOND = 1_000_000_000
 
@@ -26,7 +28,9 @@ def concerns(path: str) -> bool:
     return path == "/cache" or path.startswith("/cache/")
 
 
-async def answer(share: PurgeShare, method: str, path: str, query: str, body: bytes) -> tuple[int, Any]:
+async def answer(
+    share: PurgeShare, snapshots: Snapshots, method: str, path: str, query: str, body: bytes
+) -> tuple[int, Any]:
     """Status and what is to be told; a tuple is a code and a detail."""
     access = share.access
     wanted = {"/cache": "GET", "/cache/entries": "GET", "/cache/purge": "POST"}.get(path)
@@ -36,7 +40,7 @@ async def answer(share: PurgeShare, method: str, path: str, query: str, body: by
         return 405, ("method_not_allowed", f"Use {wanted}.")
     try:
         if path == "/cache":
-            return 200, state(access)
+            return 200, {**state(access), **levels(await snapshots())}
         return listing(access, query) if path == "/cache/entries" else await purge(access, share, body)
     except CacheBusy as error:
         return 503, ("cache_busy", str(error))
@@ -46,6 +50,28 @@ def state(access: Access) -> dict[str, Any]:
     stats = access.stats()
     asked = stats["hits"] + stats["misses"]
     return {**stats, "hit_rate": round(stats["hits"] / asked, 4) if asked else None}
+
+
+def levels(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Those behind the memory, and purges that other hosts are told of; of all workers together."""
+    views = [snapshot.get("cache", {}) for snapshot in snapshots]
+    found = {}
+    for name, by in (("levels", "level"), ("told", None)):
+        rows: dict[Any, dict[str, Any]] = {}
+        for row in (row for view in views for row in view.get(name, ())):
+            rows[row.get(by)] = added(rows[row.get(by)], row) if row.get(by) in rows else dict(row)
+        if rows:
+            found[name] = list(rows.values())
+    return found
+
+
+def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers are added; `ready` is what all are, `paused` what any is."""
+    return {
+        name: value and other[name] if name == "ready" else value or other[name] if isinstance(value, bool)
+        else value + other[name] if isinstance(value, int) else value
+        for name, value in one.items()
+    }  # fmt: skip
 
 
 def listing(access: Access, query: str) -> tuple[int, Any]:

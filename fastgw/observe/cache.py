@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -29,8 +30,14 @@ COUNTERS = {
 }
 
 
-def cache_metrics(stats: Mapping[str, int]) -> Iterator[Metric]:
+LOOKUPS = {"hit": "hits", "miss": "misses", "error": "errors", "late": "late"}
+
+
+def cache_metrics(stats: Mapping[str, int], snapshots: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     """Of a cache that nobody ever asked there is nothing."""
+    views = [snapshot.get("cache", {}) for snapshot in snapshots]
+    yield from level_metrics([row for view in views for row in view.get("levels", ())])
+    yield from teller_metrics([row for view in views for row in view.get("told", ())])
     if not (stats.get("hits") or stats.get("misses") or stats.get("fills")):
         return
     for name, text in GAUGES.items():
@@ -41,3 +48,45 @@ def cache_metrics(stats: Mapping[str, int]) -> Iterator[Metric]:
         counter = CounterMetricFamily(f"fastgw_cache_store_{name}", text)
         counter.add_metric((), stats[name])
         yield counter
+
+
+def level_metrics(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Gauges: a worker counts from when it opened the level."""
+    looks = GaugeMetricFamily(
+        "fastgw_cache_level_lookups", "Look-ups in a level behind the memory, by the workers that live.",
+        labels=("level", "result"),
+    )  # fmt: skip
+    moved = GaugeMetricFamily(
+        "fastgw_cache_level_bytes", "Bytes written to a level, and read.", labels=("level", "direction")
+    )
+    plain = {
+        "kept": GaugeMetricFamily("fastgw_cache_level_kept", "Answers a level was given.", labels=("level",)),
+        "dropped": GaugeMetricFamily(
+            "fastgw_cache_level_dropped", "Answers it was not given, as too many waited.", labels=("level",)
+        ),
+        "waiting": GaugeMetricFamily("fastgw_cache_level_waiting", "Answers that wait for it.", labels=("level",)),
+    }
+    for level in sorted({row["level"] for row in rows}):
+        same = [row for row in rows if row["level"] == level]
+        for result, name in LOOKUPS.items():
+            looks.add_metric((level, result), sum(row[name] for row in same))
+        for direction in ("written", "read"):
+            moved.add_metric((level, direction), sum(row.get(f"{direction}_bytes", 0) for row in same))
+        for name, family in plain.items():
+            family.add_metric((level,), sum(row[name] for row in same))
+    if rows:
+        yield from (looks, moved, *plain.values())
+
+
+def teller_metrics(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    if not rows:
+        return
+    told = GaugeMetricFamily(
+        "fastgw_cache_purges_shared", "Purges of workers, by whether other hosts were told.", labels=("result",)
+    )
+    told.add_metric(("told",), sum(row["told"] for row in rows))
+    told.add_metric(("failed",), sum(row["failures"] for row in rows))
+    yield told
+    yield GaugeMetricFamily(
+        "fastgw_cache_purges_untold", "Those that are still to be told.", value=sum(row["untold"] for row in rows)
+    )

@@ -170,7 +170,7 @@ class Collector:
             yield uses
         yield from concurrency(self.view.snapshots)
         yield from queues(self.view.snapshots)
-        yield from cache_metrics(self.view.cache)
+        yield from cache_metrics(self.view.cache, self.view.snapshots)
         yield from limits(self.view.limits, self.view.limit_table)
         if self.view.circuits:
             yield from circuit_metrics(self.view.circuits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fastgw._core.key_auth import KeyTable
     from fastgw._core.limit_counts import LimitCounts
     from fastgw._core.policy import Later
+    from fastgw.store.purges import Teller
+    from fastgw.store.redis import RedisStore
 
     Answer = Reply | Problem | None
 
@@ -83,6 +85,14 @@ def stores_of(shared: Shared) -> WeakValueDictionary[object, Store]:
     """The stores of this worker that policies use, by name and options."""
     found: WeakValueDictionary[object, Store] = shared.get_or_create("stores", WeakValueDictionary)
     return found
+
+
+def cache_view(shared: Shared) -> dict[str, list[dict[str, Any]]]:
+    """What the slower levels of the cache, and who tells others of purges, have counted in this worker."""
+    tiers: WeakValueDictionary[object, Tiers] = shared.get_or_create("tiers", WeakValueDictionary)
+    tellers: WeakValueDictionary[object, Teller] = shared.get_or_create("tellers", WeakValueDictionary)
+    rows = [row for each in tiers.values() for row in each.rows()]
+    return {"levels": rows, "told": [each.row() for each in tellers.values()]}
 
 
 def _private_table() -> BucketTable:
@@ -171,6 +181,19 @@ class BuildContext:
             found = open_tiers(self.storage(), self.levels, self.stores)
             if found is not None:
                 opened[key] = found
+        return found
+
+    def teller(self) -> Teller | None:
+        """Who tells other hosts what is purged here, one for this worker; None where nobody is to be told."""
+        if self.levels is None or self.levels.purges is None:
+            return None
+        from fastgw._core.cache_access import Access
+        from fastgw.store.purges import Teller
+
+        opened: WeakValueDictionary[object, Teller] = self.shared.get_or_create("tellers", WeakValueDictionary)
+        found = opened.get(self.stores.redis)
+        if found is None:
+            found = opened[self.stores.redis] = Teller(cast("RedisStore", self.store("redis")), Access(self.storage()))
         return found
 
     def store(self, name: str) -> Store:

@@ -20,12 +20,17 @@ from fastgw.config.schema.base import Room, key
 from fastgw.config.templating import Template
 from fastgw.policies._parts import listed, parts_of
 from fastgw.policies.base import Policy
+from fastgw.store.purges import SharedPurge, Teller
 
 PLAIN = (200, 203, 204, 300, 301, 308)
 """What `ttl` is for: successes, and redirects that are for good. The others want `ttl_by_status`."""
 CLASSES = ("2xx", "3xx", "4xx", "5xx")
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9.-]{0,59}\Z")
 """An sf-token of RFC 8941, without what would have to be explained."""
+
+
+Answer = Reply | Problem
+Told = Callable[[Answer], None]
 
 
 def _status(value: object) -> str:
@@ -207,6 +212,7 @@ class Cache(Policy):
         options = self.options
         zone = options.zone or self.context.route_name or "*"
         storage = self.context.storage()
+        teller = self.context.teller()
         return NativeCache(
             storage=storage,
             keys=Keys(
@@ -237,15 +243,17 @@ class Cache(Policy):
             tags=[name.lower().encode() for name in options.tags],
             strip_tags=options.strip_tags,
             honour=options.honour_clients,
-            purger=None if options.purge is None else purger(options.purge, Access(storage)),
+            purger=None if options.purge is None else purger(options.purge, Access(storage), teller),
             tiers=self.context.tiers(),
+            teller=teller,
         )
 
 
-def purger(options: Purging, access: Access) -> Callable[[Exchange], Reply | Problem]:
-    """Answers PURGE: of the tags in Surrogate-Key or Cache-Tag, else of the URL. `Soft-Purge: 1` makes them stale."""
+def purger(options: Purging, access: Access, teller: Teller | None) -> Callable[[Exchange, Told], Answer | None]:
+    """Answers PURGE: of the tags in Surrogate-Key or Cache-Tag, else of the URL. `Soft-Purge: 1` makes them stale.
+    None: the other hosts have to be told first."""
 
-    def purge(exchange: Exchange) -> Reply | Problem:
+    def purge(exchange: Exchange, told: Told) -> Answer | None:
         consumer = exchange.consumer
         address = ipaddress.ip_address(exchange.client_ip)
         if not (consumer is not None and consumer.name in options.consumers) and not any(
@@ -255,13 +263,26 @@ def purger(options: Purging, access: Access) -> Callable[[Exchange], Reply | Pro
         head: Any = exchange.request
         tags = [tag for name in ("Surrogate-Key", "Cache-Tag") for tag in head.get(name, "").replace(",", " ").split()]
         soft = head.get("Soft-Purge", head.get("Fastly-Soft-Purge", "")) == "1"
-        if len(tags) > 256:
-            return Problem(400, "bad_request", "These are more than 256 tags.")
+        if len(tags) > 256 or any(len(tag) > 4096 for tag in tags):
+            return Problem(400, "bad_request", "These are more than 256 tags, or one is longer than 4096 characters.")
         if tags:
             purged = sum(access.purge_tag(tag.encode("latin-1"), soft) for tag in tags)
         else:
             query = f"?{exchange.query}" if exchange.query else ""
-            purged = access.purge_name(f"{exchange.host.lower()}{exchange.path}{query}".encode("latin-1"), soft)
-        return Reply(200, orjson.dumps({"purged": purged}), None, "application/json")
+            name = f"{exchange.host.lower()}{exchange.path}{query}"
+            purged = access.purge_name(name.encode("latin-1"), soft)
+        if teller is None:
+            return Reply(200, orjson.dumps({"purged": purged}), None, "application/json")
+
+        def done(good: bool) -> None:
+            if good:
+                told(Reply(200, orjson.dumps({"purged": purged}), None, "application/json"))
+            else:
+                detail = f"{purged} answers were purged here; the other hosts could not be told: try again."
+                told(Problem(503, "not_shared", detail, side=2))
+
+        wishes = [SharedPurge(tag=tag, soft=soft) for tag in tags]
+        teller.tell(wishes or [SharedPurge(name=name, soft=soft)], done)
+        return None
 
     return purge

@@ -31,7 +31,7 @@ from fastgw.plan.resilience import limits_view, pressure_view
 from fastgw.policies._contract import Ledger
 from fastgw.policies._keysets import ring_of
 from fastgw.policies._mirror import Reports, reports_of
-from fastgw.policies.base import stores_of
+from fastgw.policies.base import cache_view, stores_of
 from fastgw.server.keys import Stamp, read, usable
 from fastgw.server.sockets import tune
 from fastgw.upstreams.discovery import EndpointSet
@@ -299,6 +299,7 @@ class DataPlane:
             "mirrors": [(key[0], report.outcomes) for key, report in self.mirrors().items()],
             "limits": limits_view(self.host.limits),
             "pressure": pressure_view(self.host.shared),
+            "cache": cache_view(self.host.shared),
             "contract": self.host.shared.get_or_create("contract", Ledger).rows(),
         }
         return {**self.engine.snapshot(), **own}

@@ -65,11 +65,15 @@ class Tier:
         """Takes an answer, which stays readable meanwhile. How many bytes it wrote, 0 where it did not want it."""
         raise NotImplementedError
 
-    def over(self, kept: Kept) -> None:
-        """Once for each that was stored, whatever became of it."""
+    def coming(self, kept: Kept) -> None:
+        """It was stored, and waits to be handed over. `over` follows, whatever becomes of it."""
 
-    def closed(self, key: bytes) -> None:
-        """A flight is over in which it was asked. Comes after `stored`, and may come before `keep`."""
+    def over(self, kept: Kept) -> None:
+        """It was handed over, or left out."""
+
+    def closed(self, key: bytes, refused: bool) -> None:
+        """A flight is over in which it was asked. Comes after `coming`, and may come before `keep`. `refused`: what
+        came is not kept, or nothing came."""
 
     def state(self) -> dict[str, Any]:
         """More that is worth knowing, for the admin view."""
@@ -100,14 +104,15 @@ class Level:
 
     def give(self, *together: Kept) -> None:
         """They are taken in this order."""
+        loop = asyncio.get_running_loop()
         if len(self.queue) >= MAX_QUEUE:
             self.dropped += 1
-            for kept in together:
-                self.tier.over(kept)
             return
+        for kept in together:
+            self.tier.coming(kept)
         self.queue.append(together)
         if self.task is None:
-            self.task = asyncio.get_running_loop().create_task(self.drain())
+            self.task = loop.create_task(self.drain())
 
     async def drain(self) -> None:
         try:
@@ -229,9 +234,9 @@ class Tiers:
         except RuntimeError:                         # a trial, where no loop runs
             return
 
-    def closed(self, key: bytes) -> None:
+    def closed(self, key: bytes, refused: bool) -> None:
         for level in self.levels:
-            level.tier.closed(key)
+            level.tier.closed(key, refused)
 
     def rows(self) -> list[dict[str, Any]]:
         """For metrics and the admin view: one of each level."""
@@ -241,4 +246,10 @@ class Tiers:
 def open_tiers(storage: Storage, cache: Cache, stores: Stores) -> Tiers | None:
     """Those that the room `cache` names; None when it names none."""
     tiers: list[Tier] = []
+    if cache.second_level is not None and stores.redis is not None:
+        from fastgw.store.redis import RedisStore
+        from fastgw.store.second_level import RedisTier
+
+        # its own connections: large answers must not stand in the way of small decisions
+        tiers.append(RedisTier(cache.second_level, RedisStore(stores.redis), Access(storage)))
     return Tiers(Access(storage), tiers) if tiers else None

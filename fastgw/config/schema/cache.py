@@ -7,10 +7,24 @@ from typing import Literal
 from pydantic import model_validator
 
 from fastgw._core.cache_store import Storage
-from fastgw.config.fields import Size, wrong
+from fastgw.config.fields import Duration, Size, wrong
 from fastgw.config.schema.base import Room, key
 
 MIB = 1024 * 1024
+
+
+class SecondLevel(Room):
+    """Answers in Redis, for all hosts that share it: what one host fetched the others find."""
+
+    store: Literal["redis"] = key(doc="Where: `stores.redis`, over connections of its own.", example="redis")
+    max_answer: Size = key(MIB, "Larger bodies are not kept there.", ge=0, le=64 * MIB, example="1MiB")
+    lease: Duration = key(
+        10.0,
+        "Of several hosts one fetches what none of them has; the others wait for it, at most so long (should it die), "
+        "and no longer than `wait` of the policy. 0: each host fetches for itself.",
+        ge=0,
+        le=600,
+    )
 
 
 class Cache(Room):
@@ -33,8 +47,12 @@ class Cache(Room):
 
     purges: Literal["redis"] | None = key(
         None,
-        "`redis`: purges of the admin API hold for all hosts that share `stores.redis`, also for one that was away.",
+        "`redis`: purges hold for all hosts that share `stores.redis`, also for one that was away: those of the admin "
+        "API, of the method PURGE, and of unsafe methods.",
         example="redis",
+    )
+    second_level: SecondLevel | None = key(
+        None, "Behind the memory of each host, one level of answers in Redis for all of them. Needs `purges: redis`."
     )
 
     @model_validator(mode="after")
@@ -43,4 +61,6 @@ class Cache(Room):
             Storage.size(self.memory, self.entries)
         except ValueError as error:
             raise wrong("conflict", str(error), "more `memory`, or fewer `entries`") from None
+        if self.second_level is not None and self.purges is None:
+            raise wrong("conflict", "`second_level` would bring back what another host purged", "`purges: redis`")
         return self
