@@ -219,8 +219,9 @@ def mirror(options: MirrorOptions) -> str:
     return f"{share} of the requests to {options.service}; {bound}{compared}"
 
 
-def cached(options: CacheOptions, route: Route, asked: Asked) -> str:
-    """What an answer to this is found by in the cache, and what would become of it, in words."""
+def cached(options: CacheOptions, route: Route, asked: Asked, second: bool = False) -> str:
+    """What an answer to this is found by in the cache, and what would become of it, in words. `second`: with a second
+    level."""
     if asked.method not in ("GET", "HEAD"):
         what = "is answered here: it forgets" if asked.method == "PURGE" and options.purge else "goes to the service"
         return f"{asked.method} {what}"
@@ -240,6 +241,7 @@ def cached(options: CacheOptions, route: Route, asked: Asked) -> str:
         become = "kept for all only with public, s-maxage or must-revalidate"
     else:
         become = "fresh answers leave from memory"
+        become += ", or come from Redis, where all hosts keep them" if second and options.wait else ""
     return f"{key} ({', '.join(extra)}); {become}"
 
 
@@ -271,7 +273,8 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
             data["limits"] = limits
         if mirrors := [mirror(use.options) for use in config.chain(route) if isinstance(use.options, MirrorOptions)]:
             data["mirror"] = mirrors
-        if kept := [cached(use.options, route, found.asked) for use in config.chain(route)
+        second = config.cache.second_level is not None
+        if kept := [cached(use.options, route, found.asked, second) for use in config.chain(route)
                     if isinstance(use.options, CacheOptions) and found.asked is not None]:  # fmt: skip
             data["cache"] = kept
         if sockets := socket_words(route):

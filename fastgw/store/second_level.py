@@ -141,7 +141,7 @@ class Record:
             kind, size, _ = BODY.unpack(about)
         except struct.error:
             raise ValueError("no times") from None
-        if len(meta) != META or meta[1] not in KINDS or not head:
+        if len(meta) != META or meta[1] not in KINDS or len(head) < 5:
             raise ValueError("no head")
         plain = unsqueezed(head[0], head[5:], min(int.from_bytes(head[1:5], "big"), 131072))
         if meta[1] == K_VARIANTS and len(plain) > MAX_NAMES:

@@ -43,3 +43,13 @@ def test_a_password_in_the_url_is_refused_and_not_shown():
     config, found = check("stores: {redis: {url: 'redis://u:planted@h'}}\n" + ROUTES % "{}", resolver=RESOLVER, env={})
     assert config is None
     assert not any("planted" in str(problem) for problem in found)
+
+
+def test_the_cache_needs_what_it_shares():
+    cache = "cache: {%s}\nservices: {a: 'http://127.0.0.1:1'}\nroutes: [{path: /x, service: a}]\n"
+    redis = "stores: {redis: {url: 'redis://h'}}\n"
+    assert ("missing_key", "cache.purges") in problems(cache % "purges: redis")
+    level = "second_level: {store: redis}"
+    assert problems(redis + cache % level) == [("conflict", "cache")]
+    assert problems(redis + cache % f"purges: redis, {level}") == []
+    assert problems(redis + cache % "purges: redis, second_level: {}") == [("missing_key", "cache.second_level")]

@@ -51,6 +51,20 @@ def test_predicates_are_named():
     assert refused["candidates"][0]["failed"].startswith("client_ip 10.0.0.1")
 
 
+def test_where_kept_answers_come_from():
+    text = """
+    stores: {redis: {url: 'redis://h'}}
+    cache: {purges: redis, second_level: {store: redis}}
+    services: {a: 'http://127.0.0.1:1'}
+    routes: [{path: /x, service: a, policies: [cache]}, {path: /y, service: a, policies: [{cache: {wait: 0s}}]}]
+    """
+    config = load(text, resolver=RESOLVER, env={})
+    asked = [ask(config, "GET", path, [], "127.0.0.1") for path in ("/x", "/y")]
+    shared, own = (as_data(config, explain(config, each))["cache"][0] for each in asked)
+    assert shared.endswith("; fresh answers leave from memory, or come from Redis, where all hosts keep them")
+    assert own.endswith("; fresh answers leave from memory")
+
+
 def test_where_copies_go():
     assert explained("/api/products/7")["mirror"] == [
         "5% of the requests to products-next; at most 100 at a time in each worker; answers are compared"
