@@ -342,7 +342,9 @@ def test_redis_stands_still(world, eventually):
     fetched = world.put(path, eventually)
     world.redis.pause()
     try:
-        assert world.ask(1, path).status == 200
-        assert world.count(path) == fetched + 1
+        answer = world.ask(1, path)
+        assert answer.status == 200
+        # somebody else may have let it go on
+        assert world.count(path) == fetched + ("detail" not in answer.get("cache-status"))
     finally:
         world.redis.go_on()
