@@ -9,6 +9,8 @@ What raises has failed as a whole; an exception among the replies is the answer 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -33,12 +35,44 @@ LOST = (RedisConnectionError, ClusterDownError, ReadOnlyError)
 """What a server answers, or fails with, that may have handed its keys on."""
 
 
+class Trust:
+    """What new connections trust, and by which certificate they are known: of files that are read again when they are
+    others. A renewal that cannot be read leaves what there was."""
+
+    def __init__(self, options: Redis) -> None:
+        """OSError (an SSLError is one) when a file cannot be read."""
+        self.options = options
+        self.seen = self.look()
+        self.context = self.read()
+
+    def look(self) -> list[tuple[int, int]]:
+        names = [name for name in (self.options.ca, self.options.cert, self.options.key) if name is not None]
+        return [(found.st_mtime_ns, found.st_ino) for found in map(os.stat, names)]
+
+    def read(self) -> ssl.SSLContext:
+        options = self.options
+        context = ssl.create_default_context(cafile=options.ca)
+        if options.cert is not None:
+            passphrase = options.passphrase.reveal() if options.passphrase else ""
+            # always told: nobody is there to be asked for it
+            context.load_cert_chain(options.cert, options.key, lambda: passphrase)
+        return context
+
+    def get(self) -> ssl.SSLContext:
+        with contextlib.suppress(OSError):
+            seen = self.look()
+            if seen != self.seen:
+                self.context = self.read()
+                self.seen = seen
+        return self.context
+
+
 class TlsConnection(SSLConnection):
     """Trusts what `ca` has and nothing else; the library would add it to the authorities of the host."""
 
-    def __init__(self, *, trust: ssl.SSLContext, **options: Any) -> None:
+    def __init__(self, *, trust: Trust, **options: Any) -> None:
         super().__init__(**options)
-        self.ssl_context.context = trust
+        self.ssl_context = trust  # type: ignore[assignment]     # asked by `get` for each connection
 
 
 class TlsSentinelConnection(SentinelManagedConnection, TlsConnection):
@@ -60,8 +94,8 @@ def common(options: Redis, retries: int) -> dict[str, Any]:
 
 
 def tls_of(options: Redis) -> dict[str, Any]:
-    """OSError when `ca` cannot be read."""
-    return {"trust": ssl.create_default_context(cafile=options.ca)} if options.encrypted else {}
+    """OSError when a file cannot be read."""
+    return {"trust": Trust(options)} if options.encrypted else {}
 
 
 def host_port(node: str) -> tuple[str, int]:
@@ -163,7 +197,7 @@ class ClusterClient(Client):
 
 
 def connect(options: Redis) -> Client:
-    """Connects with the first command. OSError when `ca` cannot be read."""
+    """Connects with the first command. OSError when `ca`, `cert` or `key` cannot be read."""
     tls = tls_of(options)
     if options.cluster is not None:
         return ClusterClient(cluster_of(options, tls))

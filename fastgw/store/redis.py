@@ -180,7 +180,7 @@ class RedisStore(Store):
         try:
             self.client = connect(self.options)
         except OSError as error:                     # an SSLError is one
-            failure = StoreError("unreachable", f"its CA certificates cannot be read: {type(error).__name__}")
+            failure = StoreError("unreachable", f"its certificates cannot be read: {type(error).__name__}")
             self.tally.failed(failure, 0, self.broken.bad())
             raise failure from None
         return self.client

@@ -214,7 +214,7 @@ def test_tls(tmp_path):
         store = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=pki.cert, **PATIENT))
         await store.put("a", b"1", ttl=60)
         assert await store.get("a") == b"1"
-        trust = store.client.single.connection_pool.connection_kwargs["trust"]
+        trust = store.client.single.connection_pool.connection_kwargs["trust"].get()
         assert len(trust.get_ca_certs()) == 1 and trust.check_hostname and trust.verify_mode == ssl.CERT_REQUIRED
         await store.close()
         missing = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=str(tmp_path / "missing"), **PATIENT))
@@ -227,6 +227,49 @@ def test_tls(tmp_path):
                 await store.get("a")
             assert caught.value.reason == "unreachable", "a certificate of another authority, or of another name"
             await store.close()
+
+    with RedisServer(tmp_path, *options):
+        run(ask())
+
+
+@needed
+def test_tls_with_a_certificate_of_ours(tmp_path):
+    """Redis admits who shows a certificate that it knows: one whose key has a passphrase, and one that was renewed."""
+    pki, stranger = Authority(tmp_path), Authority(tmp_path / "other")
+    pair, own = pki.leaf("localhost"), pki.client("gateway")
+    locked = pki.leaf("locked", client=True, passphrase="planted-secret")
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-cert-file", pair.cert, "--tls-key-file", pair.key,
+               "--tls-auth-clients", "yes", "--tls-ca-cert-file", pki.cert)  # fmt: skip
+    where = {"url": f"rediss://localhost:{port}", "ca": pki.cert, **PATIENT}
+
+    async def refused(**given):
+        store = RedisStore(Redis(**where, **given))
+        with pytest.raises(StoreError) as caught:
+            await store.get("a")
+        assert caught.value.reason == "unreachable"
+        assert "planted-secret" not in f"{caught.value!r}{caught.value.__cause__!r}"
+        await store.close()
+
+    async def ask():
+        for given in ({"cert": own.cert, "key": own.key},
+                      {"cert": locked.cert, "key": locked.key, "passphrase": "planted-secret"}):  # fmt: skip
+            store = RedisStore(Redis(**where, **given))
+            await store.put("a", b"1", ttl=60)
+            assert await store.get("a") == b"1"
+            await store.close()
+        theirs = stranger.client("gateway")
+        await refused()
+        await refused(cert=theirs.cert, key=theirs.key)
+        await refused(cert=locked.cert, key=locked.key)
+        await refused(cert=locked.cert, key=locked.key, passphrase="planted-secret-but-wrong")
+        await refused(cert=str(tmp_path / "missing"), key=own.key)
+        store = RedisStore(Redis(**where, cert=theirs.cert, key=theirs.key, breaker={"failures": 1000}))
+        with pytest.raises(StoreError):
+            await store.get("a")
+        theirs.replace(pki.client("gateway", file="renewed"))
+        assert await store.get("a") == b"1", "files that were renewed are read"
+        await store.close()
 
     with RedisServer(tmp_path, *options):
         run(ask())
@@ -320,6 +363,10 @@ def test_who_gave_up_before_it_was_sent_sends_nothing(tmp_path):
         {"url": "unix:relative"},
         {"url": "redis://h", "username": "u"},
         {"url": "redis://h", "ca": "ca.crt"},
+        {"url": "redis://h", "cert": "c.crt", "key": "c.key"},
+        {"url": "rediss://h", "cert": "c.crt"},
+        {"url": "rediss://h", "key": "c.key"},
+        {"url": "rediss://h", "passphrase": "pw"},
         {},
         {"url": "redis://h", "cluster": {"nodes": ["h:1"]}},
         {"url": "redis://h", "tls": True},

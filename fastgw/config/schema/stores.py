@@ -133,6 +133,15 @@ class Redis(Room):
     max_waiting: int = key(10_000, "Commands of one worker that may wait for one server; one more fails at once.",
                            ge=1, le=1_000_000)  # fmt: skip
     breaker: StoreBreaker = key(StoreBreaker(), "When it fails.")
+    cert: BesideFile | None = key(
+        None, "A file with the certificate that is shown to servers with TLS, then its chain, PEM.",
+        min_length=1, max_length=4096, example="gateway.crt",
+    )  # fmt: skip
+    passphrase: Secret | None = key(None, "What the key is encrypted with.", example="${GATEWAY_KEY_PASSPHRASE}")
+    # last, because its name hides the function that makes keys
+    key: BesideFile | None = key(
+        None, "A file with the private key of `cert`, PEM.", min_length=1, max_length=4096, example="gateway.key"
+    )
 
     @property
     def encrypted(self) -> bool:
@@ -158,6 +167,12 @@ class Redis(Room):
             raise wrong("missing_key", "a `username` needs its `password`", "password: ${…}")
         if self.ca is not None and not self.encrypted:
             raise wrong("conflict", "`ca` is for TLS, and there is none", "rediss://…, or `tls: true`")
+        if (self.cert is None) != (self.key is None):
+            raise wrong("missing_key", "a certificate and its key belong together", "`cert` and `key`")
+        if self.cert is not None and not self.encrypted:
+            raise wrong("conflict", "`cert` is for TLS, and there is none", "rediss://…, or `tls: true`")
+        if self.passphrase and self.key is None:
+            raise wrong("conflict", "a passphrase without a key", "`cert` and `key`")
         return self
 
 
