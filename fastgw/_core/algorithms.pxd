@@ -1,7 +1,7 @@
 """What a limit's word means, by algorithm, and several limits decided together."""
 from libc.stdint cimport int64_t, uint64_t
 
-from fastgw._core.bucket cimport BucketTable, Level
+from fastgw._core.bucket cimport BucketTable, Level, fgw_mix
 from fastgw._core.holds cimport HoldTable
 
 cdef enum Algorithm:
@@ -33,6 +33,18 @@ ctypedef struct Verdict:
     int which                  # the limit that refuses, or has no room; -1
     int64_t delay_ns           # the longest of them
     Level levels[MAX_LIMITS]
+
+cdef inline uint64_t key_of(const Limit *limit, uint64_t hash) noexcept nogil:
+    """What the table knows a key by, for this limit."""
+    return fgw_mix(hash ^ limit.salt)
+
+
+cdef inline void expect(BucketTable table, const Limit *limits, int count, uint64_t hash) noexcept nogil:
+    """`decide` will ask for these soon: memory is slow, so it begins to bring them."""
+    cdef int i
+    for i in range(count):
+        table.prefetch(key_of(&limits[i], hash))
+
 
 cdef int take(BucketTable table, HoldTable holds, const Limit *limit, uint64_t hash, int64_t cost, int64_t now,
               Level *level) noexcept nogil

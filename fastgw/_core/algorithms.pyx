@@ -29,19 +29,13 @@ is the same). If it is not, then what was taken does not count any more, and not
 from libc.stdint cimport int64_t, uint64_t
 
 from fastgw._core.bucket cimport (
-    EXHAUSTED, NO_ROOM, ROUNDS, TAKEN, BucketTable, Level, fgw_load, fgw_mix, fgw_pair, fgw_share, fgw_share_up, read, swap,
+    EXHAUSTED, NO_ROOM, ROUNDS, TAKEN, BucketTable, Level, fgw_pair, fgw_share, fgw_share_up, read, swap,
 )
 from fastgw._core.clock cimport monotonic_ns
 from fastgw._core.holds cimport HoldTable
+from fastgw._core.request_log cimport log_forget, log_step, log_undo
 
 ALGORITHMS = ("token_bucket", "leaky_bucket", "fixed_window", "sliding_window", "sliding_log", "concurrency")
-
-cdef uint64_t GOLDEN = <uint64_t>0x9e3779b97f4a7c15
-
-
-cdef inline uint64_t key_of(const Limit *limit, uint64_t hash) noexcept nogil:
-    return fgw_mix(hash ^ limit.salt)
-
 
 # ---------------------------------------------------------------------- one word
 
@@ -202,149 +196,6 @@ cdef int _step(BucketTable table, const Limit *l, uint64_t key, int64_t cost, in
     return NO_ROOM
 
 
-# ---------------------------------------------------------------------- sliding_log
-
-
-cdef inline uint64_t _entry(uint64_t key, int64_t number) noexcept nogil:
-    return fgw_mix(key ^ (<uint64_t>(number + 1) * GOLDEN))
-
-
-cdef inline int64_t _end_of(BucketTable table, uint64_t key, int64_t number) noexcept nogil:
-    """Until when the entry counts; 0: it is not there, hence over."""
-    cdef uint64_t lo, hi, wanted = _entry(key, number)
-    cdef fgw_pair *slot = table.find(wanted)
-    if slot == NULL or not read(slot, &lo, &hi) or lo != wanted:
-        return 0
-    return <int64_t>hi
-
-
-cdef inline int64_t _turn(int64_t requests) noexcept nogil:
-    """The cursor's word: the multiple of this that is not less than the newest entry's end, and more, and the number of
-    the oldest entry."""
-    cdef int64_t turn = 1
-    while turn < requests:
-        turn *= 2
-    return turn
-
-
-cdef inline uint64_t _cursor(uint64_t word, int64_t turn, int64_t end, int64_t at) noexcept nogil:
-    """The cursor's next word: greater than `word`, not less than `end`, at entry `at`."""
-    cdef int64_t start = <int64_t>word - <int64_t>word % turn
-    if start + at <= <int64_t>word:
-        start += turn
-    if start < end:
-        start = end + turn - end % turn
-    return <uint64_t>(start + at)
-
-
-cdef void _log_level(BucketTable table, const Limit *l, uint64_t key, int64_t at, int64_t now, Level *level) noexcept nogil:
-    """How many entries are over: in the order of the ring, those come first."""
-    cdef int64_t low = 0, high = l.requests, middle, end
-    while low < high:
-        middle = (low + high) >> 1
-        if _end_of(table, key, (at + middle) % l.requests) <= now:
-            low = middle + 1
-        else:
-            high = middle
-    level.remaining = low
-    end = _end_of(table, key, (at + l.requests - 1) % l.requests)
-    level.full_ns = end - now if end > now else 0
-
-
-cdef bint _log_claim(BucketTable table, uint64_t key, int64_t number, int64_t *now, int64_t per, int *outcome) noexcept nogil:
-    """Takes an entry that is over. False: it is not, or (`outcome`) there is no room."""
-    cdef uint64_t lo, hi, wanted = _entry(key, number)
-    cdef fgw_pair *slot = table.find(wanted)
-    cdef int64_t clock
-    if slot == NULL:
-        slot = table.claim(wanted)
-        if slot == NULL:
-            outcome[0] = NO_ROOM
-            return False
-        clock = monotonic_ns()
-        if clock > now[0]:
-            now[0] = clock
-    if not read(slot, &lo, &hi) or lo != wanted or <int64_t>hi > now[0]:
-        return False
-    return swap(slot, wanted, hi, wanted, <uint64_t>(now[0] + per))
-
-
-cdef void _log_release(BucketTable table, uint64_t key, int64_t number, int64_t end, int64_t now) noexcept nogil:
-    cdef uint64_t wanted = _entry(key, number)
-    cdef fgw_pair *slot = table.find(wanted)
-    if slot != NULL:
-        swap(slot, wanted, <uint64_t>end, wanted, <uint64_t>now)
-
-
-cdef int _log(BucketTable table, const Limit *l, uint64_t key, int64_t cost, int64_t now, bint taking, bint forced,
-              Level *level) noexcept nogil:
-    cdef fgw_pair *slot
-    cdef uint64_t lo, hi
-    cdef int64_t at, end, clock, turn = _turn(l.requests)
-    cdef int64_t taken
-    cdef int rounds, outcome
-    for rounds in range(ROUNDS):
-        slot = table.claim(key) if taking else table.find(key)
-        at = 0
-        hi = 0
-        if slot == NULL:
-            if taking:
-                return NO_ROOM
-        elif not read(slot, &lo, &hi) or lo != key:
-            continue
-        else:
-            at = <int64_t>hi % turn % l.requests
-        if taking and cost > 1:
-            # all have a place before the first is taken: what is taken has one and the same time
-            for taken in range(cost):
-                if table.find(_entry(key, (at + taken) % l.requests)) == NULL:
-                    if table.claim(_entry(key, (at + taken) % l.requests)) == NULL:
-                        return NO_ROOM
-                    clock = monotonic_ns()
-                    now = clock if clock > now else now
-        level.delay_ns = 0
-        level.retry_ns = 0
-        level.mark = at
-        taken = 0
-        outcome = EXHAUSTED
-        while taken < cost:
-            end = _end_of(table, key, (at + taken) % l.requests)
-            if end > now or (taking and not _log_claim(table, key, (at + taken) % l.requests, &now, l.per, &outcome)):
-                break
-            taken += 1
-        level.now = now
-        if taken == cost or (forced and outcome != NO_ROOM and taken):
-            if taking and taken:
-                swap(slot, key, hi, key, _cursor(hi, turn, now + l.per, (at + taken) % l.requests))
-                at = (at + taken) % l.requests
-            _log_level(table, l, key, at, now, level)
-            if not taking:
-                level.remaining -= cost
-            return TAKEN
-        while taking and taken:
-            taken -= 1
-            _log_release(table, key, (at + taken) % l.requests, now + l.per, now)
-        if outcome == NO_ROOM:
-            return NO_ROOM
-        end = _end_of(table, key, at)
-        if end > now and l.requests > 1 and _end_of(table, key, (at + 1) % l.requests) < end:
-            # whoever took it has not moved the cursor, or will not any more
-            if slot == NULL:
-                slot = table.claim(key)
-                if slot == NULL:
-                    return NO_ROOM
-                continue
-            swap(slot, key, hi, key, _cursor(hi, turn, end, (at + 1) % l.requests))
-            continue
-        end = _end_of(table, key, (at + cost - 1) % l.requests)
-        if end <= now and taking and not forced:
-            continue                                   # somebody else took one of them at this moment
-        _log_level(table, l, key, at, now, level)
-        level.retry_ns = end - now if end > now else 1
-        return EXHAUSTED
-    return NO_ROOM
-
-
 # ---------------------------------------------------------------------- one limit, whatever it is
 
 
@@ -358,7 +209,7 @@ cdef int take(BucketTable table, HoldTable holds, const Limit *limit, uint64_t h
     if cost == 0:
         return peek(table, holds, limit, hash, 0, now, level)
     if limit.algorithm == SLIDING_LOG:
-        return _log(table, limit, key, cost, now, True, False, level)
+        return log_step(table, limit.requests, limit.per, key, cost, now, True, False, level)
     return _step(table, limit, key, cost, now, False, level)
 
 
@@ -370,7 +221,7 @@ cdef int peek(BucketTable table, HoldTable holds, const Limit *limit, uint64_t h
     if limit.algorithm == CONCURRENCY:
         return holds.take(key, limit.requests, now, False, level)
     if limit.algorithm == SLIDING_LOG:
-        return _log(table, limit, key, cost, now, False, False, level)
+        return log_step(table, limit.requests, limit.per, key, cost, now, False, False, level)
     slot = table.find(key)
     if slot == NULL or not read(slot, &lo, &hi) or lo != key:
         hi = 0
@@ -382,21 +233,18 @@ cdef void undo(BucketTable table, HoldTable holds, const Limit *limit, uint64_t 
     """Gives back what a `take` took, which filled `level`."""
     cdef uint64_t lo, hi, key = key_of(limit, hash)
     cdef fgw_pair *slot
-    cdef int64_t i, turn, back
+    cdef int64_t back
     cdef int rounds
     if limit.algorithm == CONCURRENCY:
         holds.give(level.mark)
         return
-    slot = table.find(key)
-    if slot == NULL or cost == 0:
+    if cost == 0:
         return
     if limit.algorithm == SLIDING_LOG:
-        for i in range(cost):
-            _log_release(table, key, (level.mark + i) % limit.requests, level.now + limit.per, level.now)
-        turn = _turn(limit.requests)
-        # the cursor goes back too, unless somebody has gone on from where we left it
-        if read(slot, &lo, &hi) and lo == key and <int64_t>hi % turn == (level.mark + cost) % limit.requests:
-            swap(slot, key, hi, key, _cursor(hi, turn, level.now + limit.per, level.mark))
+        log_undo(table, limit.requests, limit.per, key, cost, level)
+        return
+    slot = table.find(key)
+    if slot == NULL:
         return
     if level.mark == 0:
         return
@@ -427,7 +275,8 @@ cdef int charge(BucketTable table, const Limit *limit, uint64_t hash, int64_t co
     if limit.algorithm == CONCURRENCY:
         return TAKEN
     if limit.algorithm == SLIDING_LOG:
-        _log(table, limit, key, cost if cost < limit.requests else limit.requests, now, True, True, level)
+        log_step(table, limit.requests, limit.per, key, cost if cost < limit.requests else limit.requests, now, True, True,
+                 level)
     else:
         outcome = _step(table, limit, key, cost, now, True, level)
     peek(table, None, limit, hash, 0, now, level)
@@ -438,19 +287,15 @@ cdef bint forget(BucketTable table, const Limit *limit, uint64_t hash) noexcept 
     """The key is as if it had never come. False when it is not there. Requests under way stay counted."""
     cdef uint64_t lo, hi, key = key_of(limit, hash)
     cdef fgw_pair *slot
-    cdef int64_t i, end, now = monotonic_ns()
+    cdef int64_t now = monotonic_ns()
     cdef int rounds
     if limit.algorithm == CONCURRENCY:
         return False
+    if limit.algorithm == SLIDING_LOG:
+        return log_forget(table, limit.requests, key)
     slot = table.find(key)
     if slot == NULL:
         return False
-    if limit.algorithm == SLIDING_LOG:
-        for i in range(limit.requests):
-            end = _end_of(table, key, i)
-            if end > now:
-                _log_release(table, key, i, end, now)
-        return True
     for rounds in range(ROUNDS):
         if not read(slot, &lo, &hi) or lo != key:
             return False
@@ -462,37 +307,71 @@ cdef bint forget(BucketTable table, const Limit *limit, uint64_t hash) noexcept 
 # ---------------------------------------------------------------------- several limits
 
 
+# Where a limit's word is, what it was, and what takes its place; no slot: it is looked for again.
+ctypedef struct Found:
+    fgw_pair *slot
+    uint64_t key
+    uint64_t word
+    uint64_t after
+
+
+cdef inline int _look(BucketTable table, HoldTable holds, const Limit *limit, uint64_t hash, int64_t cost, int64_t now,
+                      Found *found, Level *level) noexcept nogil:
+    """As `peek`, and remembers what it was decided on."""
+    cdef uint64_t lo
+    found.slot = NULL
+    if limit.algorithm > SLIDING_WINDOW:
+        return peek(table, holds, limit, hash, cost, now, level)
+    found.key = key_of(limit, hash)
+    found.slot = table.find(found.key)
+    if found.slot == NULL or not read(found.slot, &lo, &found.word) or lo != found.key:
+        found.slot = NULL
+        found.word = 0
+    return _weigh(limit, found.word, cost, now, &found.after, level)
+
+
 cdef int decide(BucketTable table, HoldTable holds, const Limit *limits, int count, uint64_t hash, int64_t cost,
                 int64_t now, Verdict *verdict) noexcept nogil:
     """All of them, or none. `verdict.levels` are filled for all, unless there was no room."""
+    cdef Found found[MAX_LIMITS]
     cdef int i, j, outcome
     verdict.which = -1
     verdict.delay_ns = 0
-    if count > 1:
-        for i in range(count):
-            table.prefetch(key_of(&limits[i], hash))
-        for i in range(count):
-            outcome = peek(table, holds, &limits[i], hash, cost, now, &verdict.levels[i])
-            if outcome == NO_ROOM:
-                continue                          # `take` says so
-            if outcome == EXHAUSTED and (
-                    verdict.which < 0 or verdict.levels[i].retry_ns > verdict.levels[verdict.which].retry_ns):
-                verdict.which = i
-        if verdict.which >= 0:
-            for i in range(count):
-                # of those that would have admitted it nothing was taken
-                peek(table, holds, &limits[i], hash, cost if i == verdict.which else 0, now, &verdict.levels[i])
-            verdict.outcome = EXHAUSTED
-            return EXHAUSTED
-    for i in range(count):
-        outcome = take(table, holds, &limits[i], hash, cost, now, &verdict.levels[i])
+    if count == 1:
+        outcome = take(table, holds, limits, hash, cost, now, &verdict.levels[0])
+        verdict.outcome = outcome
         if outcome != TAKEN:
+            verdict.which = 0
+        else:
+            verdict.delay_ns = verdict.levels[0].delay_ns
+        return outcome
+    for i in range(count):
+        outcome = _look(table, holds, &limits[i], hash, cost, now, &found[i], &verdict.levels[i])
+        if outcome == NO_ROOM:
+            continue                              # `take` says so
+        if outcome == EXHAUSTED and (
+                verdict.which < 0 or verdict.levels[i].retry_ns > verdict.levels[verdict.which].retry_ns):
             verdict.which = i
-            for j in range(i):
-                undo(table, holds, &limits[j], hash, cost, &verdict.levels[j])
-            verdict.outcome = outcome
-            verdict.delay_ns = 0
-            return outcome
+    if verdict.which >= 0:
+        for i in range(count):
+            # of those that would have admitted it nothing was taken
+            peek(table, holds, &limits[i], hash, cost if i == verdict.which else 0, now, &verdict.levels[i])
+        verdict.outcome = EXHAUSTED
+        return EXHAUSTED
+    for i in range(count):
+        if found[i].slot != NULL and cost and swap(found[i].slot, found[i].key, found[i].word, found[i].key,
+                                                   found[i].after):
+            # the word is still the one that was looked at
+            verdict.levels[i].mark = <int64_t>found[i].after
+        else:
+            outcome = take(table, holds, &limits[i], hash, cost, now, &verdict.levels[i])
+            if outcome != TAKEN:
+                verdict.which = i
+                for j in range(i):
+                    undo(table, holds, &limits[j], hash, cost, &verdict.levels[j])
+                verdict.outcome = outcome
+                verdict.delay_ns = 0
+                return outcome
         if verdict.levels[i].delay_ns > verdict.delay_ns:
             verdict.delay_ns = verdict.levels[i].delay_ns
     verdict.outcome = TAKEN

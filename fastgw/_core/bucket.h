@@ -73,9 +73,15 @@ static inline uint64_t fgw_mix(uint64_t x) {
 
 /* a * b / c, rounded up and down; what is multiplied may take 128 bits, what comes out takes 63 */
 static inline int64_t fgw_share_up(int64_t a, int64_t b, int64_t c) {
+  int64_t product;
+  if (!__builtin_mul_overflow(a, b, &product)) return (int64_t)(((uint64_t)product + (uint64_t)c - 1) / (uint64_t)c);
   return (int64_t)(((unsigned __int128)a * b + c - 1) / c);
 }
 
-static inline int64_t fgw_share(int64_t a, int64_t b, int64_t c) { return (int64_t)((unsigned __int128)a * b / c); }
+static inline int64_t fgw_share(int64_t a, int64_t b, int64_t c) {
+  int64_t product;
+  if (!__builtin_mul_overflow(a, b, &product)) return product / c;
+  return (int64_t)((unsigned __int128)a * b / c);
+}
 
 #endif

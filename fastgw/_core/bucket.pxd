@@ -15,7 +15,10 @@ cdef extern from "bucket.h":
     int64_t fgw_share_up(int64_t a, int64_t b, int64_t c) noexcept nogil
 
 cdef enum:
-    GROUP = 256
+    FRONT = 4            # slots of a group's first line,
+    BACK = 11            # and behind it, before the door
+    FRONT_BYTES = 64
+    BACK_BYTES = 192
     ROUNDS = 1000        # of a lock-free loop before it gives up; 3 is already rare
 
 # What take() answers.
@@ -53,9 +56,26 @@ cdef inline bint read(fgw_pair *p, uint64_t *lo, uint64_t *hi) noexcept nogil:
     return False
 
 
+ctypedef struct Group:
+    fgw_pair *front
+    fgw_pair *back
+
+
+cdef inline fgw_pair* find_in(Group group, uint64_t key) noexcept nogil:
+    cdef int i
+    for i in range(FRONT):
+        if fgw_load(&group.front[i].lo) == key:
+            return &group.front[i]
+    for i in range(BACK):
+        if fgw_load(&group.back[i].lo) == key:
+            return &group.back[i]
+    return NULL
+
+
 cdef class BucketTable:
     cdef object _owner               # keeps the memory alive
-    cdef uint8_t *_base
+    cdef uint8_t *_front
+    cdef uint8_t *_back
     cdef uint64_t *_counts
     cdef uint64_t _mask
     cdef uint64_t _seed0, _seed1
@@ -63,12 +83,19 @@ cdef class BucketTable:
     cdef readonly uint64_t capacity  # slots
     cdef readonly int64_t epoch      # ns: the wall clock less the monotonic one, as it was when the table was made
     cdef uint64_t hash(self, const char *p, size_t n) noexcept nogil
-    cdef fgw_pair* find(self, uint64_t key) noexcept nogil
     cdef fgw_pair* claim(self, uint64_t key) noexcept nogil
     cdef int take(self, uint64_t key, int64_t now, int64_t interval, int64_t burst, Level *level) noexcept nogil
 
+    cdef inline Group _group(self, uint64_t number) noexcept nogil:
+        cdef Group group
+        group.front = <fgw_pair*>(self._front + number * FRONT_BYTES)
+        group.back = <fgw_pair*>(self._back + number * BACK_BYTES)
+        return group
+
+    cdef inline fgw_pair* find(self, uint64_t key) noexcept nogil:
+        """Where the key is; NULL: its bucket is not there, hence idle."""
+        return find_in(self._group(key & self._mask), key)
+
     cdef inline void prefetch(self, uint64_t key) noexcept nogil:
-        """Two lines of its group, which have nearly every key."""
-        cdef uint8_t *group = self._base + (key & self._mask) * GROUP
-        fgw_prefetch(group)
-        fgw_prefetch(group + 64)
+        """The line that has it mostly."""
+        fgw_prefetch(self._front + (key & self._mask) * FRONT_BYTES)

@@ -7,9 +7,11 @@ the theoretical arrival time `tat`: the moment at which the bucket is full again
 
 and then the left side becomes the new `tat`. A bucket whose `tat` has passed is full: *idle equals absent*.
 
-Layout. A header page (magic, number of groups, hash seed), then groups of 256 bytes: 16 pairs of 64-bit words,
-aligned to 16. Pairs 0 to 14 are *slots*, pair 15 is the group's *door*. A key (64-bit keyed hash; 0 is no key) lives
-in one of the slots of its group, `key mod groups`, and nowhere else; mostly in the first four, one line of the cache.
+Layout. A header page (magic, number of groups, hash seed), then groups of 16 pairs of 64-bit words, aligned to 16. Pairs 0
+to 14 are *slots*, pair 15 is the group's *door*. A key (64-bit keyed hash; 0 is no key) lives in one of the slots of its
+group, `key mod groups`, and nowhere else; mostly in the first four, which are one line of the cache. These lines of all groups
+lie together, before the rest of all groups: with a million keys four of five decisions stay within 16 MiB, which
+the processor's table of pages (TLB) can hold.
 
     slot   (key, tat)        a bucket      (0, version)   free
     door   (key, number|j)   an insertion of `key` into slot j, whose version is `number`, is under way
@@ -58,40 +60,38 @@ import os
 cdef enum:
     HEADER = 4096
     DOOR = 15
+    GROUP = FRONT_BYTES + BACK_BYTES
     EPOCH_AT = 32          # in the header: the wall clock less the monotonic one when the table was made
     COUNTS_AT = 64         # three words: slots that were filled, idle buckets that gave their place, keys without one
 
-cdef bytes MAGIC = b"fgwbkt02"
+cdef bytes MAGIC = b"fgwbkt03"
 
 
-cdef inline fgw_pair* _find(fgw_pair *group, uint64_t key) noexcept nogil:
-    cdef int i
-    for i in range(DOOR):
-        if fgw_load(&group[i].lo) == key:
-            return &group[i]
-    return NULL
+cdef inline fgw_pair* _slot(Group group, int i) noexcept nogil:
+    """Of a group: 0 to 14, and the door."""
+    return group.front + i if i < FRONT else group.back + (i - FRONT)
 
 
-cdef void _finish(fgw_pair *group, uint64_t key, uint64_t ticket) noexcept nogil:
+cdef void _finish(Group group, uint64_t key, uint64_t ticket) noexcept nogil:
     """Fills the announced slot and closes the door; harmless when somebody else did it already."""
     cdef uint64_t version = ticket >> 4
     cdef uint64_t now = <uint64_t>monotonic_ns()
-    swap(&group[ticket & 15], 0, version, key, version + 1 if version >= now else now)
-    swap(&group[DOOR], key, ticket, 0, ticket)
+    swap(_slot(group, ticket & 15), 0, version, key, version + 1 if version >= now else now)
+    swap(_slot(group, DOOR), key, ticket, 0, ticket)
 
 
-cdef fgw_pair* _insert(fgw_pair *group, uint64_t key, uint64_t *counts) noexcept nogil:
+cdef fgw_pair* _insert(Group group, uint64_t key, uint64_t *counts) noexcept nogil:
     """The slot of a key that was not there; NULL when the group is full."""
     cdef fgw_pair *slot
     cdef uint64_t lo, hi, ticket, opened, now, version, oldest
     cdef int i, free, rounds
     for rounds in range(ROUNDS):
-        if not read(&group[DOOR], &opened, &ticket):
+        if not read(_slot(group, DOOR), &opened, &ticket):
             continue
         if opened != 0:
             _finish(group, opened, ticket)
             continue
-        slot = _find(group, key)
+        slot = find_in(group, key)
         if slot != NULL:
             return slot
         free = -1
@@ -99,23 +99,23 @@ cdef fgw_pair* _insert(fgw_pair *group, uint64_t key, uint64_t *counts) noexcept
         # a free slot, else the one that has been idle for longest
         oldest = now
         for i in range(DOOR):
-            if not read(&group[i], &lo, &hi) or (lo != 0 and hi >= oldest):
+            if not read(_slot(group, i), &lo, &hi) or (lo != 0 and hi >= oldest):
                 continue
             free = i
             if lo == 0:
                 break
             oldest = hi
         if free < 0:
-            if fgw_load(&group[DOOR].hi) == ticket:
+            if fgw_load(&group.back[BACK].hi) == ticket:
                 fgw_add(&counts[2], 1)
                 return NULL
             continue
-        if not read(&group[free], &lo, &hi) or (lo != 0 and hi >= now):
+        if not read(_slot(group, free), &lo, &hi) or (lo != 0 and hi >= now):
             continue
         version = (hi if hi > ticket >> 4 else ticket >> 4) + 1
-        if not swap(&group[free], lo, hi, 0, version):
+        if not swap(_slot(group, free), lo, hi, 0, version):
             continue
-        if swap(&group[DOOR], 0, ticket, key, version << 4 | <uint64_t>free):
+        if swap(_slot(group, DOOR), 0, ticket, key, version << 4 | <uint64_t>free):
             _finish(group, key, version << 4 | <uint64_t>free)
             fgw_add(&counts[0 if lo == 0 else 1], 1)
     return NULL
@@ -146,7 +146,8 @@ cdef class BucketTable:
         self._counts = <uint64_t*>(base + COUNTS_AT)
         if self.groups == 0 or self.groups & (self.groups - 1) or HEADER + self.groups * GROUP > n:
             raise ValueError("the memory of the BucketTable was cut")
-        self._base = base + HEADER
+        self._front = base + HEADER
+        self._back = self._front + self.groups * FRONT_BYTES
         self._mask = self.groups - 1
         self.capacity = self.groups * DOOR
 
@@ -186,16 +187,12 @@ cdef class BucketTable:
         cdef uint64_t key = fgw_siphash(p, n, self._seed0, self._seed1)
         return key if key != 0 else 1
 
-    cdef fgw_pair* find(self, uint64_t key) noexcept nogil:
-        """Where the key is; NULL: its bucket is not there, hence idle."""
-        return _find(<fgw_pair*>(self._base + (key & self._mask) * GROUP), key)
-
     cdef fgw_pair* claim(self, uint64_t key) noexcept nogil:
         """Where it is from now on. NULL: its group holds 15 buckets that are not idle.
 
         Its second word may be later than a clock reading from before the call: one that goes on reads the clock again."""
-        cdef fgw_pair *group = <fgw_pair*>(self._base + (key & self._mask) * GROUP)
-        cdef fgw_pair *slot = _find(group, key)
+        cdef Group group = self._group(key & self._mask)
+        cdef fgw_pair *slot = find_in(group, key)
         return slot if slot != NULL else _insert(group, key, self._counts)
 
     cdef int take(self, uint64_t key, int64_t now, int64_t interval, int64_t burst, Level *level) noexcept nogil:
@@ -259,24 +256,24 @@ cdef class BucketTable:
         """How many slots hold a key that is not idle now."""
         cdef uint64_t g, lo, hi, now = <uint64_t>monotonic_ns()
         cdef int i, count = 0
-        cdef fgw_pair *group
+        cdef Group group
         for g in range(self.groups):
-            group = <fgw_pair*>(self._base + g * GROUP)
+            group = self._group(g)
             for i in range(DOOR):
-                if read(&group[i], &lo, &hi) and lo != 0 and hi >= now:
+                if read(_slot(group, i), &lo, &hi) and lo != 0 and hi >= now:
                     count += 1
         return count
 
     def announce(self, uint64_t key):
         """Leaves an insertion half done, as a process does that dies in the middle of one. For tests."""
-        cdef fgw_pair *group = <fgw_pair*>(self._base + (key & self._mask) * GROUP)
+        cdef Group group = self._group(key & self._mask)
         cdef uint64_t opened, ticket, lo, hi, version
         cdef int i
-        if not read(&group[DOOR], &opened, &ticket) or opened != 0 or _find(group, key) != NULL:
+        if not read(_slot(group, DOOR), &opened, &ticket) or opened != 0 or find_in(group, key) != NULL:
             raise ValueError("an insertion is under way, or the key is there")
         for i in range(DOOR):
-            if read(&group[i], &lo, &hi) and lo == 0:
+            if read(_slot(group, i), &lo, &hi) and lo == 0:
                 version = (hi if hi > ticket >> 4 else ticket >> 4) + 1
-                swap(&group[i], lo, hi, 0, version)
-                return swap(&group[DOOR], 0, ticket, key, version << 4 | <uint64_t>i)
+                swap(_slot(group, i), lo, hi, 0, version)
+                return swap(_slot(group, DOOR), 0, ticket, key, version << 4 | <uint64_t>i)
         raise ValueError("the group is full")

@@ -6,7 +6,7 @@ from fastgw._core.bucket cimport BucketTable, Level
 from fastgw._core.cidr cimport CidrTable
 from fastgw._core.clock cimport Timed, Timer, Wheel
 from fastgw._core.exchange cimport Exchange, Hook
-from fastgw._core.headers cimport Head
+from fastgw._core.headers cimport Head, Header, equals_lower
 from fastgw._core.holds cimport HoldTable
 from fastgw._core.limit_counts cimport LimitCounts
 from fastgw._core.limit_key cimport LimitKey
@@ -23,6 +23,16 @@ ctypedef struct Kept:
     int which                  # of RateLimit.sets
     int count
     KeptLimit limits[MAX_LIMITS]
+
+
+cdef inline bint told_x(Head head, Header *h) noexcept:
+    """One of X-RateLimit-Limit, -Remaining and -Reset; its name has 17 or 21 bytes."""
+    cdef const char *name = head.buf + h.name
+    if not equals_lower(name, b"x-ratelimit-", 12):
+        return False
+    if h.name_len == 21:
+        return equals_lower(name + 12, b"remaining", 9)
+    return equals_lower(name + 12, b"limit", 5) or equals_lower(name + 12, b"reset", 5)
 
 
 cdef class Limits:

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastgw._core.algorithms cimport (
-    CONCURRENCY, LEAKY_BUCKET, MAX_LIMITS, Limit, Verdict, charge, decide, forget, peek, set_limit,
+    CONCURRENCY, LEAKY_BUCKET, MAX_LIMITS, Limit, Verdict, charge, decide, expect, forget, peek, set_limit,
 )
 from fastgw._core.bucket cimport EXHAUSTED, NO_ROOM, TAKEN, BucketTable, Level
 from fastgw._core.cidr cimport ALLOWED, CidrTable
@@ -324,6 +324,8 @@ cdef class RateLimit(Hook):
             return CONTINUE
         self.key.write(ex, key, &n, &fallbacks)
         hash = self.table.hash(<const char*>key, n)
+        if self.decider is None:
+            expect(self.table, limits.items, limits.count, hash)
         cost = self._cost(ex, limits)
         if self.decider is not None:
             self.asked[ex] = (ex.generation, limits, fallbacks, hash)
@@ -530,17 +532,20 @@ cdef class RateLimit(Hook):
 
     cdef bint _tighter(self, Head head, int64_t remaining) noexcept:
         """X-RateLimit-* tell of one limit: the tightest of ours. An upstream's own are replaced."""
-        cdef Header *h = head.find(b"x-ratelimit-remaining", 21)
-        cdef int64_t other = 0
-        cdef unsigned int i
-        if h != NULL and h.name >= head.head_len:
-            for i in range(h.value_len):
-                other = other * 10 + (head.buf[h.value + i] - c"0")
-            if other <= remaining:
+        cdef Header *h
+        cdef int at, found = 0
+        for at in range(head.count):
+            h = &head.items[at]
+            if (h.name_len != 17 and h.name_len != 21) or h.drop or not told_x(head, h):
+                continue
+            found += 1
+            if h.name_len == 21 and h.name >= head.head_len and \
+                    _parse(head.buf + h.value, h.value_len, 0) <= remaining:
                 return False
-        head.remove_name(b"x-ratelimit-limit", 17)
-        head.remove_name(b"x-ratelimit-remaining", 21)
-        head.remove_name(b"x-ratelimit-reset", 17)
+        if found:
+            head.remove_name(b"x-ratelimit-limit", 17)
+            head.remove_name(b"x-ratelimit-remaining", 21)
+            head.remove_name(b"x-ratelimit-reset", 17)
         return True
 
     cdef int record(self, Exchange ex) except -1:

@@ -35,7 +35,7 @@ HELD = 65_536
 """Keys of `concurrency` limits that have requests under way at a time; likewise."""
 BANS = 32_768
 """Addresses a host keeps out at a time; likewise."""
-BUCKETS_LAYOUT = "2"
+BUCKETS_LAYOUT = "3"
 BANS_LAYOUT = "1"
 HEALTH_LAYOUT = "1"
 USAGE_LAYOUT = "1"
