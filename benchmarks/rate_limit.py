@@ -10,8 +10,8 @@ Three views of the same work, from the inside out:
   with a thousand keys and on one with a million, in turns likewise.
 - user instructions of a request, with the policy and without, counted by callgrind, which no load disturbs.
 
-How long one load from memory takes is measured in between: a million keys do not fit the processor's cache, so that each
-decision needs one such load, and where others use the cache too it is slow.
+How long one load from memory takes is measured in between: a million keys do not fit the processor's cache, so that
+each decision needs one such load, and where others use the cache too it is slow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What `fastgw check` says of policies by the number of workers: what follows from what was chosen, and does not fit."""
+"""What `fastgw check` says of policies by the number of workers: what follows from what was chosen, and what does not
+fit."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def in_memory(config: Config, use: PolicyUse, handler: type[Policy], workers: in
     for kind, name, path in handler.references(use.options):
         if (kind, name) == ("store", "memory"):
             yield Problem(
-                "warning", "memory_of_each_worker", config.file or "", use.line, use.col, dotted((*use.path, use.name, *path)),
+                "warning", "memory_of_each_worker", config.file or "", use.line, use.col,
+                dotted((*use.path, use.name, *path)),
                 f"`memory` is each worker's own and there are {workers}: what {use.name} keeps in one of them is "
                 "not there for a request that another one serves",
                 "`store: redis`, or `server.workers: 1`",
