@@ -265,7 +265,7 @@ def test_the_example_configuration_is_moved_to_free_ports():
 def test_a_child_that_ends_is_reported_with_what_it_said():
     child = Child("failing", [sys.executable, "-c", "import sys; sys.exit('no such thing')"])
     with child, pytest.raises(BenchError, match="no such thing"):
-        child.wait_for_port(process.free_port(), 20)
+        child.wait_for_port(process.free_port(), 60)
 
 
 STUBBORN = """
@@ -284,7 +284,7 @@ def test_a_child_that_ignores_term_is_killed_with_all_it_started():
         child = Child.__new__(Child)
         child.name, child.process, child._errors = "stubborn", outer, io.BytesIO()
         assert child.stop(seconds=0.2) == -9
-        deadline = process.time.monotonic() + 10
+        deadline = process.time.monotonic() + 60
         while is_running(inner):
             assert process.time.monotonic() < deadline
             process.time.sleep(0.01)
@@ -301,14 +301,14 @@ def is_running(pid):
 def test_cpu_time_counts_what_was_burnt():
     burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\ninput()"
     with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE) as burning:
-        deadline = process.time.monotonic() + 20
+        deadline = process.time.monotonic() + 60
         while (used := process.cpu_time([burning.pid])).seconds < 0.3:
             assert process.time.monotonic() < deadline
             process.time.sleep(0.01)
         assert used.seconds < 2
         assert 0 <= used.user_share <= 1
         assert process.memory(burning.pid).private > 1 << 20
-        burning.communicate(b"\n", timeout=10)
+        burning.communicate(b"\n", timeout=60)
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -336,14 +336,14 @@ def test_the_backend_answers_json_bytes_and_echo(backend):
 def test_the_backend_sends_messages_back_and_the_load_counts_them(backend, monkeypatch, size):
     monkeypatch.setattr(sockets, "LOAD_CORE", None)
     messages, micros, total, _, p50, p99 = sockets.load(backend.port, 3, size, 1)
-    assert messages > 10 and total == messages * size and 900_000 < micros < 5_000_000 and p50 <= p99
+    assert messages > 10 and total == messages * size and 900_000 < micros < 60_000_000 and p50 <= p99
     with pytest.raises(BenchError):
         sockets.load(1, 1, size, 1)
 
 
 @needs_compiler
 def test_the_backend_throws_bodies_away_and_keeps_the_connection(backend):
-    connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=60)
     for size in (0, 10, 300_000):
         connection.request("POST", "/api/item", body=b"b" * size)
         answer = connection.getresponse()
@@ -354,7 +354,7 @@ def test_the_backend_throws_bodies_away_and_keeps_the_connection(backend):
 @needs_compiler
 def test_the_client_sends_exactly_so_many_and_reads_slowly(backend):
     client.exactly(backend.port, 25, [client.request("/api/item"), client.request("/api/bytes/70000")], connections=4)
-    deadline = process.time.monotonic() + 30
+    deadline = process.time.monotonic() + 60
     *_, total = client.read_slowly(backend.port, "/api/bytes/2000000", 2_000_000, 1e9, deadline)
     assert total >= 2_000_000
 

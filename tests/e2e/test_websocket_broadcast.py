@@ -89,7 +89,7 @@ def world():
                 "path": "/ws" + at, "retry": "50ms", "max_retry": "200ms", **more}}
 
         config = {
-            "server": {"timeouts": {"drain": "2s", "body": "5m"}},
+            "server": {"timeouts": {"drain": "4s", "body": "5m"}},
             "observability": {"access_log": {"enabled": False}},
             "services": {"feed": upstream.url},
             "routes": [

@@ -17,7 +17,7 @@ from tests.wire.ws_peer import PING, PONG, TEXT, Echo, close, frame
 def running(**websocket):
     with Echo() as echo:
         config = {
-            "server": {"timeouts": {"drain": "2s"}},
+            "server": {"timeouts": {"drain": "4s"}},
             "observability": {"access_log": {"enabled": False}},
             "services": {"up": f"http://127.0.0.1:{echo.port}"},
             "routes": [{"path": "/ws", "service": "up", "websocket": websocket or True}],
@@ -58,7 +58,9 @@ def test_pings_of_the_gateway():
         assert got[:2] == bytes([0x80 | PING, 10])
         say(client, stream, frame(PONG, got[2:]) + frame(TEXT, b"x"))
         echoed = frame(TEXT, b"x", masked=False)
-        assert echoed in received(client, stream, 12 + len(echoed)) or echoed in received(client, stream, 27)
+        # any number of pings may come before it
+        while echoed not in got:
+            got = received(client, stream, len(got) + 1)
 
 
 def test_the_end_of_the_gateway():

@@ -64,6 +64,7 @@ def test_a_stopped_worker_takes_nothing_from_the_requests_of_others(short, upstr
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
 
     upstream.script(slow)
+    short["server"]["timeouts"]["drain"] = "4s"       # within it the answer must be through
     with GatewayProcess(short) as gateway, gateway.client() as client:
         client.send(GET)
         upstream.wait_requests(1)
