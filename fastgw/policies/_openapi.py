@@ -24,6 +24,14 @@ PIECES = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(slots=True)
+class Answer:
+    """What an answer may hold, by media type; empty: nothing. `headers`: what checks those that it has to have."""
+
+    bodies: dict[str, Checker | None] = field(default_factory=dict)
+    headers: Parameters | None = None
+
+
+@dataclass(slots=True)
 class Operation:
     """One method of one path. `bodies`: media type or range → what checks it, None for one that is not looked at."""
 
@@ -34,10 +42,10 @@ class Operation:
     cookie: Parameters | None = None
     bodies: dict[str, Checker | None] = field(default_factory=dict)
     body_required: bool = False
-    answers: dict[str, dict[str, Checker | None]] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
 
-    def answer(self, status: int) -> dict[str, Checker | None] | None:
-        """What an answer of that status may hold, by media type; empty: nothing. None when it is not described."""
+    def answer(self, status: int) -> Answer | None:
+        """What an answer of that status is to be. None when it is not described."""
         for name in (str(status), f"{status // 100}XX", "DEFAULT"):
             if name in self.answers:
                 return self.answers[name]
@@ -167,7 +175,19 @@ class Contract:
             answers = given.get("responses")
             for status, one in (answers if isinstance(answers, dict) else {}).items():
                 where = f"{place}.responses.{status}"
-                made.answers[str(status).upper()] = self.content(where, self.resolved(one, where).get("content"))
+                made.answers[str(status).upper()] = self.answer(where, self.resolved(one, where))
+        return made
+
+    def answer(self, place: str, given: dict[str, Any]) -> Answer:
+        made = Answer(self.content(place, given.get("content")))
+        headers = given.get("headers")
+        several = {
+            str(name): self.resolved(one, f"{place}.headers.{name}")
+            for name, one in (headers if isinstance(headers, dict) else {}).items()
+            if str(name).lower() != "content-type"     # 4.8.17.1: it is ignored, `content` describes it
+        }
+        if several:
+            made.headers = self.parameters(f"{place}.headers", "header", several)
         return made
 
     def content(self, place: str, given: Any) -> dict[str, Checker | None]:

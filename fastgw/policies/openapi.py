@@ -47,9 +47,9 @@ class OpenapiOptions(Room):
     parameters: Literal["allow", "refuse"] = key("allow", "Parameters of the query that it does not have.")
     responses: Literal["off", "report", "enforce"] = key(
         "off",
-        "Answers of the service that are not as it describes them, by status, media type and JSON body: `report` "
-        "counts them, and looks at bodies up to 32 KiB; `enforce` answers 502 in their place, and holds each answer "
-        "until it was looked at.",
+        "Answers of the service that are not as it describes them, by status, headers, media type and JSON body: "
+        "`report` counts them, and looks at bodies up to 32 KiB; `enforce` answers 502 in their place, and holds each "
+        "answer until it was looked at.",
     )
     response_size: Size = key(
         1024 * 1024, "How large an answer may be that is held; 502 beyond.", ge=1, le=16 * 1024 * 1024
@@ -190,10 +190,17 @@ class Answering(Openapi):
         return None if operation is None or exchange.is_local else operation
 
     def head_faults(self, exchange: Exchange, operation: Operation) -> tuple[list[Fault], Checker | None]:
-        """What is wrong with status and media type, and what the body is to be checked by."""
-        content = operation.answer(exchange.status)
-        if content is None:
+        """What is wrong with status, headers and media type, and what the body is to be checked by."""
+        answer = operation.answer(exchange.status)
+        if answer is None:
             return [Fault("response", f"has the status {exchange.status}, which is not described")], None
+        if answer.headers is not None:
+            wanted = answer.headers.properties
+            named = ((name.lower(), value) for name, value in exchange.response.pairs())
+            found = answer.headers.faults("response.header", (pair for pair in named if pair[0] in wanted))
+            if found:
+                return found, None
+        content = answer.bodies
         if not content or exchange.method == "HEAD" or exchange.status in (204, 304):
             return [], None
         known, checker = of_type(content, exchange.response.get("content-type") or "")

@@ -68,7 +68,7 @@ def test_the_example_has_every_key():
 
 def test_the_example_loads_without_a_warning():
     config = load(EXAMPLE, resolver=RESOLVER, env={})
-    assert len(config.routes) == 23
+    assert len(config.routes) == 24
 
 
 def test_the_verb_prints_the_schema():

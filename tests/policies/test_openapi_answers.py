@@ -18,7 +18,11 @@ DOCUMENT = {
     "paths": {
         "/pets": {
             "get": {"responses": {
-                200: {"content": {"application/json": {"schema": {"type": "array", "items": {"type": "integer"}}}}},
+                200: {"content": {"application/json": {"schema": {"type": "array", "items": {"type": "integer"}}}},
+                      "headers": {"X-Count": {"schema": {"type": "integer"}},
+                                  "X-Tags": {"schema": {"type": "array", "items": {"enum": ["a", "b"]}}},
+                                  "Content-Type": {"required": True, "schema": {"type": "integer"}}}},
+                201: {"headers": {"X-Id": {"$ref": "#/components/headers/Id"}}},
                 "204": {"description": "none"},
                 "3XX": {"description": "elsewhere"},
                 "4xx": {"$ref": "#/components/responses/Problem"},
@@ -26,7 +30,8 @@ DOCUMENT = {
             "post": {"responses": {"default": {"content": {"text/*": {}}}}},
         },
     },
-    "components": {"responses": {"Problem": {"content": {"application/problem+json": {
+    "components": {"headers": {"Id": {"required": True, "schema": {"type": "string", "pattern": "^[a-z]+$"}}},
+                   "responses": {"Problem": {"content": {"application/problem+json": {
         "schema": {"type": "object", "required": ["code"]}}}}}},
 }  # fmt: skip
 JSON = b"application/json"
@@ -47,6 +52,13 @@ ANSWERS = {
     "none": (answer(status=b"204 No Content").replace(b"Content-Length: 0\r\n", b""), None),
     "elsewhere": (answer(b"<a>", b"text/html", b"302 Found"), None),
     "problem": (answer(b'{"code": "x"}', b"application/problem+json", b"404 Not Found"), None),
+    "headers": (answer(b"[1]", JSON, more=b"x-count: 7\r\nX-Tags: a,b\r\nX-More: any\r\n"), None),
+    "id": (answer(status=b"201 Made", more=b"X-Id: abc\r\n"), None),
+    "no-id": (answer(status=b"201 Made"), "response.header"),
+    "other-id": (answer(status=b"201 Made", more=b"X-Id: planted-7\r\n"), "response.header.x-id"),
+    "two-ids": (answer(status=b"201 Made", more=b"X-Id: a\r\nX-Id: b\r\n"), "response.header.x-id came more"),
+    "count": (answer(b"[1]", JSON, more=b"X-Count: planted\r\n"), "response.header.x-count"),
+    "tags": (answer(b"[1]", JSON, more=b"X-Tags: a,planted\r\n"), "response.header.x-tags"),
     "schema": (answer(b'[1, "planted"]', JSON), "response.1 "),
     "no-json": (answer(b"[1", JSON), "response is not JSON"),
     "type": (answer(b"[1]", b"text/plain"), "response has a Content-Type"),
