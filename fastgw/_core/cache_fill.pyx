@@ -154,8 +154,9 @@ cdef class Filler(Flights):
         cdef Fill fill
         if call.flight is None:
             return 0
-        # nor are slower levels to be asked each time
-        if (call.flight.waiters or self.tiers is not None) and self.pass_ns and call.found.entry == 0:
+        # nor are slower levels to be asked each time; but what is not kept of one who says who asks, may be of others
+        if (call.flight.waiters or (self.tiers is not None and call.flight.key == call.name)) and self.pass_ns \
+                and call.found.entry == 0:
             memset(&meta, 0, sizeof(Meta))
             memset(&fill, 0, sizeof(Fill))
             meta.version = META_VERSION

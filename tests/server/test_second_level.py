@@ -169,7 +169,7 @@ def herd(world, eventually, path, clients, **headers):
 def test_a_herd_on_two_hosts_is_one_request(world, eventually):
     path = anew("/gate/herd")
     clients = herd(world, eventually, path, 40)
-    assert world.count(path) == 1
+    eventually(lambda: world.count(path) == 1, "the first is under way", 60)
     world.origin.gate.set()
     assert {bytes(client.response().body[:10]) for client in clients} == {b"/gate/herd"}
     for client in clients:

@@ -9,11 +9,15 @@ import pytest
 
 from fastgw._core.cache_access import Access
 from fastgw._core.cache_store import Storage
+from fastgw.config.schema.cache import SecondLevel
 from fastgw.config.schema.stores import Redis
 from fastgw.store import purges, second_level
 from fastgw.store.base import StoreError
-from fastgw.store.purges import MAX_LOG, Purge, PurgeLog, SharedPurge, Teller, added, id_of
-from fastgw.store.second_level import BODY, INFO, META, Record, packed, squeezed, unsqueezed
+from fastgw.store.purges import Purge, PurgeLog, SharedPurge, Teller, added, id_of
+from fastgw.store.redis import RedisStore
+from fastgw.store.second_level import BODY, INFO, META, Record, RedisTier, packed, squeezed, unsqueezed
+from fastgw.store.tiers import Kept
+from tests.store.redis_server import ClusterOf3, needed
 
 
 def rows(*wishes, begin=1):
@@ -74,11 +78,12 @@ def test_what_nobody_can_know_is_not_used():
     assert log.doom(b"n", (), (2, 0)) is True
 
 
-def test_the_log_is_bounded():
+def test_the_log_is_bounded(monkeypatch):
+    monkeypatch.setattr(purges, "MAX_LOG", 100)
     log = log_of()
-    for begin in range(2, MAX_LOG + 200, 1000):
-        log.take(rows(*(Purge(url=f"h/{begin + n}") for n in range(1000)), begin=begin), 1000)
-    assert len(log.order) == len(log.latest) == MAX_LOG
+    for begin in range(2, 300, 50):
+        log.take(rows(*(Purge(url=f"h/{begin + n}") for n in range(50)), begin=begin), 1000)
+    assert len(log.order) == len(log.latest) == 100
     assert log.doom(b"h/other\0", (), (1, 0)) is True
     newest = log.position
     assert log.doom(b"h/other\0", (), newest) is None
@@ -246,3 +251,63 @@ def test_several_are_told_together_or_not_at_all(teller):
 
 def test_ids():
     assert id_of([b"17-3", {}]) == (17, 3)
+
+
+# ---------------------------------------------------------------------- in a Cluster
+
+
+class Host:
+    """A memory, and its second level."""
+
+    def __init__(self, options):
+        self.access = Access(Storage.private(4 * 1024 * 1024))
+        self.tier = RedisTier(SecondLevel(store="redis", lease=60), RedisStore(options), self.access)
+
+    async def look(self, name):
+        """What is told; None where nobody can tell."""
+        future = asyncio.get_running_loop().create_future()
+        if not self.tier.seek(name, name, 0, future.set_result):
+            return None
+        return await asyncio.wait_for(future, 60)
+
+    async def close(self):
+        await self.tier.store.close()
+
+
+@needed
+def test_in_a_cluster(tmp_path):
+    name = b"h/a\0pzone"
+
+    async def run(nodes):
+        patient = {"timeout": 30, "deadline": 5, "breaker": {"failures": 1000}}
+        one, two = (Host(Redis(cluster={"nodes": nodes}, **patient)) for _ in range(2))
+        try:
+            for host in (one, two):
+                await until(lambda host=host: host.tier.state()["ready"])
+            assert await one.look(name) is False     # and has the lease
+            waiting = asyncio.create_task(two.look(name))
+            await until(lambda: two.tier.waited == 1)
+            asked, wall = time.monotonic_ns(), time.time_ns()
+            times = (wall, wall + 10**12, wall + 10**12)
+            assert one.access.put(name, b"body", head=b"head", meta=bytes((1, 1)) + bytes(62), times=times) == "ok"
+            kept = Kept(name, 0, asked, (b"t",), name)
+            one.tier.coming(kept)
+            hit = one.access.peek(name)
+            assert await one.tier.keep(kept, hit) > 0
+            hit.release()
+            one.tier.over(kept)
+            assert await waiting is True
+            assert two.access.get(name).read() == b"body"
+            # purged by a third one: who has it in Redis knows
+            done = asyncio.get_running_loop().create_future()
+            teller = Teller(two.tier.store, Access(Storage.private(4 * 1024 * 1024)))
+            teller.tell([Purge(tag="t")], done.set_result)
+            assert await done is True
+            assert await one.look(name) is False
+            assert one.tier.purged == 1
+        finally:
+            for host in (one, two):
+                await host.close()
+
+    with ClusterOf3(tmp_path) as cluster:
+        asyncio.run(run(cluster.nodes))
