@@ -106,7 +106,7 @@ def world(tmp_path_factory):
     with RedisServer(tmp_path_factory.mktemp("redis")) as redis, FakeUpstream(origin) as upstream:
         config = {
             "server": {"workers": 1},
-            "stores": {"redis": {"url": redis.url, "deadline": "2s", "timeout": "5s",
+            "stores": {"redis": {"url": redis.url, "deadline": "5s", "timeout": "5s",
                                  "breaker": {"failures": 2, "pause": "50ms", "max_pause": "100ms"}}},
             "cache": {"memory": "8MiB", "purges": "redis", "second_level": {"store": "redis", "lease": "60s"}},
             "services": {"up": upstream.url},
