@@ -5,6 +5,8 @@ method is idempotent (RFC 9110 9.2.2), unless no connection came about, so that 
 are drawn from the whole range below (full jitter), so that clients that failed together do not come back together. A
 budget bounds what repeats add to the load of a service that is down already.
 """
+import logging
+
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
@@ -19,6 +21,9 @@ from fastgw._core.record cimport W_RETRIES, W_RETRIES_BODY, W_RETRIES_BUDGET, St
 
 from fastgw._core.headers import METHODS
 
+logger = logging.getLogger("fastgw.retry")
+
+cdef set told = set()             # names of routes; see say_too_large
 cdef frozenset CONNECT = frozenset(("upstream_connect_failed", "upstream_connect_timeout", "upstream_tls_failed"))
 cdef enum:
     GET = 0
@@ -166,6 +171,17 @@ cdef int rewind(Exchange ex) except -1:
     return 0
 
 
+cdef int say_too_large(Exchange ex, Retry retry) except -1:
+    """Once for each route: whoever configured retries is told that there are requests they are not for."""
+    cdef str route = ex.route.name
+    if route in told or len(told) >= 1000:
+        return 0
+    told.add(route)
+    logger.warning("%s: a request was not sent again, its body is larger than the %d bytes of `retry.body` "
+                   "(said once; fastgw_retries_denied_total{reason=\"body\"} counts)", route, retry.body)
+    return 0
+
+
 cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1:
     """Another attempt, in a while, where `retry` wants that. `code`: how this one failed; None: by its answer."""
     cdef Retry retry = <Retry>ex.retry
@@ -175,6 +191,7 @@ cdef bint repeat(Exchange ex, str code, Reactor reactor, Stats stats) except -1:
         return False
     if not kept(ex):
         stats.add_service(ex.service.slot, W_RETRIES_BODY)
+        say_too_large(ex, retry)
         return False
     allowed = retry.budget.withdraw(reactor.now)
     stats.add_service(ex.service.slot, W_RETRIES if allowed else W_RETRIES_BUDGET)
