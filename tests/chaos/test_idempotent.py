@@ -59,6 +59,13 @@ def test_answers_503(world):
     assert 3 <= counted(gateway, "retries") <= 3 + 2 * CLIENTS
 
 
+def test_answers_500(world):
+    """it answers 500, `retry_on` with `5xx` | 0 failures; 3 retries until it is ejected, one for each under way"""
+    retry = {**RETRY, "retry_on": ["connect", "reset", "timeout", "5xx"]}
+    gateway = goes_wrong(world, lambda one: one.toggle("broken"), retry)
+    assert 3 <= counted(gateway, "retries") <= 3 + CLIENTS
+
+
 def test_slow(world):
     """it takes 3 s for each answer, `per_try: 700ms` | 0 failures; each client waits for it at most twice"""
     gateway = goes_wrong(world, lambda one: one.toggle("slow"))

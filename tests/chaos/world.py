@@ -29,10 +29,10 @@ class Play(asyncio.Protocol):
             asyncio.get_running_loop().call_later(3 if slow else 0, self.answer)
 
     def answer(self):
-        status = b"503 Service Unavailable" if failing else b"200 OK"
+        status = b"503 Service Unavailable" if failing else b"500 Internal Server Error" if broken else b"200 OK"
         self.transport.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 1\r\n\r\n" + number.encode())
 
-slow = failing = False
+slow = failing = broken = False
 
 def toggle(name):
     globals()[name] = not globals()[name]
@@ -40,6 +40,7 @@ def toggle(name):
 async def main():
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, toggle, "failing")
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, toggle, "slow")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, toggle, "broken")
     server = await asyncio.get_running_loop().create_server(Play, "127.0.0.1", port, reuse_address=True)
     print("ready", flush=True)
     await server.serve_forever()
@@ -72,8 +73,9 @@ class Endpoint:
         self.process.stdout.close()
 
     def toggle(self, what):
-        """"failing": from now on it answers 503, or no longer. "slow": it takes 3 s."""
-        os.kill(self.process.pid, {"failing": signal.SIGUSR1, "slow": signal.SIGUSR2}[what])
+        """"failing": from now on it answers 503, or no longer; "broken": 500. "slow": it takes 3 s."""
+        how = {"failing": signal.SIGUSR1, "slow": signal.SIGUSR2, "broken": signal.SIGHUP}
+        os.kill(self.process.pid, how[what])
 
     def freeze(self):
         os.kill(self.process.pid, signal.SIGSTOP)
