@@ -22,6 +22,7 @@ TOLD = (
     ("mirror", "mirror"),
     ("websocket", "websocket"),
     ("circuit_breaker", "circuit"),
+    ("fallback", "fallback"),
 )
 
 
@@ -154,6 +155,7 @@ def text(file: str, data: dict[str, object]) -> str:
         if "split" in data:
             lines.append(f"split     {data['split']}")
         lines += [f"endpoint  {words}" for words in several(data, "endpoint")]
+        lines += [f"{key:<9} {words}" for key in ("speaks", "discovery") for words in several(data, key)]
         resilience = data["resilience"]
         assert isinstance(resilience, dict)
         lines += [f"{key:<9} {words}" for key, its in resilience.items() for words in its]

@@ -26,6 +26,7 @@ from fastgw.plan.resilience import breakers_of
 from fastgw.plan.resilience_words import resilience_words
 from fastgw.plan.routing import make_rewrite, make_router, predicates_of, segments_of
 from fastgw.plan.sockets import socket_words
+from fastgw.plan.upstream_words import upstream_words
 from fastgw.policies._limits import RateLimitOptions
 from fastgw.policies.cache import CacheOptions
 from fastgw.policies.mirror import MirrorOptions
@@ -264,6 +265,7 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
             data["split"] = [{"service": share.service, "weight": share.weight} for share in route.split]
         asked = [route.service] if route.service else [share.service for share in route.split]
         data["endpoint"] = [f"{name}: {choice(config.services[name])}" for name in asked]
+        data |= upstream_words(config, route)
         data["resilience"] = resilience_words(config, route)
         limited = (use.options for use in config.chain(route) if isinstance(use.options, RateLimitOptions))
         quotas = (use.options for use in config.chain(route) if isinstance(use.options, QuotaOptions))

@@ -92,6 +92,47 @@ def test_how_an_endpoint_is_chosen():
     ]
 
 
+def test_what_is_spoken_who_knows_the_endpoints_and_what_answers_instead(tmp_path):
+    file = tmp_path / "gateway.yaml"
+    file.write_text("""
+services:
+  plain: http://127.0.0.1:1
+  grpc: {endpoints: ["http://127.0.0.1:2"], protocol: h2c}
+  tls: {endpoints: ["https://127.0.0.1:3"], protocol: auto}
+  lax: {endpoints: ["https://127.0.0.1:3"], protocol: h2, tls: {verify: false}}
+  found: {discovery: {type: consul, address: "consul:8500", service: users, keep: 1h}}
+  named: {endpoints: ["http://127.0.0.1:4"], discovery: {type: dns, service: a.example}}
+routes:
+  - {path: /plain, service: plain}
+  - {path: /tls, split: [{service: grpc, weight: 1}, {service: tls, weight: 1}, {service: lax, weight: 1}]}
+  - {path: /found, split: [{service: found, weight: 1}, {service: named, weight: 1}]}
+  - path: /other
+    service: plain
+    policies: [{fallback: {when: [failed, 503], service: grpc, timeout: 2s, reply: {json: []}}}]
+""")
+
+    def words(path, *keys):
+        data = orjson.loads(verb("explain", str(file), f"GET http://h{path}", "--json").stdout)
+        return [data.get(key) for key in keys]
+
+    assert words("/plain", "speaks", "discovery", "fallback") == [None, None, None]
+    assert words("/tls", "speaks") == [[
+        "grpc: HTTP/2",
+        "tls: HTTP/2 or HTTP/1.1 (ALPN) over TLS; its certificate is checked for the endpoint's host by the system's "
+        "authorities",
+        "lax: HTTP/2 over TLS; its certificate is not checked",
+    ]]
+    assert words("/found", "discovery") == [[
+        "found: consul, users at consul:8500; before it answers, and 1h after it last did: none",
+        "named: dns, a.example at this host's resolver; before it answers, and 1d after it last did: those of the file",
+    ]]
+    assert words("/other", "fallback") == [
+        ["after failed, 503: grpc is asked, for 2s, then the answer 200 of the file"]
+    ]
+    text = verb("explain", str(file), "GET http://h/tls").stdout
+    assert "\nspeaks    grpc: HTTP/2\nspeaks    tls: HTTP/2 or" in text
+
+
 def test_what_holds_for_its_sockets(tmp_path):
     file = tmp_path / "gateway.yaml"
     file.write_text("""
