@@ -342,16 +342,27 @@ def cached(check: Check, route: Route) -> None:
                 check.report(finding)
 
 
+EXPIRING = ("jwt", "oauth2_introspection")
+"""Policies that leave the claims of a token, with its `exp`."""
+
+
+def expires(name: str, options: object) -> bool:
+    """Also within `any_of` and `all_of`."""
+    return name in EXPIRING or any(expires(one.name, one.options) for one in getattr(options, "policies", ()))
+
+
 def recheck(check: Check, route: Route, path: Path) -> None:
     """`websocket.recheck` closes sockets when a token expires: there must be one."""
     socket = route.websocket
-    if socket is not None and socket.recheck and not any(use.name == "jwt" for use in check.config.chain(route)):
+    if socket is None or not socket.recheck:
+        return
+    if not any(expires(use.name, use.options) for use in check.config.chain(route)):
         check.report(
             Finding(
                 "conflict",
                 (*path, "websocket", "recheck"),
-                "there is no token that could expire: the route has no policy `jwt`",
-                "`jwt` among its policies, or no `recheck`",
+                "there is no token that could expire: the route has no policy `jwt` or `oauth2_introspection`",
+                "one of them among its policies, or no `recheck`",
             )
         )
 

@@ -27,6 +27,7 @@ def config_of(echo, raw):
     return {
         "server": {"timeouts": {"drain": "4s"}},
         "observability": {"access_log": {"path": "stdout", "format": "json"}},
+        "consumers": [{"name": "app", "keys": ["sha256:" + "0" * 64]}],
         "services": {"echo": f"http://127.0.0.1:{echo.port}", "raw": raw.url},
         "routes": [
             {"path": "/plain/*", "service": "echo", "websocket": True},
@@ -44,6 +45,8 @@ def config_of(echo, raw):
             {"path": "/idle/*", "service": "echo", "websocket": {"idle_timeout": "1s"}},
             {"path": "/token/*", "service": "echo", "websocket": {"recheck": True},
              "policies": [{"jwt": {"secret": SECRET}}]},
+            {"path": "/either/*", "service": "echo", "websocket": {"recheck": True},
+             "policies": [{"any_of": [{"key_auth": {}}, {"jwt": {"secret": SECRET}}]}]},
             {"path": "/raw/*", "service": "raw", "websocket": True},
             {"path": "/strict/*", "service": "raw", "websocket": {"max_message": "1MiB"}},
         ],
@@ -288,15 +291,16 @@ def bearer(**claims):
     return b"Authorization: Bearer " + pyjwt.encode({"sub": "ada", **claims}, SECRET, "HS256").encode() + b"\r\n"
 
 
-def test_a_token_that_expires_closes_the_socket(world):
+@pytest.mark.parametrize("path", ["/token/x", "/either/x"])
+def test_a_token_that_expires_closes_the_socket(world, path):
     expires = int(time.time()) + 3
-    with world.peer("/token/x", headers=bearer(exp=expires)) as peer:
+    with world.peer(path, headers=bearer(exp=expires)) as peer:
         peer.send(frame(TEXT, b"a"))
         assert peer.message() == b"a"
         assert peer.closed() == 1008
         assert expires - 0.1 <= time.time() < expires + 60
-    assert world.ended("/token/x") == (1001, "token expired")
-    assert world.line("/token/x")["code"] == "token_expired"
+    assert world.ended(path) == (1001, "token expired")
+    assert world.line(path)["code"] == "token_expired"
 
 
 def test_a_token_far_in_the_future(world):

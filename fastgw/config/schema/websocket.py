@@ -65,7 +65,7 @@ class WebSocket(Room):
         None, "Pings of the gateway's own, which keep a socket alive. A duration is its `interval`."
     )
     recheck: bool = key(
-        False, "Close (1008) when the token expires by which `jwt` let the handshake pass."
+        False, "Close (1008) when the token expires by which `jwt` or `oauth2_introspection` let the handshake pass."
     )
 
     @model_validator(mode="before")
