@@ -60,6 +60,20 @@ def leaves(value: Any, name: str, unit: str = "") -> Iterator[tuple[str, Leaf]]:
         yield name, (comparable(value), MASK if SENSITIVE.search(name) else shown(value, unit))
 
 
+def defaults(value: Any, name: str = "") -> set[str]:
+    """The names of leaves that are as they would be had nobody written them."""
+    if isinstance(value, Mapping):
+        return {leaf for key, item in value.items() for leaf in defaults(item, f"{name}.{key}" if name else str(key))}
+    found: set[str] = set()
+    for key, info in fields_of(type(value)).items():
+        item, where = getattr(value, key, None), f"{name}.{key}" if name else key
+        if not info.is_required() and comparable(item) == comparable(info.get_default(call_default_factory=True)):
+            found |= {leaf for leaf, _ in leaves(item, where)}
+        else:
+            found |= defaults(item, where)
+    return found
+
+
 def comparable(value: Any) -> Any:
     if isinstance(value, Secret):
         return ("secret", *value.state())
@@ -107,11 +121,19 @@ def compare(old: Any, new: Any, but: Iterable[str] = ()) -> list[str]:
     """A line for each key of two values that differs."""
     before, after = dict(leaves(old, "")), dict(leaves(new, ""))
     left_out = tuple(but)
-    return [
-        told(name, before.get(name), after.get(name))
+    names = [
+        name
         for name in dict.fromkeys((*before, *after))
         if not (left_out and name.split(".")[0] in left_out)
         and what(before.get(name)) != what(after.get(name))
+    ]
+    # a room that one side does not have: of its keys those that say something, if any do
+    plain = {name for name in defaults(old) | defaults(new) if (name in before) != (name in after)}
+    said = {name.rpartition(".")[0] for name in names if name not in plain}
+    return [
+        told(name, before.get(name), after.get(name))
+        for name in names
+        if name not in plain or name.rpartition(".")[0] not in said
     ]
 
 

@@ -52,6 +52,13 @@ def files(tmp_path):
     return diff
 
 
+def test_of_a_new_room_only_what_is_not_the_default_is_said(files):
+    found = files(("service: users, methods", "service: users, timeouts: {total: 5s}, methods"))
+    assert found.stdout == "~ route users\n    timeouts.total: 5s is new\n"
+    gone = files((", timeouts: {response: 30s}", ""), ("service: old}", "service: old, circuit_breaker: {}}"))
+    assert "circuit_breaker.failure_threshold: 5 is new" in gone.stdout      # defaults alone are all told
+
+
 def test_the_same_in_other_words_is_the_same(files):
     long = "users: {endpoints: ['http://127.0.0.1:9001/']}"
     found = files(("users: http://127.0.0.1:9001", long), ("30s", "30000ms"))
