@@ -44,6 +44,7 @@ from pydantic import ValidationError
 from fastgw.admin import bans, cache, keys, limits, quotas, sessions
 from fastgw.admin.loopback import is_loopback
 from fastgw.config.errors import Problem, dotted
+from fastgw.config.findings import from_validation
 from fastgw.policies._contract import report
 from fastgw.server.canary import Wish
 from fastgw.server.health import Health
@@ -320,13 +321,14 @@ class Api:
 
     async def apply(self, body: bytes) -> Answer:
         try:
-            wish = Wish.model_validate(orjson.loads(body))
+            given = orjson.loads(body)
+            wish = Wish.model_validate(given)
         except orjson.JSONDecodeError:
             return problem(400, "bad_request", 'The body is JSON: {"file": "…", "canary": {"share": "10%"}}.')
         except ValidationError as error:
             found = [
-                {"severity": "error", "code": one["type"], "path": dotted(one["loc"]), "message": one["msg"]}
-                for one in error.errors(include_url=False, include_input=False)
+                Problem("error", one.code, "", 0, 0, dotted(one.path), one.message, one.expected, one.hint).as_dict()
+                for one in from_validation(error, given, (), Wish)
             ]
             return problem(400, "bad_request", "Nothing was changed.", problems=found)
         return taken(*await self.backend.rollout.apply(wish))

@@ -43,6 +43,8 @@ def show_problems(facts: dict[str, Any]) -> None:
         place = f"{problem['file']}:{problem['line']}:{problem['col']}: " if problem.get("line") else ""
         where = f" {problem['path']}" if problem.get("path") else ""
         text = problem.get("message") or problem.get("detail", "")
+        text += f" (expected {problem['expected']})" if problem.get("expected") else ""
+        text += f"; {problem['hint']}" if problem.get("hint") else ""
         print(f"{place}{problem.get('severity', 'error')}[{problem['code']}]{where}: {text}")
 
 

@@ -201,6 +201,12 @@ def test_wishes_that_mean_nothing_are_refused(shared, body):
     assert (status, facts["code"], len(facts["problems"])) == (400, "bad_request", 1)
 
 
+def test_a_wish_that_means_nothing_is_told_what_would(shared):
+    problem = post(shared, body={"file": "x", "canary": {"share": "130%"}})[1]["problems"][0]
+    assert (problem["path"], problem["code"]) == ("canary.share", "out_of_range")
+    assert (problem["message"], problem["expected"]) == ("'130%' is out of range", "0 to 1 (or 0% to 100%)")
+
+
 @pytest.fixture(scope="module")
 def shared(old):
     """For what changes nothing."""
