@@ -224,6 +224,13 @@ class Run:
                 lambda g=gateway, p=place: memory.idle_connections(g, self.backend, p / "idle", count),
             )
             self.attempt(
+                f"{gateway.name}, idle TLS connections",
+                its,
+                lambda g=gateway, p=place: memory.idle_connections(
+                    g, self.backend, p / "idle-tls", memory.IDLE_TLS_CONNECTIONS, tls=True
+                ),
+            )
+            self.attempt(
                 f"{gateway.name}, slow reader",
                 its,
                 lambda g=gateway, p=place: memory.slow_reader(g, self.backend, p / "slow", size),

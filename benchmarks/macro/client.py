@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from .process import BenchError
 
@@ -33,10 +35,19 @@ def request(path: str, token: str | None = None, extra: str = "") -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{API_CLIENT_HEADERS}{authorization}{extra}\r\n".encode()
 
 
-def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
+@cache
+def whoever() -> ssl.SSLContext:
+    """TLS with whoever answers: the certificates of the harness are signed by nobody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def connect(port: int, source: str = "127.0.0.1", tls: bool = False) -> socket.socket:
     made = socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS, source_address=(source, 0))
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return made
+    return whoever().wrap_socket(made) if tls else made
 
 
 def read_answer(connection: socket.socket, allowed: Iterable[int] = (200,)) -> int:
@@ -64,12 +75,17 @@ def read_answer(connection: socket.socket, allowed: Iterable[int] = (200,)) -> i
 
 
 def exactly(
-    port: int, count: int, requests: Sequence[bytes], connections: int = 8, allowed: Iterable[int] = (200,)
+    port: int,
+    count: int,
+    requests: Sequence[bytes],
+    connections: int = 8,
+    allowed: Iterable[int] = (200,),
+    tls: bool = False,
 ) -> None:
     """Sends `count` requests, of `requests` in turn, one in flight on each connection; reads each answer."""
     allowed = tuple(allowed)
     with contextlib.ExitStack() as stack:
-        lines = [stack.enter_context(connect(port)) for _ in range(min(connections, count))]
+        lines = [stack.enter_context(connect(port, tls=tls)) for _ in range(min(connections, count))]
         turn = itertools.cycle(requests)
         left = count
         while left:

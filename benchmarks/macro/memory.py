@@ -27,6 +27,7 @@ from .tokens import token
 EXAMPLE = ROOT / "config.example.yaml"
 REQUESTS = 10_000
 IDLE_CONNECTIONS = 10_000
+IDLE_TLS_CONNECTIONS = 2_000
 ITEM = [client.request("/api/item")]
 SLOW_BYTES = 1 << 30
 SLOW_BYTES_PER_S = 64 << 20
@@ -47,15 +48,16 @@ def workers(pid: int, serve: Callable[[], None]) -> list[int]:
 
 
 def idle_connections(
-    gateway: Gateway, backend: Backend, folder: Path, count: int = IDLE_CONNECTIONS
+    gateway: Gateway, backend: Backend, folder: Path, count: int = IDLE_CONNECTIONS, tls: bool = False
 ) -> dict[str, float]:
     """Private bytes per keep-alive connection that has had one answer and is now idle."""
-    setup = Setup("memory", backend.port, folder)
+    setup = Setup("tls" if tls else "memory", backend.port, folder)
     with gateway.start(setup, core=None) as child:
-        client.exactly(setup.port, 100, ITEM)
-        (worker,) = workers(child.pid, lambda: client.exactly(setup.port, 5000, ITEM, connections=64))
+        client.exactly(setup.port, 100, ITEM, tls=tls)
+        (worker,) = workers(child.pid, lambda: client.exactly(setup.port, 5000, ITEM, connections=64, tls=tls))
         before = memory(worker)
-        holder = [sys.executable, "-m", "benchmarks.macro.memory", "hold", str(setup.port), str(count)]
+        how = "hold-tls" if tls else "hold"
+        holder = [sys.executable, "-m", "benchmarks.macro.memory", how, str(setup.port), str(count)]
         with subprocess.Popen(
             pinned(holder, LOAD_CORE), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as held:
@@ -67,19 +69,22 @@ def idle_connections(
                 after = memory(worker)
             finally:
                 held.kill()
+    each = (after.private - before.private) / count
+    if tls:
+        return {"bytes_per_idle_tls_connection": each, "idle_tls_connections": count}
     return {
-        "bytes_per_idle_connection": (after.private - before.private) / count,
+        "bytes_per_idle_connection": each,
         "idle_connections": count,
         "private_bytes_before": before.private,
     }
 
 
-def hold(port: int, count: int) -> None:
+def hold(port: int, count: int, tls: bool) -> None:
     """A process of its own: opens connections, has one answer on each, holds them until stdin ends."""
     deadline = time.monotonic() + 120
     lines = []
     for source in client.sources(count):
-        line = client.connect(port, source)
+        line = client.connect(port, source, tls)
         line.sendall(client.request("/api/item"))
         client.read_answer(line)
         lines.append(line)
@@ -158,10 +163,10 @@ def worker_memory(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] != "hold":
+    if len(sys.argv) != 4 or sys.argv[1] not in ("hold", "hold-tls"):
         sys.exit("this module is run by the harness")
     try:
-        hold(int(sys.argv[2]), int(sys.argv[3]))
+        hold(int(sys.argv[2]), int(sys.argv[3]), sys.argv[1] == "hold-tls")
     except (BenchError, OSError) as error:
         print(str(error).replace(os.linesep, " "), flush=True)
         sys.exit(1)

@@ -200,5 +200,6 @@ TARGETS: tuple[Target, ...] = (
     Target("routes", "compile_growth_bytes", None, 300 * MIB, "compiling 100,000 checked routes ≤ 300 MiB"),
     Target("memory", "private_bytes_per_worker", None, 25 * MIB, "private memory of a worker ≤ 25 MiB"),
     Target("memory", "bytes_per_idle_connection", None, 6 * KIB, "user memory of an idle connection ≤ 6 KiB"),
+    Target("memory", "bytes_per_idle_tls_connection", "nginx", 1.0, "user memory of an idle TLS connection ≤ nginx"),
     Target("memory", "slow_reader_growth_bytes", None, 4 * MIB, "1 GiB through a slow reader: RSS grows ≤ 4 MiB"),
 )

@@ -1,5 +1,6 @@
 """What decides what a figure says: parsing, medians, targets, templates, tables, processes."""
 
+import contextlib
 import http.client
 import io
 import itertools
@@ -8,8 +9,11 @@ import math
 import operator
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -39,6 +43,7 @@ from benchmarks.macro.process import BenchError, Child
 from benchmarks.macro.tokens import KINDS, SECRET, token
 from benchmarks.macro.workloads import TARGETS, WORKLOADS, Target
 from fastgw.testing import FakeUpstream
+from fastgw.testing.certificates import Authority
 
 WRK_LINE = (
     "Running 2s test\n"
@@ -357,6 +362,31 @@ def test_the_client_sends_exactly_so_many_and_reads_slowly(backend):
     deadline = process.time.monotonic() + 60
     *_, total = client.read_slowly(backend.port, "/api/bytes/2000000", 2_000_000, 1e9, deadline)
     assert total >= 2_000_000
+
+
+def test_the_client_speaks_tls_with_whoever_answers(tmp_path):
+    pair = Authority(tmp_path).leaf("a.example")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.cert, pair.key)
+    seen = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            for _ in range(2):
+                line = context.wrap_socket(listener.accept()[0], server_side=True)
+                with line, contextlib.suppress(OSError):      # how the client leaves is not what is looked at
+                    while piece := line.recv(65536):
+                        seen.append((line.version(), piece))
+                        line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        # a connection is served when the one before it has ended
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        for count in (3, 1):
+            port = listener.getsockname()[1]
+            client.exactly(port, count, [client.request("/api/item")], connections=1, tls=True)
+        server.join(30)
+    assert seen == [("TLSv1.3", client.request("/api/item"))] * 4
 
 
 @needs_compiler
