@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -93,7 +94,15 @@ def convert(item: Any, raw: Any, path: Path, model: Any) -> Finding:
             "does not have the form it needs",
             f"text that matches {context.get('pattern')}",
         )
-    return wrong_type(kind, item, where, context)
+    finding = wrong_type(kind, item, where, context)
+    if finding.expected == KINDS["dict"] and item["input"] is True and of_defaults(model_at(model, loc)):
+        return replace(finding, expected="a mapping; {} for all its defaults")
+    return finding
+
+
+def of_defaults(model: Any) -> bool:
+    """Has each of its keys a default?"""
+    return not any(info.is_required() for info in fields_of(model).values())
 
 
 def wrong_type(kind: str, item: Any, where: Path, context: dict[str, Any]) -> Finding:

@@ -13,6 +13,8 @@ from fastgw.config.templating import Template
 Kind = Literal["round_robin", "random", "least_requests", "ewma", "consistent_hash"]
 OTHER_WORDS: dict[str, dict[str, Any]] = {
     "least_connections": {"type": "least_requests"},
+    "least_conn": {"type": "least_requests"},
+    "leastconn": {"type": "least_requests"},
     "power_of_two": {"type": "least_requests"},
     "ip_hash": {"type": "consistent_hash", "hash_on": "${client.ip}"},
 }
