@@ -24,7 +24,7 @@ def ask(
     args: argparse.Namespace, method: str, path: str, seconds: float = 60, body: Any = None
 ) -> tuple[int, Any] | None:
     """Status and body; `body` is sent as JSON. None, with a word on stderr, when nobody answers."""
-    host, _, port = args.admin.rpartition(":")
+    host, _, port = args.admin.removeprefix("http://").rstrip("/").rpartition(":")
     headers = {"Authorization": f"Bearer {args.token}"} if args.token else {}
     try:
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=seconds)
@@ -34,6 +34,9 @@ def ask(
     except (OSError, ValueError, http.client.HTTPException) as error:
         print(f"fastgw: the admin listener at {args.admin} does not answer: {error}", file=sys.stderr)
         return None
+    if response.status == 401:
+        wrong = "another token" if args.token else "a token"
+        print(f"fastgw: the admin listener wants {wrong} (--token, or $ADMIN_TOKEN)", file=sys.stderr)
     return response.status, orjson.loads(answer) if answer else None
 
 
