@@ -28,7 +28,6 @@ cdef class Compress(Hook):
     cdef bint strip
     cdef Offload offload
     cdef readonly int active          # bodies under way
-    cdef int choose(self, Exchange ex) except -2
     cdef bint _fitting(self, Exchange ex) except -1
     cdef bint _private(self, Exchange ex) noexcept
     cdef int _start(self, Exchange ex, int at, bint eager) except -1

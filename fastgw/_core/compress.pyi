@@ -3,6 +3,9 @@ from collections.abc import Callable, Sequence
 from fastgw._core.exchange import Hook
 from fastgw._core.offload import Offload
 
+def preference(names: Sequence[bytes], lines: Sequence[bytes]) -> int:
+    """Which of the encodings, best first, a client wants that sent these Accept-Encoding lines; -1 for none."""
+
 class Compress(Hook):
     active: int
     def __init__(

@@ -50,12 +50,27 @@ cdef int quality(bytes text):
     return int(digits.ljust(3, b"0")) if digits.isdigit() else -1
 
 
+cdef int weigh(dict found, bytes line) except -1:
+    """Adds what one Accept-Encoding line says."""
+    cdef bytes item, name, text
+    cdef int q
+    for item in line.lower().split(b",")[:64]:
+        name, _, text = item.partition(b";")
+        name = name.strip()
+        text = text.strip()
+        q = 1000
+        if text:
+            q = quality(text[2:].strip()) if text.startswith(b"q=") else -1
+        if name and q >= 0:
+            found[b"gzip" if name == b"x-gzip" else name] = q
+    return 0
+
+
 cdef dict weights(Head head):
     """RFC 9110 12.5.3: coding → thousandths, of all Accept-Encoding lines as they were received. None without any."""
     cdef dict found = None
     cdef Header *h
-    cdef bytes item, name, text
-    cdef int i, q
+    cdef int i
     for i in range(head.count):
         h = &head.items[i]
         # also of one that a policy took away from what goes to the service, and not one that it put there
@@ -63,17 +78,30 @@ cdef dict weights(Head head):
             continue
         if found is None:
             found = {}
-        for item in head.value_of(h).lower().split(b",")[:64]:
-            name, _, text = item.partition(b";")
-            name = name.strip()
-            text = text.strip()
-            q = 1000
-            if text:
-                q = quality(text[2:].strip()) if text.startswith(b"q=") else -1
-            if not name or q < 0:
-                continue
-            found[b"gzip" if name == b"x-gzip" else name] = q
+        weigh(found, head.value_of(h))
     return found
+
+
+cdef int preferred(tuple names, dict q) except -2:
+    """RFC 9110 12.5.3: the index of the encoding, -1 for none."""
+    cdef int best = -1, most = 0, value, i, plain
+    if not q:
+        return -1
+    other = q.get(b"*", 0)
+    # not named, `identity` is acceptable; who names encodings prefers them
+    plain = q.get(b"identity", 0)
+    for i in range(len(names)):
+        value = q.get(names[i], other)
+        if value > most:
+            best, most = i, value
+    return best if most >= plain else -1
+
+
+def preference(names, lines):
+    cdef dict found = {}
+    for line in lines:
+        weigh(found, line)
+    return preferred(tuple(names), found)
 
 
 cdef bint lists(Head head, const char *name, size_t n, bytes token) except -1:
@@ -210,7 +238,7 @@ cdef class Compress(Hook):
             known = head.has_length and head.content_length < self.min_size
         if known or self._private(ex):
             return CONTINUE
-        at = self.choose(ex)
+        at = preferred(self.names, weights(ex.request))
         if at < 0:
             return CONTINUE
         h = head.find(b"content-type", 12)
@@ -262,21 +290,6 @@ cdef class Compress(Hook):
         return not ((h.value_len == 11 and equals_lower(head.buf + h.value, b"same-origin", 11))
                     or (h.value_len == 9 and equals_lower(head.buf + h.value, b"same-site", 9))
                     or (h.value_len == 4 and equals_lower(head.buf + h.value, b"none", 4)))
-
-    cdef int choose(self, Exchange ex) except -2:
-        """RFC 9110 12.5.3: the index of the encoding, -1 for none."""
-        cdef dict q = weights(ex.request)
-        cdef int best = -1, most = 0, value, i, plain
-        if not q:
-            return -1
-        other = q.get(b"*", 0)
-        # not named, `identity` is acceptable; who names encodings prefers them
-        plain = q.get(b"identity", 0)
-        for i in range(len(self.names)):
-            value = q.get(self.names[i], other)
-            if value > most:
-                best, most = i, value
-        return best if most >= plain else -1
 
     cdef int _start(self, Exchange ex, int at, bint eager) except -1:
         cdef Relay relay = <Relay>ex.driver

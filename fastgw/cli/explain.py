@@ -19,6 +19,7 @@ TOLD = (
     ("limits", "limit"),
     ("quotas", "quota"),
     ("cache", "cache"),
+    ("compress", "compress"),
     ("mirror", "mirror"),
     ("websocket", "websocket"),
     ("circuit_breaker", "circuit"),

@@ -153,6 +153,7 @@ def relate(
         captures(check, route, pattern)
     identity(check, route)
     cached(check, route)
+    encoded(check, route)
     recheck(check, route, path)
     broadcast(check, route, path)
     same_name(check, route, path, seen)
@@ -349,6 +350,25 @@ EXPIRING = ("jwt", "oauth2_introspection")
 def expires(name: str, options: object) -> bool:
     """Also within `any_of` and `all_of`."""
     return name in EXPIRING or any(expires(one.name, one.options) for one in getattr(options, "policies", ()))
+
+
+def encoded(check: Check, route: Route) -> None:
+    """What stands before `compress` in the file keeps or shares what it made."""
+    before: dict[str, PolicyUse] = {}
+    for use in check.config.chain(route):
+        if use.name != "compress":
+            before.setdefault(use.name, use)
+            continue
+        found = []
+        if "coalesce" in before:
+            found.append(("`coalesce` stands before `compress`: no answer is shared, as each is encoded anew",
+                          before["coalesce"], "`compress` before it"))  # fmt: skip
+        if "cache" in before and getattr(use.options, "credentials", "always") != "always":
+            message = "`cache` stands before `compress`: who is to get it plain gets what it keeps, encoded"
+            found.append((message, use, "`compress` before `cache`"))
+        for message, where, expected in found:
+            if where.path[0] != "policies" or not check.reported(where.path):
+                check.report(Finding("order", where.path, message, expected, severity="warning"))
 
 
 def recheck(check: Check, route: Route, path: Path) -> None:

@@ -20,6 +20,7 @@ from fastgw.config import Config
 from fastgw.config.fields import format_duration
 from fastgw.config.schema.routes import Route, ValueMatch
 from fastgw.config.schema.services import Service
+from fastgw.plan.compress_words import compress_words
 from fastgw.plan.limit_words import limit_words, quota_words
 from fastgw.plan.precedence import Key, Precedence
 from fastgw.plan.resilience import breakers_of
@@ -29,6 +30,7 @@ from fastgw.plan.sockets import socket_words
 from fastgw.plan.upstream_words import upstream_words
 from fastgw.policies._limits import RateLimitOptions
 from fastgw.policies.cache import CacheOptions
+from fastgw.policies.compress import CompressOptions
 from fastgw.policies.mirror import MirrorOptions
 from fastgw.policies.quota import QuotaOptions
 
@@ -279,6 +281,10 @@ def as_data(config: Config, found: Explanation) -> dict[str, Any]:
         if kept := [cached(use.options, route, found.asked, second) for use in config.chain(route)
                     if isinstance(use.options, CacheOptions) and found.asked is not None]:  # fmt: skip
             data["cache"] = kept
+        if encoded := [compress_words(use.options, found.asked.method, found.asked.headers)
+                       for use in config.chain(route)
+                       if isinstance(use.options, CompressOptions) and found.asked is not None]:  # fmt: skip
+            data["compress"] = encoded
         if sockets := socket_words(route):
             data["websocket"] = sockets
         if breakers := breakers_of(config, route):

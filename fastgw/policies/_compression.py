@@ -136,8 +136,8 @@ class TooLarge(Exception):
 FREE = 1024 * 1024
 """So much may come out of however few bytes: the ratio counts beyond."""
 STEP = 65536
-ZSTD_STEP = 128
-"""Bytes given to zstd at once: a block of four may be 128 KiB, and its library has no other bound of what it gives."""
+ZSTD_BLOCK = 128 * 1024
+"""What comes, at most, of four bytes: RFC 8878 3.1.1.2.3 and 3.1.1.2.4, a block of one byte that repeats."""
 ZSTD_WINDOW = 8 * 1024 * 1024
 """RFC 9659 3.1."""
 
@@ -234,7 +234,10 @@ class Unbrotli:
 
 
 class Unzstd:
-    """Frames one after the other (RFC 8878 3)."""
+    """Frames one after the other (RFC 8878 3).
+
+    The library has no bound of what it gives, so it gets so little at once that the most that may come of it is two
+    blocks more than what is left."""
 
     def __init__(self) -> None:
         library = _zstandard()
@@ -249,8 +252,10 @@ class Unzstd:
     def feed(self, data: bytes, bounds: Bounds) -> bytes:
         out = []
         try:
-            for at in range(0, len(data), ZSTD_STEP):
-                step = data[at : at + ZSTD_STEP]
+            at = 0
+            while at < len(data):
+                step = data[at : at + min(4 * (bounds.left() // ZSTD_BLOCK + 1), STEP)]
+                at += len(step)
                 while step:
                     if self.made.eof:
                         self.made = self._new()

@@ -321,6 +321,33 @@ def test_the_examples_of_the_page_are_true(example, tmp_path):
         assert got == wanted, request
 
 
+@pytest.mark.parametrize(("headers", "words"), [
+    ([("Accept-Encoding", "gzip;q=0.5, br")], "br at level 4, where the answer is not encoded yet, its type is one of "
+     "text/*, application/json, application/*+json, …, and it has 256 bytes or more"),
+    ([("Accept-Encoding", "x-gzip")], "gzip at level 6, where"),
+    ([], "plain: no Accept-Encoding, and gzip, br are offered"),
+    ([("Accept-Encoding", "zstd")], "plain: Accept-Encoding 'zstd', and gzip, br are offered"),
+    ([("Accept-Encoding", "gzip;q=0.5, identity")], "plain: Accept-Encoding"),
+    ([("Accept-Encoding", "gzip"), ("Cache-Control", "max-age=0, no-transform")], "plain: the client says no-trans"),
+    ([("Accept-Encoding", "gzip"), ("Cookie", "a=b"), ("Sec-Fetch-Site", "cross-site")],
+     "plain: the request has credentials, and `credentials` is same_site"),
+    ([("Accept-Encoding", "gzip"), ("Cookie", "a=b"), ("Referer", "http://x")], "plain: the request has credentials"),
+    ([("Accept-Encoding", "gzip"), ("Cookie", "a=b"), ("Sec-Fetch-Site", "same-origin")], "gzip at level 6"),
+])  # fmt: skip
+def test_what_compress_would_do(headers, words):
+    config = load(
+        """
+        services: {things: "http://127.0.0.1:9001"}
+        routes:
+          - {path: /x, service: things, policies: [{compress: {encodings: [gzip, br], credentials: same_site}}]}
+        """,
+        resolver=RESOLVER,
+    )
+    asked = ask(config, "GET", "http://a/x", headers, "127.0.0.1")
+    [found] = as_data(config, explain(config, asked))["compress"]
+    assert found.startswith(words)
+
+
 def test_the_limits_that_would_hold():
     config = load(
         """

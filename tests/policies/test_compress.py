@@ -12,6 +12,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from websockets.sync.client import connect
+from websockets.sync.server import serve
 
 from fastgw.policies import _compression
 from fastgw.policies.base import PolicyError
@@ -27,7 +29,7 @@ services: {{things: {url}}}
 policies:
   - compress: {options}
 routes:
-  - {{path: /*, service: things}}
+  - {{path: /*, service: things, websocket: true}}
   - {{path: /own, policies: [{{respond: {{body: "{own}", content_type: "text/plain"}}}}]}}
 """
 ALL = "{encodings: [zstd, br, gzip], min_size: 100}"
@@ -520,6 +522,39 @@ def test_whole_bodies_are_as_small_as_in_pieces(coding, level):
         assert readers()[coding](bytes(whole(body))) == body
     compress, _, finish = begin()
     assert len(whole(TEXT)) <= len(compress(TEXT) + finish()) * 1.03
+
+
+def test_a_websocket_is_no_answer(gateway):
+    """RFC 6455 4.1: it is asked for by GET, and its client may say Accept-Encoding; 101 and what
+    follows pass as they are."""
+    with Server(lambda connection: [connection.send(message) for message in connection]) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        running = gateway(CONFIG.format(url=url, options="{types: ['*/*'], min_size: 0}", own="x"))
+        headers = {"Accept-Encoding": "gzip", "Content-Type": "text/plain"}
+        address = "ws://{}:{}/".format(*running.address)
+        with connect(address, additional_headers=headers, open_timeout=30, proxy=None) as client:
+            assert "Content-Encoding" not in client.response.headers and client.response.status_code == 101
+            for message in (TEXT.decode(), b"\x00\xff", ""):
+                client.send(message)
+                assert client.recv(timeout=30) == message
+        assert running.stats.read_counters()["compressed_gzip_bodies"] == 0
+
+
+class Server:
+    """The `websockets` package's, in a thread."""
+
+    def __init__(self, handler):
+        self.made = serve(handler, "127.0.0.1", 0)
+        self.port = self.made.socket.getsockname()[1]
+        self.thread = threading.Thread(target=self.made.serve_forever)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.made.shutdown()
+        self.thread.join(30)
 
 
 BOTH = "compress: {encodings: [br, gzip]}"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fastgw.policies._compression import FREE, STEP, Bounds, Inflater, Stream, TooLarge, Undecodable, decode
+from fastgw.policies._compression import FREE, STEP, Bounds, Inflater, Stream, TooLarge, Undecodable, Unzstd, decode
 from fastgw.policies.decompress import DecompressOptions, problem
 from fastgw.testing import FakeUpstream
 from fastgw.testing.upstream import chunked as chunk_coded
@@ -119,6 +119,20 @@ def test_bombs(name):
 
 
 ZSTD_OVERSHOOT = 32 * 131072
+
+
+def test_zstd_gives_two_blocks_at_most_beyond_its_bound():
+    block = (1 << 1 | (1 << 17) << 3).to_bytes(3, "little") + b"x"        # RFC 8878 3.1.1.2: RLE, 128 KiB, not the last
+    frame = b"\x28\xb5\x2f\xfd" + b"\x00\x38" + block * 4000
+    for size in (1, 1 << 17, 1_000_000):
+        for offset in range(4):                       # where the steps begin, in the blocks
+            bounds = Bounds(size, 100_000)
+            made = Unzstd()
+            bounds.taken = len(frame)
+            assert made.feed(frame[: 6 + offset], bounds) == b""
+            with pytest.raises(TooLarge):
+                made.feed(frame[6 + offset :], bounds)
+            assert size < bounds.given <= size + 2 * (1 << 17)
 
 
 def test_bounds_count_each_layer():
