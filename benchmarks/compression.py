@@ -111,11 +111,13 @@ def fastgw(folder: Path, upstream: int, prefix: Sequence[str] = ()) -> tuple[Chi
     """With a prefix as one process, which has patience: it is fifty times as slow, and so seems the service."""
     folder.mkdir()
     port = free_port()
-    options = {"encodings": ["br", "gzip"], "levels": {"gzip": 6, "br": 4}}
+    options: dict[str, Any] = {"encodings": ["br", "gzip"], "levels": {"gzip": 6, "br": 4}}
+    timeouts = {}
     if prefix:
         options["flush_after"] = "10s"
+        timeouts = {"header": "10m", "body": "10m", "idle": "10m"}
     config = {
-        "server": {"workers": 1, "listeners": [{"bind": f"127.0.0.1:{port}"}]},
+        "server": {"workers": 1, "timeouts": timeouts, "listeners": [{"bind": f"127.0.0.1:{port}"}]},
         "observability": {"access_log": {"enabled": False}},
         "services": {"data": f"http://127.0.0.1:{upstream}"},
         "routes": [{
