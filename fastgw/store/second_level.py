@@ -27,7 +27,7 @@ from fastgw import __version__
 from fastgw._core.cache_access import Access, Hit
 from fastgw.config.schema.cache import SecondLevel
 from fastgw.store.base import StoreError
-from fastgw.store.purges import SOME, Id, PurgeLog, SharedPurge, added, host_name, id_of, stream_of
+from fastgw.store.purges import BEGINNING, SOME, Id, PurgeLog, SharedPurge, added, host_name, id_of, stream_of
 from fastgw.store.redis import SWAP, RedisStore, Script
 from fastgw.store.tiers import Found, Kept, Tier
 
@@ -167,7 +167,7 @@ class Look:
     left: int = 0                                    # answers that are still to come
     reply: Any = None
     rows: list[Any] = field(default_factory=list)
-    first: Any = None
+    after: Id = BEGINNING                            # so far the stream had been read when it was asked
     error: StoreError | None = None
 
     def tell(self, found: bool | None) -> None:
@@ -235,15 +235,15 @@ class RedisTier(Tier):
         finally:
             self.catching = None
 
-    def read_on(self, rows: list[Any], first: list[Any]) -> bool:
-        """What a look-up brought of the stream. False: something is missing, and all of it has to be read anew."""
+    def read_on(self, rows: list[Any], after: Id) -> bool:
+        """What a look-up brought of the stream, from what had been read last on: were that not there any more, it would
+        have been cut or lost. False: something is missing, and all of it has to be read anew."""
         log = self.log
         if log.position is None or self.catching is not None:
             return False
-        if not first or id_of(first[0]) > log.position or len(rows) >= SOME:
+        if not rows or id_of(rows[0]) != after or len(rows) >= SOME:
             log.forget()
             return False
-        log.first = max(log.first, id_of(first[0]))
         log.take(rows, time.monotonic_ns())
         return True
 
@@ -262,20 +262,16 @@ class RedisTier(Tier):
 
     def ask(self, look: Look, bad: bytes) -> None:
         """One round trip: in a Cluster two, at once. StoreError when it is known at once that nothing will answer."""
-        position = self.log.position or (0, 0)
+        look.after = after = self.log.position or BEGINNING
         lease_ms = int(self.options.lease * 1000) if look.wants else 0
-        look.left, look.error = 3, None
+        look.left, look.error = 2, None
         store = self.store
         store.run(LOOK, (look.place, look.lease), (look.token, lease_ms, bad), partial(self.heard, look, "reply"))
-        after = f"({position[0]}-{position[1]}"
-        for words, where in (
-            (("XRANGE", self.stream, after, "+", "COUNT", SOME), "rows"),
-            (("XRANGE", self.stream, "-", "+", "COUNT", 1), "first"),
-        ):
-            try:
-                store.submit(self.stream, words, partial(self.heard, look, where))
-            except StoreError as error:
-                asyncio.get_running_loop().call_soon(self.heard, look, where, None, error)
+        words = ("XRANGE", self.stream, f"{after[0]}-{after[1]}", "+", "COUNT", SOME)
+        try:
+            store.submit(self.stream, words, partial(self.heard, look, "rows"))
+        except StoreError as error:
+            asyncio.get_running_loop().call_soon(self.heard, look, "rows", None, error)
 
     def heard(self, look: Look, where: str, reply: Any, error: StoreError | None) -> None:
         setattr(look, where, reply)
@@ -292,7 +288,7 @@ class RedisTier(Tier):
             return
         if look.error is not None:
             self.end(look, None)
-        elif not self.read_on(look.rows, look.first):
+        elif not self.read_on(look.rows, look.after):
             self.catch_up()
             self.end(look, None)
         elif isinstance(look.reply, list):

@@ -297,6 +297,15 @@ def test_what_lies_in_redis_is_not_believed(world, eventually):
     assert world.count(path) == fetched + 1
 
 
+def test_a_stream_of_purges_that_was_lost(world, eventually):
+    """Nobody knows what was in it."""
+    path = anew("/lost")
+    fetched = world.put(path, eventually)
+    world.redis.command("DEL", "fastgw:cache:purges")
+    assert "detail" not in world.status(1, path)
+    assert world.count(path) == fetched + 1
+
+
 def test_the_holder_of_a_lease_dies(world, eventually):
     """Another host had the lease, and does not end it: its time does."""
     path = anew("/dead")
