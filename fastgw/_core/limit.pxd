@@ -92,7 +92,7 @@ cdef class RateLimit(Hook):
     cdef bint strip_cost
     cdef int most_waiting
     cdef dict waiting                     # exchange → Waiter
-    cdef Decider decider                  # or None: the tables of this host
+    cdef readonly Decider decider         # or None: the tables of this host
     cdef dict asked                       # exchange → (generation, Limits, fallbacks, hash), while the decider is asked
     cdef bint _exempt(self, Exchange ex) except -1
     cdef Limits _limits(self, Exchange ex)

@@ -53,6 +53,7 @@ class Decider:
 class RateLimit(Hook):
     key: LimitKey
     sets: tuple[Limits | None, ...]
+    decider: Decider | None
     def __init__(
         self,
         table: BucketTable,

@@ -141,8 +141,13 @@ cdef class LimitKey:
         return ", ".join(words)
 
     def hash_of(self, values):
-        """The hash of a key whose parts have these values, as texts in the order of the parts, for tools. ValueError for
-        too few or too many, and for what is no address where `client_ip` is wanted."""
+        """The hash of a key whose parts have these values; see `bytes_of`."""
+        cdef bytes written = self.bytes_of(values)
+        return self.table.hash(PyBytes_AS_STRING(written), PyBytes_GET_SIZE(written))
+
+    def bytes_of(self, values):
+        """A key whose parts have these values, as texts in the order of the parts, for tools. ValueError for too few or
+        too many, and for what is no address where `client_ip` is wanted."""
         cdef uint8_t out[KEY_SPACE]
         cdef size_t at = 0
         cdef bytes raw
@@ -156,4 +161,4 @@ cdef class LimitKey:
                 continue
             raw = b"" if self.kinds[i] == K_GLOBAL else values[i].encode("utf-8", "surrogateescape")
             at += self._put(out + at, self.kinds[i], PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
-        return self.table.hash(<const char*>out, at)
+        return <bytes>(<char*>out)[:at]

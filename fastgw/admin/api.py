@@ -201,7 +201,7 @@ class Api:
             return problem(status, value) if isinstance(value, str) else json(status, value)
         if limits.concerns(path):
             await self.backend.snapshots()           # what the workers have counted is written now
-            status, value = limits.answer(self.backend.limits, method, path, body)
+            status, value = await limits.answer(self.backend.limits, method, path, body)
             return problem(status, *value) if isinstance(value, tuple) else json(status, value)
         handlers: dict[str, tuple[str, Any]] = {
             "/": ("GET", self.index),

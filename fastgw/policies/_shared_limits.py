@@ -17,7 +17,7 @@ from fastgw.config.schema.base import Room, key
 from fastgw.policies.base import BuildContext, PolicyError
 from fastgw.store import StoreError
 from fastgw.store.leases import Leases
-from fastgw.store.limits import Decision, Kind, Rule, SharedLimits
+from fastgw.store.limits import Decision, Kind, Rule, SharedLimits, drop, look
 from fastgw.store.redis import RedisStore
 
 if TYPE_CHECKING:
@@ -79,8 +79,6 @@ def check_shared(options: RateLimitOptions) -> None:
     shared = options.shared
     if shared is None:
         return
-    if options.response_cost is not None:
-        raise wrong("conflict", "what the service says it cost is charged on one host only", "no `shared:`")
     for limit in (limit for limits in all_limits(options) for limit in limits):
         kind = limit.algorithm
         if kind == "concurrency":
@@ -154,6 +152,8 @@ class OneSet:
             counts.add_over(slots[number], requests)
 
         self.identity = f"{context.policy_key}/{limits.number}/".encode()
+        self.store = store
+        self.labels = limits.labels
         self.rows = limits.rows
         self.rules = tuple(rule_of(row) for row in limits.rows)
         self.free = [row["burst"] * rule.interval * 1e3 for row, rule in zip(limits.rows, self.rules, strict=True)]
@@ -191,6 +191,31 @@ class OneSet:
         else:
             self.exact.unasked(names, self.rules, cost)
 
+    def charge(self, names: tuple[str, ...], cost: int) -> None:
+        if self.leases is not None:
+            self.leases.charge(names, cost)
+        else:
+            self.exact.charge(names, self.rules, cost)
+
+    def keys(self, key: bytes) -> list[str]:
+        """Where the levels stand."""
+        names = self.names(key)
+        if self.leases is not None:
+            return self.leases.keys(names)
+        return [self.exact.key(name, n, rule) for n, (name, rule) in enumerate(zip(names, self.rules, strict=True))]
+
+    async def state(self, key: bytes) -> list[dict[str, Any]]:
+        levels = await look(self.store, self.keys(key), self.rules)
+        return [
+            {"limit": label, "algorithm": row["algorithm"], "remaining": level.remaining, "of": rule.capacity,
+             "full_in": round(level.reset, 3)}
+            for label, row, rule, level in zip(self.labels, self.rows, self.rules, levels, strict=True)
+        ]  # fmt: skip
+
+    async def reset(self, key: bytes) -> int:
+        """Of how many limits something was forgotten."""
+        return await drop(self.store, self.keys(key))
+
     def verdict(self, decision: Decision) -> tuple[int, int, Levels]:
         """As a Decider answers: outcome, which limit refuses, levels in ns."""
         levels: Levels = []
@@ -219,6 +244,8 @@ class SharedDecider(Decider):
             None if limits is None else OneSet(limits, context, shared, slice_of(shared, given[limits.number]))
             for limits in sets
         ]
+        self.charges = options.response_cost is not None
+        self.known: dict[Exchange, tuple[OneSet, tuple[str, ...]]] = {}
 
     def decide(
         self, exchange: Exchange, hook: RateLimit, limits: Limits, key: bytes, cost: int
@@ -227,6 +254,8 @@ class SharedDecider(Decider):
         assert one is not None
         names = one.names(key)
         generation = exchange.generation
+        if self.charges:
+            self.known[exchange] = one, names
 
         def told(decision: Decision | None, error: StoreError | None) -> None:
             found = self.without(one, names, key, cost) if decision is None else one.verdict(decision)
@@ -248,3 +277,21 @@ class SharedDecider(Decider):
         if found[0] in (TAKEN, UNDECIDED):
             one.unasked(names, cost)
         return found
+
+    def charge_later(self, exchange: Exchange, hook: RateLimit, limits: Limits, cost: int) -> None:
+        known = self.known.get(exchange)
+        if known is not None:
+            known[0].charge(known[1], cost)
+
+    def ended(self, exchange: Exchange, hook: RateLimit) -> None:
+        if self.charges:
+            self.known.pop(exchange, None)
+
+    # ------------------------------------------------------------------ for the admin API; StoreError
+
+    async def state(self, key: bytes) -> list[dict[str, Any]]:
+        """How the limits stand for a key, as LimitKey writes it."""
+        return [row for one in self.sets if one is not None for row in await one.state(key)]
+
+    async def reset(self, key: bytes) -> int:
+        return sum([await one.reset(key) for one in self.sets if one is not None])

@@ -7,10 +7,15 @@ from typing import Any
 
 from fastgw._core.limit import RateLimit
 from fastgw.config import Config
+from fastgw.config.schema.stores import Stores
 from fastgw.plan.spec import PolicySpecUse, uses_of
 from fastgw.policies._limits import RateLimitOptions
+from fastgw.policies._shared_limits import SharedDecider
 from fastgw.policies.base import BuildContext
 from fastgw.server.shared import SharedMemory
+
+PATIENCE = 2.0
+"""Seconds that an operator waits for Redis."""
 
 
 class LimitProblem(Exception):
@@ -58,8 +63,6 @@ class LimitDesk:
         use = self.policies().get(policy)
         if use is None:
             raise LimitProblem(f"there is no policy {policy!r}; GET /limits lists them")
-        if use.options.shared is not None:
-            raise LimitProblem(f"the keys of {policy!r} are in the store that hosts share")
         memory = self.memory
         context = BuildContext(
             bucket_table=memory.buckets,
@@ -67,20 +70,36 @@ class LimitDesk:
             limit_counts=memory.limit_counts,
             policy_key=use.key,
             route_name=use.route,
+            stores=self.patient(),
         )
         hook = use.handler(use.options, context).hook()
         if not isinstance(hook, RateLimit):
             raise LimitProblem(f"the policy {policy!r} cannot be built")
         return hook
 
-    def state(self, policy: str, values: list[str]) -> list[dict[str, Any]]:
+    def patient(self) -> Stores:
+        """For somebody who waits longer than a request may."""
+        stores = self.config().stores
+        if stores.redis is None:
+            return stores
+        longer = {"deadline": max(stores.redis.deadline, PATIENCE), "timeout": max(stores.redis.timeout, PATIENCE)}
+        return stores.model_copy(update={"redis": stores.redis.model_copy(update=longer)})
+
+    async def state(self, policy: str, values: list[str]) -> list[dict[str, Any]]:
+        """Of limits that hosts share as Redis has them: without what lies in slices. StoreError."""
+        hook = self.native(policy)
         try:
-            return self.native(policy).state(values)
+            if isinstance(hook.decider, SharedDecider):
+                return await hook.decider.state(hook.key.bytes_of(values))
+            return hook.state(values)
         except ValueError as error:
             raise LimitProblem(str(error)) from None
 
-    def reset(self, policy: str, values: list[str]) -> int:
+    async def reset(self, policy: str, values: list[str]) -> int:
+        hook = self.native(policy)
         try:
-            return self.native(policy).reset(values)
+            if isinstance(hook.decider, SharedDecider):
+                return await hook.decider.reset(hook.key.bytes_of(values))
+            return hook.reset(values)
         except ValueError as error:
             raise LimitProblem(str(error)) from None

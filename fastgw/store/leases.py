@@ -9,6 +9,7 @@ each host. How many really were is found by the script, which hears with each sl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastgw.store.base import StoreError
-from fastgw.store.limits import LEASE, US, Decided, Decision, Level, Rule
+from fastgw.store.limits import CHARGE, LEASE, US, Decided, Decision, Level, Rule, charges
 from fastgw.store.redis import RedisStore
 
 MAX_KEYS = 50_000
@@ -43,7 +44,8 @@ class Slice:
     until: float = 0.0                    # when it goes back
     used: int = 0                         # since Redis was told last,
     since: float = 0.0                    # and from when on
-    refused_until: float = 0.0            # there is nothing before
+    refused_until: float = 0.0            # there is nothing before,
+    again: float = 0.0                    # and nobody asks before, in case that somebody forgets the key's level
     asking: bool = False
     waiting: deque[Waiting] = field(default_factory=deque)
 
@@ -83,7 +85,7 @@ class Leases:
             if not found.asking and min(found.tokens) * 4 < self.slice:
                 self.ahead(found)
             return decision
-        if now < found.refused_until:
+        if now < found.refused_until and now < found.again:
             return self.refused(found, now)
         found.waiting.append(Waiting(cost, told))
         if not found.asking:
@@ -117,6 +119,25 @@ class Leases:
                 found.since = self.now()
             found.used += cost
 
+    def keys(self, names: Sequence[str]) -> list[str]:
+        """Where the levels stand."""
+        return [self.store.key(f"limit:{{{name}}}:{n}:{rule.kind}:leased")
+                for n, (name, rule) in enumerate(zip(names, self.rules, strict=True))]  # fmt: skip
+
+    def charge(self, names: tuple[str, ...], cost: int) -> None:
+        """Afterwards, out of the slice, and what it does not have in Redis, whether it is there or not. Nobody waits;
+        while Redis does not answer nothing is charged there."""
+        found = self.slices.get(names)
+        rest = [cost] * len(self.rules)
+        if found is not None and self.now() < found.until:
+            for n, tokens in enumerate(found.tokens):
+                taken = min(cost, tokens)
+                found.tokens[n] -= taken
+                rest[n] -= taken
+        if any(rest):
+            with contextlib.suppress(StoreError):
+                self.store.run(CHARGE, self.keys(names), charges(self.rules, rest), lambda reply, error: None)
+
     # ------------------------------------------------------------------ Redis
 
     def ahead(self, found: Slice) -> None:
@@ -130,11 +151,11 @@ class Leases:
         """What is reported and returned is gone from the slice from here on."""
         keys: list[str] = []
         words: list[Any] = []
+        levels = self.keys(found.names)
         expired = now >= found.until
         since = int((now - found.since) * US) if found.used else 0
         for n, (name, rule) in enumerate(zip(found.names, self.rules, strict=True)):
-            base = self.store.key(f"limit:{{{name}}}:{n}:{rule.kind}")
-            keys += (f"{base}:leased", f"{base}:used")
+            keys += (levels[n], self.store.key(f"limit:{{{name}}}:{n}:{rule.kind}:used"))
             back = found.tokens[n] if expired else 0
             found.tokens[n] -= back
             words += (*rule.words(), wants[n], found.used, since, back, found.marks[n])
@@ -185,6 +206,7 @@ class Leases:
             if got == 0:
                 short = True
                 found.refused_until = now + retry / US
+                found.again = now + self.ttl
         found.levels = tuple(levels)
         found.until = asked + valid
         if not short:

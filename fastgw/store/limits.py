@@ -24,6 +24,8 @@ FOLDER = Path(__file__).parent
 COMMON = (FOLDER / "limits.lua").read_text()
 EXACT = Script(COMMON + (FOLDER / "limits_exact.lua").read_text())
 LEASE = Script(COMMON + (FOLDER / "limits_lease.lua").read_text())
+CHARGE = Script(COMMON + (FOLDER / "limits_charge.lua").read_text())
+DROP = Script("return redis.call('DEL', unpack(KEYS))")
 GRAIN = 64
 """Parts of a microsecond: an interval is so many whole ones, which the numbers of Lua add without rounding."""
 MAX_DEBTS = 10_000
@@ -99,6 +101,23 @@ class Debts:
         return found[0], max(0, int((self.now() - found[1]) * US))
 
 
+def charges(rules: Sequence[Rule], costs: Sequence[int]) -> list[Any]:
+    return [word for rule, cost in zip(rules, costs, strict=True) for word in (*rule.words(), cost)]
+
+
+async def look(store: RedisStore, keys: Sequence[str], rules: Sequence[Rule]) -> list[Level]:
+    """How the limits stand; nothing is charged. StoreError."""
+    words = [word for rule in rules for word in (*rule.words(), 0, 0)]
+    reply = await store.evaluate(EXACT, keys, 0, *words)
+    told = [reply[1 + number * 5 : 6 + number * 5] for number in range(len(rules))]
+    return [Level(left, reset / US, retry / US, delay / US) for left, reset, retry, delay, _ in told]
+
+
+async def drop(store: RedisStore, keys: Sequence[str]) -> int:
+    """Forgets what stands there: how many keys. StoreError."""
+    return int(await store.evaluate(DROP, keys))
+
+
 class SharedLimits:
     """`over(number, requests)` hears of what turns out to have been admitted beyond which of the rules."""
 
@@ -144,6 +163,19 @@ class SharedLimits:
         except StoreError:
             self.owe(owed)
             raise
+
+    def charge(self, names: Sequence[str], rules: Sequence[Rule], cost: int) -> None:
+        """Afterwards, whether it is there or not; nobody waits for it. While Redis does not answer it is a debt."""
+        keys = [self.key(name, number, rule) for number, (name, rule) in enumerate(zip(names, rules, strict=True))]
+
+        def answered(reply: Any, error: StoreError | None) -> None:
+            if error is not None:
+                self.owe([(key, cost) for key in keys])
+
+        try:
+            self.store.run(CHARGE, keys, charges(rules, [cost] * len(keys)), answered)
+        except StoreError as error:
+            answered(None, error)
 
     def unasked(self, names: Sequence[str], rules: Sequence[Rule], cost: int) -> None:
         """A request was admitted without Redis."""

@@ -17,7 +17,7 @@ function decide.bucket(key, rule)
   if rule.debt > 0 then
     local paid = math.max(number(redis.call('GET', key), 0), now - rule.since) + rule.debt * rule.interval
     rule.over = math.max(0, math.floor((paid - most) / rule.interval + 0.5))
-    at = math.max(now, math.min(paid, most))
+    at = math.max(at, math.min(paid, most))
   end
   rule.at = at
   rule.new = at + cost * rule.interval
@@ -36,15 +36,8 @@ function decide.fixed(key, rule)
   return count + cost <= rule.requests, rule.requests - count - cost, ends, ends
 end
 
--- A sliding window by two counters: the value is "window:before:count", and of those before counts what still reaches in.
 function decide.sliding(key, rule)
-  local window, before, count = math.floor(now / rule.per), 0, 0
-  local last, b, c = string.match(redis.call('GET', key) or '', '^(%d+):(%d+):(%d+)$')
-  if last and tonumber(last) == window then
-    before, count = tonumber(b), tonumber(c)
-  elseif last and tonumber(last) == window - 1 then
-    before = tonumber(c)
-  end
+  local window, before, count = sliding(key, rule)
   local passed = now / rule.per - window
   local used = before * (1 - passed) + count
   owed(rule, passed * rule.per)
@@ -64,14 +57,8 @@ function decide.sliding(key, rule)
   return used + cost <= rule.requests, rule.requests - used - cost, reset, retry
 end
 
--- The times of all requests of the window, in a list.
 function decide.log(key, rule)
-  local first = redis.call('LINDEX', key, 0)
-  while first and tonumber(first) <= now - rule.per do
-    redis.call('LPOP', key)
-    first = redis.call('LINDEX', key, 0)
-  end
-  local count = redis.call('LLEN', key)
+  local count = log_count(key, rule)
   owed(rule, rule.per)
   if rule.debt > 0 then
     rule.over = math.max(0, math.min(rule.debt, count + rule.debt - rule.requests))
@@ -103,15 +90,13 @@ end
 
 function write.sliding(key, rule)
   if admitted == 1 then rule.count = rule.count + cost end
-  local left = math.ceil(((rule.window + 2) * rule.per - now) / 1000) + 1
-  redis.call('SET', key, string.format('%.0f:%.0f:%.0f', rule.window, rule.before, rule.count), 'PX', left)
+  keep_sliding(key, rule, rule.window, rule.before, rule.count)
   return 0, (admitted == 1 and (2 - now / rule.per + rule.window) * rule.per) or 0
 end
 
 function write.log(key, rule)
   local new = (rule.owed or 0) + (admitted == 1 and cost or 0)
-  for _ = 1, new do redis.call('RPUSH', key, string.format('%.0f', now)) end
-  if new > 0 then redis.call('PEXPIRE', key, math.ceil(rule.per / 1000) + 1) end
+  log_add(key, rule, new)
   return 0, (admitted == 1 and rule.per) or 0
 end
 

@@ -1,5 +1,6 @@
 """`rate_limit` with `shared`: a real Redis that several gateways use, and which dies, stands still and is cut off."""
 
+import http.client
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ import yaml
 from fastgw.config import check
 from fastgw.plan.notices import notices
 from fastgw.policies import RESOLVER
-from fastgw.testing import GatewayProcess
+from fastgw.testing import FakeUpstream, GatewayProcess
 from fastgw.testing.cutting import CuttingProxy, Rule
 from tests.store.redis_server import RedisServer, needed
 
@@ -26,8 +27,9 @@ def route(path, limit, shared, **more):
     return {"name": path.strip("/"), "path": path, "policies": policies}
 
 
-def configuration(url, **store):
-    """Routes by what they do without Redis, exact and leased."""
+def configuration(url, up="http://127.0.0.1:1", **store):
+    """Routes by what they do without Redis, exact and leased; /dear and /dear-leased go to a service that says what an
+    answer cost."""
     routes = [
         route("/several", {"limits": [f"1000/{LONG}", {"requests": 5, "per": LONG, "algorithm": "fixed_window"}]},
               {"on_failure": "closed"}),
@@ -38,6 +40,11 @@ def configuration(url, **store):
         route("/plans", {"limits": [f"3/{LONG}"], "overrides": [{"methods": ["POST"], "limits": [f"1/{LONG}"]}]},
               {"on_failure": "closed"}, cost="${request.header.X-Cost}"),
     ]  # fmt: skip
+    for name, shared in (("dear", {}), ("dear-leased", {"sharing": "leased", "slice": 4, "slice_time": "1s"})):
+        limits = [f"20/{LONG}", {"requests": 100, "per": LONG, "algorithm": "fixed_window", "name": "window"}]
+        routes.append({"name": name, "path": f"/{name}/*", "service": "up", "policies": [
+            {"rate_limit": {"by": "header:X-Who", "limits": limits, "shared": {**shared, "on_failure": "closed"},
+                            "response_cost": {"header": "X-Used"}}}]})  # fmt: skip
     for failure in FAILURES:
         shared = {"on_failure": failure, "hosts": 2}
         routes.append(route(f"/{failure}", {"requests": 20, "per": LONG}, shared))
@@ -45,7 +52,8 @@ def configuration(url, **store):
         routes.append(route(f"/leased-{failure}", {"requests": 20, "per": LONG}, leased))
     breaker = {"failures": 1, "pause": "20ms", "max_pause": "50ms"}
     redis = {"url": url, "deadline": "5s", "timeout": "5s", "breaker": breaker}
-    return {"server": {"workers": 2}, "stores": {"redis": {**redis, **store}}, "routes": routes}
+    return {"server": {"workers": 2}, "services": {"up": up}, "stores": {"redis": {**redis, **store}},
+            "routes": routes}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +62,21 @@ def server(tmp_path_factory):
         yield running
 
 
+def costs(connection):
+    """A service: an answer to /dear/7 says that it cost 7."""
+    while True:
+        request = connection.read_request()
+        cost = request.target.rpartition("/")[2]
+        connection.send(f"HTTP/1.1 200 OK\r\nX-Used: {cost}\r\nContent-Length: 2\r\n\r\nok".encode())
+
+
 @pytest.fixture(scope="module")
 def gateways(server):
     """Two hosts, as it were, with two workers each."""
-    with GatewayProcess(configuration(server.url)) as first, GatewayProcess(configuration(server.url)) as second:
-        yield first, second
+    with FakeUpstream(costs) as up:
+        config = configuration(server.url, up.url)
+        with GatewayProcess(config) as first, GatewayProcess(config) as second:
+            yield first, second
 
 
 def ask(gateway, path, who="a", method="GET", cost=""):
@@ -283,12 +301,91 @@ def checked(limit):
         ("{requests: 5, algorithm: sliding_log, shared: {sharing: leased, on_failure: open}}", "cannot be leased"),
         ("{requests: 5, algorithm: leaky_bucket, queue: 2, shared: {sharing: leased, on_failure: open}}", "a queue"),
         ("{requests: 5, shared: {slice: 3, on_failure: open}}", "leased"),
-        ("{requests: 5, response_cost: {header: X}, shared: {on_failure: open}}", "one host only"),
     ],
 )  # fmt: skip
 def test_what_check_refuses(limit, wanted):
     config, problems = checked(limit)
     assert config is None and wanted in str(problems), problems
+
+
+def told(gateway, path, body):
+    connection = http.client.HTTPConnection(gateway.host, gateway.admin_port, timeout=60)
+    try:
+        connection.request("POST", path, body=json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def left(gateway, policy, who):
+    status, state = told(gateway, "/limits/state", {"policy": policy, "key": [who]})
+    assert status == 200, state
+    return {one["limit"]: one["remaining"] for one in state["limits"]}
+
+
+def until(wanted, ask, seconds=60):
+    deadline = time.monotonic() + seconds
+    while (found := ask()) != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+@needed
+def test_what_a_service_says_it_cost_is_charged_for_all_hosts(gateways):
+    first, second = gateways
+    policy, limit = "dear/rate_limit/1", f"20/{LONG}"
+    answer = ask(first, "/dear/7", "p")
+    assert answer.status == 200 and answer.get("X-Used") is None
+    until({limit: 12, "window": 92}, lambda: left(second, policy, "p"))
+    assert ask(second, "/dear/30", "p").status == 200, "it is not known before how dear it is"
+    until({limit: 0, "window": 61}, lambda: left(first, policy, "p"))
+    refused = ask(first, "/dear/1", "p")
+    # 19 below empty: as many intervals more than one until the next
+    assert refused.status == 429 and int(refused.get("Retry-After")) > 15 * 100_000 / 20
+    assert left(second, policy, "p")["window"] == 61, "what was refused cost nothing"
+
+
+@needed
+def test_a_key_that_hosts_share_is_looked_at_and_reset(gateways):
+    first, second = gateways
+    body = {"policy": "several/rate_limit/1", "key": ["q"]}
+    assert [ask(gateway, "/several", "q").status for gateway in (*gateways, *gateways, *gateways)] == [200] * 5 + [429]
+    for gateway in gateways:
+        assert left(gateway, body["policy"], "q") == {f"1000/{LONG}": 995, f"5/{LONG}": 0}
+        assert left(gateway, body["policy"], "nobody") == {f"1000/{LONG}": 1000, f"5/{LONG}": 5}
+    assert told(second, "/limits/reset", body) == (200, {**body, "reset": 2})
+    assert ask(first, "/several", "q").status == 200
+    assert left(second, body["policy"], "q") == {f"1000/{LONG}": 999, f"5/{LONG}": 4}
+    assert told(first, "/limits/state", {**body, "key": []})[0] == 400
+    other = {"policy": "plans/rate_limit/1", "key": ["q"]}
+    assert ask(first, "/plans", "q", "POST").status == 200
+    status, state = told(first, "/limits/state", other)
+    assert status == 200 and [one["remaining"] for one in state["limits"]] == [3, 0], "those of overrides too"
+
+
+@needed
+def test_leased_limits_are_charged_out_of_the_slice_first_and_reset(gateways):
+    first, _ = gateways
+    policy, limit = "dear-leased/rate_limit/1", f"20/{LONG}"
+    assert ask(first, "/dear-leased/1", "r").status == 200
+    # the slice goes back, less the request and what it cost
+    until({limit: 18, "window": 98}, lambda: left(first, policy, "r"))
+    assert ask(first, "/dear-leased/200", "r").status == 200, "more than the slice has"
+    until({limit: 0, "window": 0}, lambda: left(first, policy, "r"))
+    until(429, lambda: ask(first, "/dear-leased/0", "r").status)
+    assert told(first, "/limits/reset", {"policy": policy, "key": ["r"]})[1]["reset"] == 2
+    # workers ask again at the latest when the time of a slice is over
+    until(200, lambda: ask(first, "/dear-leased/0", "r").status)
+
+
+@needed
+def test_the_admin_api_without_redis():
+    config = configuration("redis://127.0.0.1:1")
+    with GatewayProcess(config) as gateway:
+        for path in ("/limits/state", "/limits/reset"):
+            status, problem = told(gateway, path, {"policy": "several/rate_limit/1", "key": ["q"]})
+            assert (status, problem["code"]) == (503, "store_unavailable")
 
 
 def test_check_says_what_slices_add_up_to():

@@ -8,7 +8,7 @@ import pytest
 from fastgw.config.schema.stores import Redis
 from fastgw.store import StoreError
 from fastgw.store.leases import Leases
-from fastgw.store.limits import Decision, Rule, SharedLimits
+from fastgw.store.limits import Decision, Rule, SharedLimits, drop, look
 from fastgw.store.redis import RedisStore
 from tests.store.redis_server import ClusterOf3, RedisServer, needed
 
@@ -301,3 +301,51 @@ def test_both_in_a_cluster_of_three(tmp_path):
 
     with ClusterOf3(tmp_path) as nodes:
         asyncio.run(ask(nodes))
+
+
+async def left(store, key, rule, wanted):
+    """Nobody waits for what is charged afterwards; a server that has not seen its script yet is asked twice."""
+    deadline = time.monotonic() + 30
+    while (found := (await look(store, [key], (rule,)))[0].remaining) != wanted:
+        assert time.monotonic() < deadline, found
+
+
+@needed
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_charged_afterwards_is_charged_whether_it_is_there_or_not(server, kind):
+    rule = Rule(kind, 10, LONG)
+
+    async def test(store):
+        limits = SharedLimits(store, lambda *_: None)
+        assert (await decided(limits, ["k"], (rule,))).admitted
+        limits.charge(["k"], (rule,), 4)
+        key = limits.key("k", 0, rule)
+        await left(store, key, rule, 5)
+        limits.charge(["k"], (rule,), 10**17)
+        await left(store, key, rule, 0)
+        refused = await decided(limits, ["k"], (rule,))
+        assert not refused.admitted
+        if kind == "bucket":
+            # once its capacity below empty, and no further: ten intervals until it is empty, one more for this one
+            assert LONG < refused.levels[0].retry <= LONG * 1.1 + 1
+        assert await drop(store, [key]) == 1
+        assert (await decided(limits, ["k"], (rule,))).levels[0].remaining == 9
+
+    using(server, test, prefix=f"charge-{kind}")
+
+
+@needed
+def test_what_could_not_be_charged_is_a_debt(server):
+    rule = Rule("bucket", 10, LONG)
+
+    async def test(store):
+        limits = SharedLimits(store, lambda *_: None)
+        run, store.run = store.run, refuse
+        limits.charge(["k"], (rule,), 4)
+        store.run = run
+        assert (await decided(limits, ["k"], (rule,))).levels[0].remaining == 5
+
+    def refuse(*_):
+        raise StoreError("paused")
+
+    using(server, test, prefix="charge-debt")
