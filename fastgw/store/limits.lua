@@ -8,9 +8,11 @@ local function number(text, otherwise)
 end
 
 -- GCRA: the value is the time at which the bucket is full again: what was charged afterwards can bring it as far below
--- empty as it holds. A clock that was set back must not lock a key.
+-- empty as it holds. One that is later is of a clock that was set back, and must not lock the key.
 local function full_at(key, rule)
-  return math.min(math.max(number(redis.call('GET', key), now), now), now + 2 * rule.burst * rule.interval)
+  local at, all = number(redis.call('GET', key), now), rule.burst * rule.interval
+  if at > now + 2 * all then at = now + all end
+  return math.max(at, now)
 end
 
 local function keep_full_at(key, at)
