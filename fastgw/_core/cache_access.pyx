@@ -291,19 +291,20 @@ cdef class Access:
         """Numbers by name. Bytes are those of names, heads and bodies, rounded to blocks."""
         cdef Memory *m = &self.storage.m
         cdef Head *h = m.head
-        cdef uint64_t hits = h.gone_hits, misses = h.gone_misses, waits = h.gone_waits
+        cdef uint64_t hits = h.gone_hits, misses = h.gone_misses, waits = h.gone_waits, waited = h.gone_waited
         cdef uint32_t i
         for i in range(h.processes_end):
             hits += m.processes[i].hits
             misses += m.processes[i].misses
             waits += m.processes[i].waits
+            waited += m.processes[i].waited
         room = <uint64_t>(m.block_count - MAX_RUN)
         return {
             "memory": h.memory, "bytes": (room - h.free_blocks) * BLOCK, "bytes_max": room * BLOCK,
             "body_bytes": h.body_bytes, "entries": h.live, "entries_max": m.entry_count - 1,
             "filling": h.filling, "retired": h.dead, "hits": hits, "misses": misses, "fills": h.fills,
             "refused": h.refused, "evictions": h.evictions, "expirations": h.expirations, "purges": h.purges,
-            "purged": h.purged, "tags": h.nodes_used, "tags_max": m.node_count - 1, "busy": waits,
+            "purged": h.purged, "tags": h.nodes_used, "tags_max": m.node_count - 1, "busy": waits, "waited_us": waited // 1000,
             "recoveries": h.recoveries, "new_percent": round(h.small_share / 42949672.96),
         }
 

@@ -205,5 +205,7 @@ cdef void process_clear(Memory *m, uint32_t process) noexcept nogil:
     m.head.gone_hits += m.processes[process].hits
     m.head.gone_misses += m.processes[process].misses
     m.head.gone_waits += m.processes[process].waits
-    m.processes[process].hits = m.processes[process].misses = m.processes[process].waits = 0
+    m.head.gone_waited += m.processes[process].waited
+    m.processes[process].hits = m.processes[process].misses = 0
+    m.processes[process].waits = m.processes[process].waited = 0
     fgw_store32(&m.processes[process].pid, 0)

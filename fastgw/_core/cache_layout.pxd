@@ -14,7 +14,7 @@ cdef extern from "cache_shared.h":
     void fgw_fence_stores() noexcept nogil
     int FGW_LOCKED, FGW_OWNER_DIED, FGW_NOT_LOCKED
     int fgw_mutex_format(void *place) noexcept nogil
-    int fgw_mutex_lock(void *place, int64_t wait) noexcept nogil
+    int fgw_mutex_lock(void *place, int64_t wait, uint64_t *waited) noexcept nogil
     void fgw_mutex_consistent(void *place) noexcept nogil
     void fgw_mutex_unlock(void *place) noexcept nogil
     uint64_t fgw_life(uint32_t pid) noexcept nogil
@@ -110,7 +110,8 @@ ctypedef struct Process:
     uint64_t hits
     uint64_t misses
     uint64_t waits           # for the lock, in vain
-    uint64_t pad[3]
+    uint64_t waited          # ns, for the lock
+    uint64_t pad[2]
 
 ctypedef struct Head:
     char magic[8]
@@ -164,6 +165,7 @@ ctypedef struct Head:
     uint64_t gone_hits       # of processes that are gone
     uint64_t gone_misses
     uint64_t gone_waits
+    uint64_t gone_waited
 
 ctypedef struct Memory:      # of one process: where things are
     Head *head

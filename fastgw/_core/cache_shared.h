@@ -50,12 +50,13 @@ static inline int fgw_mutex_format(void *place) {
 #define FGW_LOCK_CLOCK CLOCK_REALTIME
 #endif
 
-/* Waits so many nanoseconds at most: a holder that is stopped must not stop everybody. */
-static inline int fgw_mutex_lock(void *place, int64_t wait) {
+/* Waits so many nanoseconds at most: a holder that is stopped must not stop everybody. How long it was is added to `waited`. */
+static inline int fgw_mutex_lock(void *place, int64_t wait, uint64_t *waited) {
   pthread_mutex_t *lock = (pthread_mutex_t *)place;
   int got = pthread_mutex_trylock(lock);
   if (got == EBUSY) {
-    struct timespec until;
+    struct timespec until, began, ended;
+    clock_gettime(CLOCK_MONOTONIC, &began);
     clock_gettime(FGW_LOCK_CLOCK, &until);
     wait += until.tv_nsec;
     until.tv_sec += wait / 1000000000;
@@ -65,6 +66,8 @@ static inline int fgw_mutex_lock(void *place, int64_t wait) {
 #else
     got = pthread_mutex_timedlock(lock, &until);
 #endif
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    *waited += (uint64_t)((ended.tv_sec - began.tv_sec) * 1000000000 + ended.tv_nsec - began.tv_nsec);
   }
   return got == 0 ? FGW_LOCKED : got == EOWNERDEAD ? FGW_OWNER_DIED : FGW_NOT_LOCKED;
 }

@@ -146,7 +146,10 @@ cdef class Storage:
 
     cdef bint lock(self, int64_t wait) noexcept nogil:
         """False: somebody else has held it for all that time."""
-        cdef int got = fgw_mutex_lock(self.m.head.lock, wait)
+        cdef uint64_t waited = 0
+        cdef int got = fgw_mutex_lock(self.m.head.lock, wait, &waited)
+        if waited != 0 and self.process >= 0:
+            self.m.processes[self.process].waited += waited
         if got == FGW_OWNER_DIED:
             recover(&self.m)
             fgw_mutex_consistent(self.m.head.lock)

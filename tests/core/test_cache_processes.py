@@ -106,7 +106,7 @@ def said(receiver):
 
 
 def test_four_processes_read_what_was_written():
-    buffer = shared()
+    buffer = shared(4 * MIB, 80)              # fewer than there are names: something has to go, whatever is purged
     running = [start(buffer, seed, 500) for seed in range(4)]
     assert [receiver.recv() for _, receiver in running] == ["done"] * 4
     for process, _ in running:
@@ -183,6 +183,24 @@ def test_killed_while_it_holds_the_lock():
         if newest.stats()["recoveries"] >= 2 or time.monotonic() > deadline:
             break
     assert access.stats()["recoveries"] >= 1
+
+
+def test_nobody_waits_long_for_one_that_is_stopped_while_it_holds_the_lock():
+    buffer, deadline = shared(4 * MIB, 80), time.monotonic() + 60
+    access = join(buffer)
+    receiver, sender = FORK.Pipe(False)
+    process = FORK.Process(target=change, args=(buffer, 1, sender), daemon=True)
+    process.start()
+    assert receiver.recv() == "begun"
+    while access.stats()["busy"] == 0 and time.monotonic() < deadline:
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        stored = access.put(b"k", b"x")
+        os.kill(process.pid, signal.SIGCONT)
+    assert stored == "no_room"
+    assert access.stats()["waited_us"] >= 20_000
+    end(process)
+    assert access.audit() == []
 
 
 def stop_at_once(buffer, sender, what):
