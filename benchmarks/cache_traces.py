@@ -3,32 +3,49 @@
     python -m benchmarks.cache_traces                 # all traces; some minutes
     python -m benchmarks.cache_traces --requests 200000 zipf-0.9
 
-Both see the same requests in the same run. What an answer takes is counted alike: name, head and body, rounded up to
-blocks of 512 bytes; LRU has exactly the bytes that the storage has for answers, and no index to pay for. A miss is
-stored at once. The first third of the requests fills the caches and is not counted.
+Both see the same requests in the same run, with room for 1, 5 and 10 % of the bytes of all that the trace asks for.
+What an answer takes is counted alike: name, head and body, rounded up to blocks of 512 bytes; LRU has exactly the
+bytes that the storage has for answers, and no index to pay for. A miss is stored at once. The first third of the
+requests fills the caches and is not counted. Results go to benchmarks/results/hit-rates.json and .md.
 
     zipf-A     objects are asked for by a Zipf law with exponent A; sizes are log-normal, of 2 KiB in the middle
     scan       zipf-0.9, and every third request is for something that is never asked for again, in runs of hundreds
     drift      zipf-0.9 whose popular objects change: after each twentieth of the trace a tenth of them is new
+    recent     a third is new, the others are for one that was asked for lately (log-normal, 400 requests ago in the
+               middle): what LRU is best at
+
+Two bounds stand beside them, in the same bytes. `best set`: the objects that never leave were chosen with the whole
+trace in sight, by requests ÷ size (more than any cache can know before the end). `bound`: no cache reaches more, even
+one that knows the future, as each hit needs the room of its object from one request for it to the next, and there is
+only so much room and time (PFOO-U; Berger, Beckmann, Harchol-Balter, "Practical bounds on optimal caching with
+variable object sizes", 2018).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from bisect import bisect
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import accumulate
+from pathlib import Path
 
 from fastgw._core.cache_access import Access
 from fastgw._core.cache_store import Storage
 
+from .macro.facts import gather
+from .macro.report import table
+
+RESULTS = Path(__file__).resolve().parent / "results"
 BLOCK = 512
 OBJECTS = 60_000
 HEAD = bytes(200)
 MOST = 65_536
 LARGE = bytes(MOST)
+SHARES = (0.01, 0.05, 0.1)
 
 
 def sizes(dice: random.Random, count: int) -> list[int]:
@@ -62,12 +79,25 @@ def drift(dice: random.Random, exponent: float, requests: int) -> Iterator[int]:
         yield moved.get(name, name)
 
 
-TRACES = {
+def recent(dice: random.Random, new: float, requests: int) -> Iterator[int]:
+    asked: list[int] = []
+    names = 0
+    for _ in range(requests):
+        if not asked or dice.random() < new:
+            names += 1
+            asked.append(names)
+        else:
+            asked.append(asked[-min(len(asked), int(dice.lognormvariate(6, 2)) + 1)])
+        yield asked[-1]
+
+
+TRACES: Mapping[str, tuple[Callable[[random.Random, float, int], Iterator[int]], float]] = {
     "zipf-0.7": (zipf, 0.7),
     "zipf-0.9": (zipf, 0.9),
     "zipf-1.1": (zipf, 1.1),
     "scan": (scan, 0.9),
     "drift": (drift, 0.9),
+    "recent": (recent, 1 / 3),
 }
 
 
@@ -88,48 +118,162 @@ class Lru:
         return False
 
 
-def run(trace: str, share: float, requests: int, seed: int) -> tuple[float, float, int]:
-    """Hit rates (ours, LRU's), and the bytes both had."""
-    make, exponent = TRACES[trace]
-    dice = random.Random(seed)
-    of_objects = sizes(dice, OBJECTS)
-    footprint = sum(of_objects) + OBJECTS * 500
-    memory = int(footprint * share) + 12 * 1024 * 1024
-    # the index of our storage is not LRU's: both have what is left for answers
-    access = Access(Storage.private(memory, 24_000))
+@dataclass(slots=True)
+class Trace:
+    """`sizes` are those of bodies, by name modulo their number."""
+
+    name: str
+    asked: list[int]
+    sizes: list[int]
+
+    @staticmethod
+    def make(name: str, requests: int, seed: int) -> Trace:
+        maker, parameter = TRACES[name]
+        dice = random.Random(seed)
+        of_objects = sizes(dice, OBJECTS)
+        return Trace(name, list(maker(dice, parameter, requests)), of_objects)
+
+    def size(self, name: int) -> int:
+        return self.sizes[name % len(self.sizes)]
+
+    def stored(self, name: int) -> int:
+        """Bytes an answer takes in the storage."""
+        return -(-(len(key(name)) + len(HEAD) + self.size(name)) // BLOCK) * BLOCK
+
+    @property
+    def footprint(self) -> int:
+        return sum(self.stored(name) for name in set(self.asked))
+
+    @property
+    def counted_from(self) -> int:
+        return len(self.asked) // 3
+
+
+def key(name: int) -> bytes:
+    return b"cdn.example.com/objects/%d" % name
+
+
+@dataclass(slots=True)
+class Row:
+    """Shares of requests that hit, and of the bytes of bodies that came out of the cache."""
+
+    trace: str
+    share: float
+    mib: float
+    fastgw: float
+    lru: float
+    best_set: float
+    bound: float
+    fastgw_bytes: float
+    lru_bytes: float
+    new_percent: int
+
+
+def storage_for(room: int) -> Access:
+    """With so many bytes for answers, rounded up to 256 KiB, and more records than they can have answers."""
+    records = max(1024, room // BLOCK)
+    memory = room + 4 * 1024 * 1024
+    while True:
+        access = Access(Storage.private(memory, records))
+        have = access.stats()["bytes_max"]
+        if have - 256 * 1024 < room <= have:
+            return access
+        memory += room - have + 128 * 1024
+
+
+def bounds(trace: Trace, room: int) -> tuple[float, float]:
+    """`best set` and `bound`."""
+    first, counted = trace.counted_from, len(trace.asked) - trace.counted_from
+    last: dict[int, int] = {}
+    again = [0] * counted
+    volumes = []
+    for number, name in enumerate(trace.asked):
+        if number >= first and name in last:
+            again[number - first] = 1
+            volumes.append((number - max(last[name], first)) * trace.stored(name))
+        last[name] = number
+    volumes.sort()
+    hits, volume = 0, 0
+    for one in volumes:
+        volume += one
+        if volume > room * counted:
+            hits += 1  # a part of it
+            break
+        hits += 1
+    chosen, used = set(), 0
+    times = Counter(trace.asked)
+    for name in sorted(times, key=lambda name: times[name] / trace.stored(name), reverse=True):
+        if used + trace.stored(name) <= room:
+            chosen.add(name)
+            used += trace.stored(name)
+    kept = sum(known for name, known in zip(trace.asked[first:], again, strict=True) if name in chosen)
+    return kept / counted, hits / counted
+
+
+def run(trace: Trace, share: float, with_bounds: bool = True) -> Row:
+    access = storage_for(int(trace.footprint * share))
     lru = Lru(access.stats()["bytes_max"])
-    hits = [0, 0]
-    counted = 0
-    for number, name in enumerate(make(dice, exponent, requests)):
-        size = of_objects[name % OBJECTS]
-        text = b"cdn.example.com/objects/%d" % name
+    hits, sent, counted, asked_bytes = [0, 0], [0, 0], 0, 0
+    for number, name in enumerate(trace.asked):
+        size, text = trace.size(name), key(name)
         hit = access.get(text)
         if hit is None:
             access.put(text, LARGE[:size], head=HEAD)
         else:
             hit.release()
-        blocks = -(-(len(text) + len(HEAD) + size) // BLOCK)
-        known = lru.ask(name, blocks * BLOCK)
-        if number * 3 >= requests:
+        known = lru.ask(name, trace.stored(name))
+        if number >= trace.counted_from:
             counted += 1
-            hits[0] += hit is not None
-            hits[1] += known
-    return hits[0] / counted, hits[1] / counted, lru.room
+            asked_bytes += size
+            for which, found in enumerate((hit is not None, known)):
+                hits[which] += found
+                sent[which] += found * size
+    best, most = bounds(trace, lru.room) if with_bounds else (0.0, 0.0)
+    rates = [one / counted for one in hits] + [one / asked_bytes for one in sent]
+    new = access.stats()["new_percent"]
+    return Row(trace.name, share, lru.room / 2**20, rates[0], rates[1], best, most, rates[2], rates[3], new)
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    head = ("trace", "of all bytes", "MiB", "fastgw", "LRU", "points", "best set", "bound", "bytes", "LRU", "new")
+    return table(
+        head,
+        [
+            (
+                *(row.trace, f"{row.share:.0%}", f"{row.mib:.1f}", f"{row.fastgw:.1%}", f"{row.lru:.1%}"),
+                *(f"{(row.fastgw - row.lru) * 100:+.1f}", f"{row.best_set:.1%}", f"{row.bound:.1%}"),
+                *(f"{row.fastgw_bytes:.1%}", f"{row.lru_bytes:.1%}", f"{row.new_percent}%"),
+            )
+            for row in rows
+        ],
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("traces", nargs="*", default=list(TRACES), metavar="trace", help=", ".join(TRACES))
-    parser.add_argument("--requests", type=int, default=600_000)
+    parser.add_argument("--requests", type=int, default=400_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--shares", type=float, nargs="*", default=[0.02, 0.1], help="of all objects, above 12 MiB")
+    parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="of the bytes of all that is asked for")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    print("| trace | MiB | fastgw | LRU | points |\n|---|---|---|---|---|")
-    for trace in given.traces:
+    facts = gather()
+    rows = []
+    for name in given.traces:
+        trace = Trace.make(name, given.requests, given.seed)
         for share in given.shares:
-            ours, theirs, room = run(trace, share, given.requests, given.seed)
-            row = f"| {trace} | {room / 2**20:.1f} | {ours:.1%} | {theirs:.1%} | {(ours - theirs) * 100:+.1f} |"
-            print(row, flush=True)
+            rows.append(run(trace, share))
+            print(as_table(rows[-1:]).splitlines()[-1], flush=True)
+    given.results.mkdir(parents=True, exist_ok=True)
+    found = {**facts, "requests": given.requests, "seed": given.seed, "rows": [asdict(row) for row in rows]}
+    (given.results / "hit-rates.json").write_text(json.dumps(found, indent=2) + "\n")
+    note = (
+        f"`python -m benchmarks.cache_traces --requests {given.requests} --seed {given.seed}`, "
+        f"commit `{facts['commit']}`. What the columns are is told at the head of the module; `points` are fastgw's "
+        "above LRU, `bytes` the share of bytes that came out of the cache (fastgw, LRU), `new` the share that the "
+        "queue of what is new had at the end."
+    )
+    (given.results / "hit-rates.md").write_text(f"# Hit rates at equal bytes\n\n{note}\n\n{as_table(rows)}\n")
 
 
 if __name__ == "__main__":
