@@ -25,10 +25,14 @@ def access():
     return access
 
 
+async def no_workers():
+    return []
+
+
 def ask(access, method, path, body=b"", query=""):
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     share = PurgeShare(access, Config)
-    return asyncio.run(cache.answer(share, method, path, query, text))
+    return asyncio.run(cache.answer(share, no_workers, method, path, query, text))
 
 
 def names(access):
@@ -46,12 +50,12 @@ def test_how_full_it_is(access):
 def test_metrics(access):
     access.get(b"a.example/y")
     access.purge_tag(b"red")
-    told = {sample.name: sample.value for metric in cache_metrics(access.stats()) for sample in metric.samples}
+    told = {sample.name: sample.value for metric in cache_metrics(access.stats(), []) for sample in metric.samples}
     assert told["fastgw_cache_store_entries"] == 1
     assert told["fastgw_cache_store_hits_total"] == 1
     assert told["fastgw_cache_store_purged_total"] == 2
     assert told["fastgw_cache_store_purges_total"] == 1
-    assert list(cache_metrics(Access(Storage.private(4 * 1024 * 1024)).stats())) == [], "of one that nobody uses"
+    assert list(cache_metrics(Access(Storage.private(4 * 1024 * 1024)).stats(), [])) == [], "of one that nobody uses"
 
 
 @pytest.mark.parametrize(
