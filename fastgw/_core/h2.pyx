@@ -29,7 +29,7 @@ from fastgw._core.headers cimport H_EXPECT, SCAN_TOO_MANY, SCAN_METHOD, SCAN_TE,
 from fastgw._core.nghttp2 cimport *
 from fastgw._core.reactor cimport HIGH_WATER, LOW_WATER, Channel
 from fastgw._core.record cimport (
-    C_H2_CONNECTIONS, C_H2_FRAMES, C_H2_HEADERS, C_H2_PROTOCOL, C_H2_RESETS, C_H2_STALLED, C_H2_STREAMS,
+    C_H2_CONNECTIONS, C_H2_FRAMES, C_H2_HEADERS, C_H2_PROTOCOL, C_H2_REFUSED, C_H2_RESETS, C_H2_STALLED, C_H2_STREAMS,
 )
 from fastgw._core.respond cimport Relay
 
@@ -130,6 +130,20 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *p
     return 0
 
 
+cdef int _on_invalid(nghttp2_session *session, const nghttp2_frame *frame, int code, void *p) noexcept:
+    cdef H2Connection connection = <H2Connection>p
+    if code == NGHTTP2_ERR_REFUSED_STREAM:
+        # RFC 9113 5.1.2: more streams than there may be. A client that has not yet acknowledged our SETTINGS may not know,
+        # so the stream alone is refused; it costs as much as one that the client resets.
+        connection.relay.stats.add(C_H2_REFUSED, 1)
+        if not connection.spend(&connection.resets_at, SECOND // 50, connection.codec.resets * (SECOND // 50)):
+            connection.calm(C_H2_RESETS)
+    elif code == NGHTTP2_ERR_PROTO and frame.hd.type == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
+        if connection.reason == 0:
+            connection.reason = C_H2_PROTOCOL      # it knew: the library says GOAWAY
+    return 0
+
+
 cdef int _on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t n, void *p) noexcept:
     cdef H2Connection connection = <H2Connection>p
     cdef void *found = nghttp2_session_get_stream_user_data(session, id)
@@ -201,6 +215,7 @@ cdef int _prepare() except -1:
     nghttp2_session_callbacks_set_on_begin_headers_callback(_callbacks, _on_begin)
     nghttp2_session_callbacks_set_on_header_callback(_callbacks, _on_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(_callbacks, _on_frame)
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(_callbacks, _on_invalid)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(_callbacks, _on_data)
     nghttp2_session_callbacks_set_on_stream_close_callback(_callbacks, _on_close)
     return 0
@@ -412,9 +427,9 @@ cdef class H2Connection(Connection):
             method = b"GET"
             handshake = _handshake()
         # RFC 9113 8.3.1: Host, when there is one too, says the same as :authority
-        if block.bad or (block.authority_n and block.host_n and (
+        if block.authority_n and block.host_n and (
                 block.authority_n != block.host_n
-                or memcmp(block.pseudo + block.authority_at, block.pseudo + block.host_at, block.host_n) != 0)):
+                or memcmp(block.pseudo + block.authority_at, block.pseudo + block.host_at, block.host_n) != 0):
             return stream.refuse("bad_request", None)
         head.len = 0
         head.reserve(fgw_block_request_size(block))

@@ -30,6 +30,7 @@ cdef enum:
     C_H2_HEADERS             # for too large, or too slow, blocks of headers,
     C_H2_STALLED             # streams or connections whose client does not read
     C_H2_PROTOCOL            # connections that broke the protocol
+    C_H2_REFUSED             # streams beyond the number that a connection may have
     C_PROXY_V1               # connections whose client the PROXY protocol told, by version
     C_PROXY_V2
     C_PROXY_TIMEOUT          # and those closed because it was not there in time,

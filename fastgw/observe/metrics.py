@@ -282,7 +282,7 @@ class Collector:
         ended = CounterMetricFamily(
             "fastgw_http2_ended", "HTTP/2 connections and streams that the gateway ended.", labels=("reason",)
         )
-        for reason in ("resets", "frames", "headers", "stalled", "protocol"):
+        for reason in ("resets", "frames", "headers", "stalled", "protocol", "refused"):
             ended.add_metric((reason,), sum(c[f"h2_{reason}"] for c in counters))
         yield ended
 
