@@ -8,6 +8,7 @@ cdef extern from "cache_shared.h":
     void fgw_store64(uint64_t *p, uint64_t v) noexcept nogil
     uint16_t fgw_load16(const uint16_t *p) noexcept nogil
     void fgw_store16(uint16_t *p, uint16_t v) noexcept nogil
+    void fgw_add64(uint64_t *p, uint64_t v) noexcept nogil
     int fgw_cas32(uint32_t *p, uint32_t have, uint32_t want) noexcept nogil
     void fgw_fence() noexcept nogil
     void fgw_fence_loads() noexcept nogil
@@ -30,6 +31,7 @@ cdef enum:
     PROCESSES = 544          # that may have the memory at a time: two gateways of 256 workers during an upgrade
     META = 64
     PURGES = 8192            # that are remembered for answers which were asked for before
+    NEWS = 16384             # answers stored lately, for who follows them
     CLAIM_WAYS = 8
     FREQ_MOST = 15
 
@@ -103,6 +105,14 @@ ctypedef struct Purge:
     uint32_t n               # bytes of the prefix
     uint32_t foreign         # it came from another host
 
+ctypedef struct News:        # an answer that was stored
+    uint64_t hi
+    uint64_t lo
+    uint64_t version
+    uint64_t purges          # so many there had been before
+    uint32_t entry
+    uint32_t promoted        # it came from a level behind the memory
+
 ctypedef struct Process:
     uint32_t pid             # 0: free
     uint32_t spare
@@ -166,6 +176,11 @@ ctypedef struct Head:
     uint64_t gone_misses
     uint64_t gone_waits
     uint64_t gone_waited
+    # for the level on disk, whose writer follows what is stored and purged
+    uint64_t news_at         # that were noted
+    uint64_t news_read       # of which the writer has seen so many,
+    uint64_t purges_read     # and so many of `purge_at`
+    uint32_t followed        # whether news are noted at all
 
 ctypedef struct Memory:      # of one process: where things are
     Head *head
@@ -177,6 +192,7 @@ ctypedef struct Memory:      # of one process: where things are
     Node *nodes
     ClaimCell *claims
     Purge *purges
+    News *news
     uint32_t *link           # of blocks: the next run of a chain, or of a free list
     uint32_t *prev           # of a free list
     uint8_t *order

@@ -10,9 +10,10 @@
     link, prev, order   of each block
     data       blocks of 512 bytes: names, heads, bodies
     pins       a row per process: how often it reads each entry
+    news       what was stored lately, where a level on disk follows it
 
 All of it is zeros at first, and what was never used takes no memory: the file is sparse. `memory` bounds everything but
-the pins, which take 2 bytes per entry and process.
+the pins, which take 2 bytes per entry and process, and the news, 640 KiB where they are used.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -23,6 +24,7 @@ cdef enum:
 assert sizeof(Entry) == 192
 assert sizeof(Node) == 24
 assert sizeof(Purge) == 32
+assert sizeof(News) == 40
 assert sizeof(Process) == 64
 assert sizeof(Head) <= PAGE
 
@@ -89,6 +91,8 @@ cdef uint64_t lay(Memory *m, char *base, uint64_t memory, uint64_t entries) exce
     at += blocks * BLOCK
     m.pins = <uint16_t*>(base + at)
     at += _pages(<uint64_t>PROCESSES * records * 2)
+    m.news = <News*>(base + at)
+    at += _pages(NEWS * sizeof(News))
     m.bucket_mask = <uint32_t>(buckets - 1)
     m.claim_mask = <uint32_t>(claims // CLAIM_WAYS - 1)
     m.node_count = <uint32_t>nodes

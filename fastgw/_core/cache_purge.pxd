@@ -10,5 +10,6 @@ cdef enum Doom:
 
 cdef void purge_note(Memory *m, int kind, uint64_t tag, size_t n, bint soft, bint foreign) noexcept nogil
 cdef int doom_of(Memory *m, uint32_t entry, int64_t asked, int64_t own) noexcept nogil
+cdef int doom_since(Memory *m, uint32_t entry, int64_t asked, int64_t own, uint64_t number) noexcept nogil
 cdef int64_t purge_tagged(Memory *m, uint64_t tag, bint soft, int64_t most) noexcept nogil
 cdef int64_t purge_some(Memory *m, const char *prefix, size_t n, bint soft, uint32_t *at, uint32_t most) noexcept nogil

@@ -28,6 +28,11 @@ cdef void purge_note(Memory *m, int kind, uint64_t tag, size_t n, bint soft, bin
 
 cdef int doom_of(Memory *m, uint32_t entry, int64_t asked, int64_t own) noexcept nogil:
     """What the purges since `asked` mean for this entry; those of this host since `own`, which is no later."""
+    return doom_since(m, entry, asked, own, 0)
+
+
+cdef int doom_since(Memory *m, uint32_t entry, int64_t asked, int64_t own, uint64_t number) noexcept nogil:
+    """The same of those that are not older than that one either."""
     cdef uint64_t at = m.head.purge_at
     cdef uint64_t oldest = at - PURGES if at > PURGES else 0
     cdef int doom = SPARED
@@ -38,7 +43,7 @@ cdef int doom_of(Memory *m, uint32_t entry, int64_t asked, int64_t own) noexcept
     while at > oldest:
         at -= 1
         note = &m.purges[at % PURGES]
-        if note.at < own:
+        if note.at < own or at < number:
             return doom
         if note.foreign and note.at < asked:
             continue
@@ -52,7 +57,7 @@ cdef int doom_of(Memory *m, uint32_t entry, int64_t asked, int64_t own) noexcept
             return DOOMED
         if meant:
             doom = STALED
-    return doom if oldest == 0 else DOOMED
+    return doom if oldest <= number else DOOMED
 
 
 cdef inline void _purge(Memory *m, uint32_t entry, bint soft) noexcept nogil:

@@ -82,6 +82,7 @@ ctypedef struct Fill:
     int64_t own              # as `asked`, for purges of this host alone: of what another one stored
     char *at
     size_t room
+    bint promoted            # set after `begin`: it comes from a slower level, and gives way to what is there at `finish`
 
 
 cdef class Storage:

@@ -24,6 +24,7 @@ from fastgw._core.cache_layout cimport (
     fgw_mutex_consistent, fgw_mutex_format, fgw_mutex_lock, fgw_mutex_unlock, fgw_siphash128, fgw_store16,
     fgw_store32, lay, pinned, FGW_NOT_LOCKED, FGW_OWNER_DIED,
 )
+from fastgw._core.cache_news cimport news_note
 from fastgw._core.cache_purge cimport DOOMED, SPARED, STALED, doom_of, purge_note, purge_tagged
 from fastgw._core.cache_queues cimport queue_in, queue_new
 from fastgw._core.cache_recovery cimport recover
@@ -41,7 +42,7 @@ cdef enum:
     SLICE = 256              # variants that are purged under the lock at a time
     RETIRED = 16             # runs of heads that an entry which is always being read keeps
 
-cdef bytes MAGIC = b"fgwcch02"
+cdef bytes MAGIC = b"fgwcch03"
 
 
 cdef class Storage:
@@ -346,7 +347,7 @@ cdef class Storage:
         memcpy(base + n, head, head_len)
         fill.asked = fill.own = times.asked if times.asked != 0 else monotonic_ns()
         fill.entry, fill.run, fill.version = entry, last, e.version
-        fill.body_len, fill.expected = 0, expected
+        fill.body_len, fill.expected, fill.promoted = 0, expected, False
         fill.at = base + e.body_at
         fill.room = <size_t>e.blocks * BLOCK - e.body_at
         m.head.filling += 1
@@ -434,12 +435,18 @@ cdef class Storage:
             e.blocks -= run_trim(m, fill.run, (<uint32_t>1 << m.order[fill.run]) - spare)
         e.body_len = fill.body_len
         old = index_find(m, e.hi, e.lo, m.data + <uint64_t>e.first * BLOCK, e.name_len)
+        if old != 0 and fill.promoted:
+            entry_free(m, entry)
+            self.unlock()
+            return FILL_OK
         fgw_store32(&e.state, LIVE)
         m.head.live += 1
         m.head.fills += 1
         m.head.body_bytes += e.body_len
         index_in(m, entry)
         tags_link(m, entry)
+        if m.head.followed:
+            news_note(m, entry, fill.promoted)
         if old != 0:
             e.freq, e.epoch = m.entries[old].freq, m.entries[old].epoch
             queue_in(m, entry, m.entries[old].queue)

@@ -1,6 +1,9 @@
+from enum import IntEnum
 from typing import Final
 
 METHODS: Final[tuple[str, ...]]
+
+HeaderId: type[IntEnum]
 
 class Head:
     status: int

@@ -41,7 +41,7 @@ HEALTH_LAYOUT = "1"
 USAGE_LAYOUT = "1"
 COUNTS_LAYOUT = "1"
 CIRCUITS_LAYOUT = "1"
-CACHE_LAYOUT = "1"
+CACHE_LAYOUT = "3"
 """Change the word with the meaning of a byte, in the module of `_core` with the table. The size stands beside it."""
 CIRCUITS = 32_768
 """Circuit breakers, of endpoints, routes and services; likewise."""
