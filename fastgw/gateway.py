@@ -89,6 +89,8 @@ class Gateway:
         memory.adopt(compiled.route_slots, compiled.service_slots)
         loop = asyncio.get_running_loop()
         memory.cache.attach()
+        if memory.cache.disk is not None:
+            memory.cache.disk.write(memory.cache)
         self._purges = PurgeShare(Access(memory.cache), self._config)
         shared = (
             memory.health, memory.usage, memory.bans, memory.circuits, memory.cache, memory.holds[0],
@@ -161,6 +163,8 @@ class Gateway:
             await self._admin.close()
         if self._desk is not None:
             await self._desk.close()
+        if self._memory is not None and self._memory.cache.disk is not None:
+            await self._memory.cache.disk.stop()
         for name, sock in self._sockets.items():
             sock.close()
             remove_file(name)
@@ -227,6 +231,7 @@ class Gateway:
             version=__version__,
             certificates=self._certificates.states(),
             cache=Access(self._memory.cache).stats(),
+            cache_disk=None if (disk := self._memory.cache.disk) is None else disk.view(),
             limit_table={"slots": self._memory.buckets.capacity, **self._memory.buckets.counts()},
             certificate_failures=self._certificates.failures,
             discovery=self._discovery.states() if self._discovery is not None else (),

@@ -26,7 +26,6 @@ cdef enum:
     PAGE = 4096
     NODES = 3                # per slot, on average: one is for its key
     LOOKS = 64               # slots of a chain
-    META = 64
     MAX_TAGS = 129
     OF_TAGS = 0x746167       # as in cache_tags.pyx
     LIVE = 0                 # states of a record
@@ -40,60 +39,6 @@ COUNTERS = (
     "entries", "bytes", "hits", "misses", "bytes_read", "writes", "bytes_written", "evictions", "purged", "late", "too_large",
     "broken", "errors", "busy",
 )  # fmt: skip
-
-ctypedef struct Slot:
-    uint64_t hi
-    uint64_t lo
-    uint64_t serial          # no two have the same; 0: it is dead
-    uint64_t offset          # of its record in the file with the answers
-    uint64_t size
-    uint64_t purges          # those before it
-    uint64_t nodes           # position of its first one
-    uint32_t n_nodes
-    uint32_t segment
-    uint32_t at              # of its record in the file with the names
-    uint32_t until           # seconds since 1970: useless after
-    uint32_t stale
-    uint32_t chain           # the next of its bucket
-
-ctypedef struct Node:
-    uint64_t tag
-    uint32_t slot            # 0: in no list
-    uint32_t next
-    uint32_t prev
-    uint32_t spare
-
-ctypedef struct Head:
-    uint64_t slots
-    uint64_t slot_first      # positions, which only grow
-    uint64_t slot_end
-    uint64_t node_first
-    uint64_t node_end
-    uint64_t serial
-    int64_t purged_until     # monotonic, ns: purges before it are done here
-    uint32_t open
-    uint32_t spare
-    uint64_t counters[32]
-
-cdef struct Record:
-    # as it stands in the files, little-endian; name and hashes of tags follow, up to a multiple of 8
-    uint32_t mark
-    uint32_t state           # changes in place, in the file with the names
-    uint64_t check           # of all that follows
-    uint32_t length          # with name and tags
-    uint32_t body_check      # CRC-32 of head and body
-    uint64_t hi
-    uint64_t lo
-    uint32_t segment
-    uint32_t head_len
-    uint64_t offset
-    uint64_t body_len
-    int64_t stored
-    int64_t expires
-    int64_t keep_until
-    uint32_t name_len
-    uint32_t n_tags
-    uint8_t meta[META]
 
 assert sizeof(Slot) == 80
 assert sizeof(Record) == 160
@@ -125,15 +70,6 @@ def seal(bytes record not None, bytes seed not None):
 
 cdef class DiskIndex:
     """`DiskIndex(buffer, slots, seed)` over zeroed memory of `DiskIndex.size(slots)` bytes. `slots`: answers at most."""
-    cdef object memory
-    cdef Head *head
-    cdef Slot *slots
-    cdef uint32_t *buckets
-    cdef uint32_t *tags
-    cdef Node *nodes
-    cdef uint64_t count, node_count
-    cdef uint32_t mask
-    cdef uint64_t seed[2]
 
     def __cinit__(self, buffer, uint64_t slots, bytes seed not None):
         cdef Py_buffer view

@@ -30,9 +30,6 @@ cdef enum:
 cdef class Copy(Hit):
     """An answer of the memory that is held: a Hit with its name and the hashes of its tags, 8 bytes each. The first is that
     of its own primary key."""
-    cdef readonly bytes name
-    cdef readonly bytes tags
-
     def piece(self, uint64_t at):
         """The body from there on, as far as it lies in one piece, 256 KiB at most; b"" at the end."""
         cdef size_t n = 0
@@ -42,7 +39,6 @@ cdef class Copy(Hit):
 
 cdef class Feed:
     """`Feed(storage)`, of a process that is attached to it; one at a time follows."""
-    cdef readonly Storage storage
 
     def __init__(self, Storage storage not None):
         self.storage = storage
@@ -195,7 +191,6 @@ cdef class Feed:
 
 cdef class Recall:
     """`Recall(storage)`: brings answers back into the memory that a level behind it has kept."""
-    cdef readonly Storage storage
 
     def __init__(self, Storage storage not None):
         self.storage = storage

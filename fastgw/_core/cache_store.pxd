@@ -88,6 +88,7 @@ ctypedef struct Fill:
 cdef class Storage:
     cdef object memory
     cdef readonly object owner
+    cdef public object disk              # what all processes know of the level on disk; None: there is none
     cdef Memory m
     cdef readonly int process            # -1: not attached: everything misses, nothing is kept
     cdef readonly uint64_t largest       # bytes of a body

@@ -2,6 +2,7 @@ from typing import Any
 
 class Storage:
     owner: Any
+    disk: Any
     process: int
     largest: int
     def __init__(self, buffer: Any) -> None: ...

@@ -103,10 +103,14 @@ class Agent(Shown, MirrorViews):
         self.spawn(SecretWatch(lambda: self.current.head, self.reload).run())
         self.spawn(self.desk.watch())
         self.spawn(self.purges.run())
+        if self.memory.cache.disk is not None:
+            self.memory.cache.disk.write(self.memory.cache)
         await self.stopped.wait()
         await self.server.close(answers=self.handing.over)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.desk.close(), 2)
+        if self.memory.cache.disk is not None:
+            await self.memory.cache.disk.stop()
 
     async def answer_admin(self) -> None:
         if self.admin_socket is not None:

@@ -49,7 +49,9 @@ async def answer(
 def state(access: Access) -> dict[str, Any]:
     stats = access.stats()
     asked = stats["hits"] + stats["misses"]
-    return {**stats, "hit_rate": round(stats["hits"] / asked, 4) if asked else None}
+    disk = access.storage.disk
+    on_disk = {} if disk is None else {"disk": disk.view()}
+    return {**stats, "hit_rate": round(stats["hits"] / asked, 4) if asked else None, **on_disk}
 
 
 def levels(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,4 +103,6 @@ async def purge(access: Access, share: PurgeShare, body: bytes) -> tuple[int, An
     purged, told = wish.do(access), await share.tell(wish)
     if told is False:
         return 503, ("not_shared", f"{purged} answers were purged here; the other hosts could not be told: try again.")
-    return 200, {"purged": purged, "soft": wish.soft}
+    disk = access.storage.disk
+    on_disk = {} if disk is None else {"disk": await disk.settled()}
+    return 200, {"purged": purged, "soft": wish.soft, **on_disk}

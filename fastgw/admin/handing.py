@@ -95,6 +95,8 @@ class Handing:
         if not message["error"]:
             self.over = True
             self.agent.server.leave()
+            if self.agent.memory.cache.disk is not None:
+                self.agent.spawn(self.agent.memory.cache.disk.stop())    # it is the new one's from now on
         if self.asked is not None and not self.asked.done():
             self.asked.set_result(message)
             self.asked = None

@@ -92,6 +92,7 @@ class Shown:
             limits=self.memory.limit_counts.rows(),
             limit_table={"slots": self.memory.buckets.capacity, **self.memory.buckets.counts()},
             cache=Access(self.memory.cache).stats(),
+            cache_disk=None if (disk := self.memory.cache.disk) is None else disk.view(),
             api_keys=await self.desk.used(self.current.head.observability.metrics.max_label_values),
         )
         return CONTENT_TYPE, render(view)

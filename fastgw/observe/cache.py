@@ -28,13 +28,37 @@ COUNTERS = {
     "busy": "Times that the lock could not be had, so that something was not stored.",
     "recoveries": "Times that the memory was put in order after a process died in the middle of a change.",
 }
+DISK_GAUGES = {
+    "entries": "Answers on disk that can be found.",
+    "bytes": "Bytes of them.",
+    "file_bytes": "Bytes of all files, with what is not found any more.",
+    "bytes_max": "Bytes the files may have.",
+}
+DISK_COUNTERS = {
+    "hits": "Look-ups that brought an answer back into the memory.",
+    "misses": "Look-ups that did not.",
+    "bytes_read": "Bytes of answers that were brought back.",
+    "writes": "Answers that were written.",
+    "bytes_written": "Bytes that were written.",
+    "evictions": "Answers that went with the oldest segment.",
+    "purged": "Answers that were purged on disk.",
+    "late": "Answers that were gone from the memory before they were written.",
+    "too_large": "Answers that are too large for the disk.",
+    "broken": "Reads that found something else than what was written.",
+    "errors": "Failures of the disk, or of the system.",
+    "busy": "Look-ups that were left out, as too many waited for the disk.",
+}
 
 
 LOOKUPS = {"hit": "hits", "miss": "misses", "error": "errors", "late": "late"}
 
 
-def cache_metrics(stats: Mapping[str, int], snapshots: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
-    """Of a cache that nobody ever asked there is nothing."""
+def cache_metrics(
+    stats: Mapping[str, int], snapshots: Sequence[Mapping[str, Any]], disk: Mapping[str, Any] | None = None
+) -> Iterator[Metric]:
+    """Of a cache that nobody ever asked there is nothing. `disk`: its level there, where it has one."""
+    if disk is not None:
+        yield from disk_metrics(disk)
     views = [snapshot.get("cache", {}) for snapshot in snapshots]
     yield from level_metrics([row for view in views for row in view.get("levels", ())])
     yield from teller_metrics([row for view in views for row in view.get("told", ())])
@@ -90,3 +114,17 @@ def teller_metrics(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "fastgw_cache_purges_untold", "Those that are still to be told.", value=sum(row["untold"] for row in rows)
     )
+
+
+def disk_metrics(view: Mapping[str, Any]) -> Iterator[Metric]:
+    ready = GaugeMetricFamily("fastgw_cache_disk_ready", "Whether the level on disk is in use, and can be written to.")
+    ready.add_metric((), int(view.get("state") == "ready" and not view.get("full")))
+    yield ready
+    for name, text in DISK_GAUGES.items():
+        gauge = GaugeMetricFamily(f"fastgw_cache_disk_{name}", text)
+        gauge.add_metric((), view.get(name, 0))
+        yield gauge
+    for name, text in DISK_COUNTERS.items():
+        counter = CounterMetricFamily(f"fastgw_cache_disk_{name}", text)
+        counter.add_metric((), view[name])
+        yield counter

@@ -101,6 +101,7 @@ class View:
     certificates those that are served; none without TLS
     rollouts     ends of configurations that were tried, by how
     cache        what the storage of answers counts
+    cache_disk   what its level on disk does, where there is one
     limits       what became of requests at limits, by route and limit
     limit_table  what the table of limits counts, and its slots
     trial        the plan in force and the one that is tried, while one is
@@ -127,6 +128,7 @@ class View:
     rollouts: Mapping[str, int] = field(default_factory=dict)
     trial: tuple[TriedPlan, TriedPlan] | None = None
     cache: Mapping[str, int] = field(default_factory=dict)
+    cache_disk: Mapping[str, Any] | None = None
     limits: Sequence[LimitRow] = ()
     limit_table: Mapping[str, int] = field(default_factory=dict)
 
@@ -170,7 +172,7 @@ class Collector:
             yield uses
         yield from concurrency(self.view.snapshots)
         yield from queues(self.view.snapshots)
-        yield from cache_metrics(self.view.cache, self.view.snapshots)
+        yield from cache_metrics(self.view.cache, self.view.snapshots, self.view.cache_disk)
         yield from limits(self.view.limits, self.view.limit_table)
         if self.view.circuits:
             yield from circuit_metrics(self.view.circuits)

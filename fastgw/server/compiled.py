@@ -117,6 +117,7 @@ def restart_needed(mine: Config, theirs: Config) -> list[str]:
         "admin": (mine.admin, theirs.admin),
         "cache.memory": (mine.cache.memory, theirs.cache.memory),
         "cache.entries": (mine.cache.entries, theirs.cache.entries),
+        "cache.disk": (mine.cache.disk, theirs.cache.disk),
         "observability.metrics.max_label_values": (
             mine.observability.metrics.max_label_values,
             theirs.observability.metrics.max_label_values,

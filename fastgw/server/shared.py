@@ -23,6 +23,7 @@ from fastgw._core.record import Stats
 from fastgw._core.trial import TrialCounts
 from fastgw._core.usage import UsageTable
 from fastgw.config.schema.cache import Cache
+from fastgw.store.disk.shared import SharedDisk, seed_for
 
 BUCKETS = 1_048_576
 """Keys of rate limits a host keeps at a time; the memory is taken when it is used."""
@@ -176,8 +177,10 @@ class SharedMemory:
         self.bans = BanTable(bans.memory)
         self.circuits = CircuitTable(circuits.memory)
         if answers.fresh:
-            Storage.format(answers.memory, cached.memory, cached.entries)
+            Storage.format(answers.memory, cached.memory, cached.entries, seed_for(cached.disk))
         self.cache = Storage(answers.memory)
+        if cached.disk is not None:
+            self.cache.disk = SharedDisk.behind(self.cache, cached.disk)
         self.limit_counts = LimitCounts(counts.memory)
         # what is under way at the gateway before ends with it
         held = mmap.mmap(-1, HoldTable.size(HELD, len(self.stats)))

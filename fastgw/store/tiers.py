@@ -21,6 +21,8 @@ from fastgw._core.cache_access import Access, Hit
 from fastgw._core.cache_store import Storage
 from fastgw.config.schema.cache import Cache
 from fastgw.config.schema.stores import Stores
+from fastgw.store.disk.reader import DiskReader
+from fastgw.store.disk.shared import SharedDisk
 
 logger = logging.getLogger("fastgw.cache")
 
@@ -50,10 +52,11 @@ class Kept(NamedTuple):
 
 class Tier:
     """One level. `level`: its word in Cache-Status, metrics and logs. `seconds`: so long may a look-up take, None where
-    it sees to that by itself."""
+    it sees to that by itself. `keeps`: False where it learns by other means of what is stored."""
 
     level = ""
     seconds: float | None = 0.02
+    keeps = True
 
     def seek(self, name: bytes, key: bytes, asked: int, told: Found) -> bool:
         """In the loop's thread, without blocking. False: it has nothing, and tells nobody. True: `told` will be called
@@ -208,11 +211,30 @@ class Search:
             self.told(None)
 
 
+class DiskTier(Tier):
+    """The level on disk. What is stored its writer learns from the memory itself; see fastgw.store.disk."""
+
+    level = "disk"
+    keeps = False
+
+    def __init__(self, storage: Storage) -> None:
+        disk: SharedDisk = storage.disk
+        self.seconds = disk.options.timeout
+        self.reader = DiskReader(storage, disk.index, disk.options.path, disk.seed, disk.options.reads)
+
+    def seek(self, name: bytes, key: bytes, asked: int, told: Found) -> bool:
+        return self.reader.seek(name, told)
+
+    def close(self) -> None:
+        self.reader.close()
+
+
 class Tiers:
     """The levels behind one memory, fastest first."""
 
     def __init__(self, access: Access, tiers: Sequence[Tier]) -> None:
         self.levels = [Level(access, tier) for tier in tiers]
+        self.keeping = [level for level in self.levels if level.tier.keeps]
 
     def __del__(self) -> None:
         for level in getattr(self, "levels", ()):
@@ -226,7 +248,7 @@ class Tiers:
                marker: bytes | None) -> None:  # fmt: skip
         """`marker`: where the memory says by what the variants of this one are told apart; that follows it."""
         try:
-            for level in self.levels:
+            for level in self.keeping:
                 if marker is None:
                     level.give(Kept(name, version, asked, tags, key))
                 else:
@@ -246,6 +268,8 @@ class Tiers:
 def open_tiers(storage: Storage, cache: Cache, stores: Stores) -> Tiers | None:
     """Those that the room `cache` names; None when it names none."""
     tiers: list[Tier] = []
+    if storage.disk is not None:
+        tiers.append(DiskTier(storage))
     if cache.second_level is not None and stores.redis is not None:
         from fastgw.store.redis import RedisStore
         from fastgw.store.second_level import RedisTier

@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import Literal
 
 from pydantic import model_validator
 
 from fastgw._core.cache_store import Storage
-from fastgw.config.fields import Duration, Size, wrong
+from fastgw.config.fields import Duration, Size, shown, wrong
 from fastgw.config.schema.base import Room, key
+from fastgw.config.schema.tls import FilePath
 
 MIB = 1024 * 1024
+
+
+class Disk(Room):
+    """A level behind the memory, on disk: what was stored lately, over restarts."""
+
+    path: FilePath = key(
+        doc="A directory of its own, of the gateway's user alone; made where it is missing. Answers lie there as is.",
+        example="/var/cache/fastgw",
+    )
+    size: Size = key(
+        10 * 1024 * MIB,
+        "Bytes of its files at most; what was written first goes first. Each answer takes some 160 bytes of memory "
+        "besides.",
+        ge=16 * MIB,
+        le=64 * 1024 * 1024 * MIB,
+        example="10GiB",
+    )
+    timeout: Duration = key(
+        0.1, "So long a request waits for the disk; then the service is asked.", gt=0, le=60, example="100ms"
+    )
+    reads: int = key(
+        64, "Look-ups of one worker that may wait for the disk at a time; others go to the service.", ge=1, le=10_000
+    )
+
+    personal: bool = key(
+        False, "Answers that are kept for one caller by himself (`per_identity` of the policy) are written too."
+    )
+
+    @model_validator(mode="after")
+    def _usable(self) -> Disk:
+        """What is wrong wherever it is checked. Whose directory it is shows when the gateway begins to use it."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            parent = os.path.dirname(self.path.rstrip("/")) or "/"
+            if os.path.isdir(parent):
+                return self
+            raise wrong("file_unreadable", f"there is no directory {shown(parent)}", "make it first") from None
+        except OSError as error:
+            what = f"{shown(self.path)} cannot be looked at: {error.strerror}"
+            raise wrong("file_unreadable", what, "a directory of the gateway's user") from None
+        if not stat.S_ISDIR(found.st_mode):
+            raise wrong("bad_value", f"{shown(self.path)} is no directory", "a directory of its own")
+        if found.st_mode & 0o022:
+            raise wrong("bad_value", f"others may write to {shown(self.path)}", "chmod 700")
+        return self
 
 
 class SecondLevel(Room):
@@ -45,6 +94,9 @@ class Cache(Room):
         example=131072,
     )
 
+    disk: Disk | None = key(
+        None, "A level behind the memory, on disk.", example={"path": "/var/cache/fastgw", "size": "10GiB"}
+    )
     purges: Literal["redis"] | None = key(
         None,
         "`redis`: purges hold for all hosts that share `stores.redis`, also for one that was away: those of the admin "

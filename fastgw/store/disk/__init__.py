@@ -4,5 +4,6 @@ others.
     records   what an answer looks like in the files
     log       the files: written, bounded, read again after a restart
     spill     follows the memory of the cache, and writes and purges what it tells
+    shared    what the processes of a host have of it together
     reader    brings answers back into the memory, for requests that miss there
 """

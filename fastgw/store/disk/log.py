@@ -7,6 +7,7 @@ the files by name.
 
     lock                 who writes
     format               the layout, and the seed under which keys and tags are hashed
+    mark                 how far the purges of other hosts hold for what is here
     NNNNNNNN.data        answers
     NNNNNNNN.names       their records; state in place. What is not in it was never written
 """
@@ -70,6 +71,16 @@ def read_seed(path: str) -> bytes | None:
         return None
 
 
+def read_mark(path: str) -> tuple[int, int] | None:
+    """How far the purges of other hosts hold on this disk."""
+    try:
+        with open(os.path.join(path, "mark"), "rb") as file:
+            first, second = file.read(100).split()
+            return int(first), int(second)
+    except (OSError, ValueError):
+        return None
+
+
 @dataclass(slots=True, eq=False)
 class Segment:
     number: int
@@ -129,7 +140,9 @@ class DiskLog:
         self.index.clear()
         if read_seed(self.path) != self.seed:
             self._remove(self._numbers())
-            self._write_format()
+            with suppress(FileNotFoundError):
+                os.unlink(self.file("mark"))
+            self._write_file("format", f"{layout()} {self.seed.hex()}\n".encode())
         self._load()
         return True
 
@@ -164,15 +177,18 @@ class DiskLog:
                     os.truncate(self.file(f"{number:08}.{kind}"), 0)
                     os.unlink(self.file(f"{number:08}.{kind}"))
 
-    def _write_format(self) -> None:
-        new = self.file("format.new")
+    def write_mark(self, mark: tuple[int, int]) -> None:
+        self._write_file("mark", b"%d %d\n" % mark)
+
+    def _write_file(self, name: str, text: bytes) -> None:
+        new = self.file(f"{name}.new")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.write(fd, f"{layout()} {self.seed.hex()}\n".encode())
+            os.write(fd, text)
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(new, self.file("format"))
+        os.rename(new, self.file(name))
 
     def _load(self) -> None:
         for number in self._numbers():

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 
-from fastgw._core.cache_access import CacheBusy
+from fastgw._core.cache_access import Access, CacheBusy
 from fastgw._core.cache_disk import DiskIndex
 from fastgw._core.cache_feed import Copy, Feed
 from fastgw.store.disk.log import COUNTER, SEGMENTS, Answer, DiskLog
@@ -29,12 +30,14 @@ from fastgw.store.disk.records import Record
 logger = logging.getLogger("fastgw.cache")
 
 INTERVAL = 0.05
-PAUSE = 5.0
+PAUSE = 1.0
 """After a failure."""
 SHORTEST = 15.0
 """What is useless sooner is not worth a write."""
 PASSING = 3
 """A note that something is not to be kept (K_PASS of cache_head.pxd), in the second byte of `meta`."""
+IDENTITY = re.compile(rb"\0i[0-9a-f]{32}(\0|\Z)")
+"""In the names of answers that are kept for one caller by himself (`Keys.identity` of cache_key.pyx)."""
 SLICED = 30.0
 """By then a purge of the memory has come to all that it means, which it does bit by bit."""
 AGAIN = 1024
@@ -51,8 +54,11 @@ class Spill:
     """`Spill(feed, index, path, size)`; `start`, and `stop` when the process ends. `feed` is of a storage this
     process is attached to. `settled(seconds)` waits until the purges that were noted before are on disk."""
 
-    def __init__(self, feed: Feed, index: DiskIndex, path: str, size: int) -> None:
+    def __init__(self, feed: Feed, index: DiskIndex, path: str, size: int, personal: bool = False) -> None:
         self.feed = feed
+        self.personal = personal
+        self.access = Access(feed.storage)
+        self.mark = (0, 0)
         self.index = index
         self.log = DiskLog(path, size, index, feed.seed, self.dropping)
         self.thread: threading.Thread | None = None
@@ -113,7 +119,9 @@ class Spill:
         """Until something is to be waited for: for how long."""
         if self.state != "ready":
             if self.log.lock < 0 and not self.log.open():
-                self.tell("locked", "another process writes to it")
+                if self.state != "locked":
+                    logger.info("the cache's disk %s is another process's until that ends", self.log.path)
+                self.tell("locked")
                 return 0.2
             self.feed.follow()
             self.catch_up()
@@ -150,7 +158,7 @@ class Spill:
     def turn(self) -> bool:
         """True: there is more to do."""
         answers, purges = self.feed.waiting
-        if purges:
+        if purges or self.access.mark != self.mark:
             self.catch_up()
         if answers:
             found, lost = self.feed.news()
@@ -186,6 +194,7 @@ class Spill:
 
     def catch_up(self) -> None:
         """Purges, and readers may know of it."""
+        mark = self.access.mark                      # before those it stands for are read
         purges, first, lost, now = self.feed.purges()
         if lost:
             logger.warning("the cache's disk: more was purged than is remembered; everything on it is")
@@ -199,6 +208,9 @@ class Spill:
             else:
                 count += self.log.purge_tag(tag, number, soft)
         self.log.settle()
+        if mark != self.mark:
+            self.log.write_mark(mark)
+            self.mark = mark
         self.purged += count
         self.index.add(COUNTER["purged"], count)
         self.feed.purged(first + len(purges))
@@ -214,10 +226,17 @@ class Spill:
             copy = self.feed.copy(entry, version, purges)
             if copy is None:
                 self.index.add(COUNTER["late"], 0 if promoted else 1)
-            if copy is None or (copy.times[2] - time.time_ns()) / 1e9 < SHORTEST or copy.meta[1] == PASSING:
+            if copy is None or not self.worth(copy):
                 self.log.forget(key)                 # what it has replaced must not come back
             else:
                 yield answer_of(key, copy, purges)
+
+    def worth(self, copy: Copy) -> bool:
+        return (
+            (copy.times[2] - time.time_ns()) / 1e9 >= SHORTEST
+            and copy.meta[1] != PASSING
+            and (self.personal or IDENTITY.search(copy.name) is None)
+        )
 
     # ------------------------------------------------------------------ what is used stays
 

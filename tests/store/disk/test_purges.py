@@ -5,6 +5,11 @@ import threading
 
 import pytest
 
+from fastgw._core.cache_access import Access
+from fastgw._core.cache_store import Storage
+from fastgw.config.schema.cache import Disk
+from fastgw.store.disk.log import read_mark
+from fastgw.store.disk.shared import SharedDisk
 from tests.store.disk.world import World
 
 
@@ -159,6 +164,34 @@ def test_more_answers_than_are_remembered(world):
     assert world.get("shop/q\0pr") == b"shop/q\0pr"
     assert not world.fresh("shop/q\0pr")             # it may have been replaced unheard
     assert world.get("again") == b"16499"
+
+
+def test_how_far_the_purges_of_other_hosts_hold(world):
+    """A new memory knows nothing of them: a host that was away goes on where its disk stands."""
+    fill(world)
+    world.access.mark = (7, 1)
+    world.turn()
+    assert read_mark(world.path) == (7, 1)
+    disk = SharedDisk.behind(Storage.private(8 * 1024 * 1024), Disk(path=world.path))
+    assert disk.view()["entries"] == 0
+    new = Storage.private(8 * 1024 * 1024)
+    assert Access(new).mark == (0, 0)                # the seeds differ: what is on disk is not found either
+    world.restart()
+    SharedDisk.behind(world.storage, Disk(path=world.path))
+    assert world.access.mark == (7, 1)
+
+
+def test_personal_answers(world):
+    """Those of one caller lie in the memory alone, unless it is said otherwise."""
+    own = "shop/me\0pr\0i" + "0123456789abcdef" * 2
+    for name in (own, own + "\0vx", "shop/you\0pr\0i0"):
+        world.put(name, b"x")
+    world.turn()
+    assert world.index.counts()["entries"] == 1
+    world.spill.personal = True
+    world.put(own, b"x")
+    world.turn()
+    assert world.index.counts()["entries"] == 2
 
 
 @pytest.mark.parametrize("seed", range(5))
