@@ -181,7 +181,7 @@ cdef class Feed:
         entry = fgw_load32(bucket_of(m, words[1]))
         while entry != 0 and entry < m.entry_count and looks != 0:
             if m.entries[entry].lo == words[1] and m.entries[entry].hi == words[0]:
-                if m.entries[entry].freq == 0 and m.entries[entry].queue != MAIN:
+                if m.entries[entry].freq < 2 and m.entries[entry].queue != MAIN:
                     return None
                 return entry, m.entries[entry].version
             entry = fgw_load32(&m.entries[entry].chain)
