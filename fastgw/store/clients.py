@@ -1,4 +1,5 @@
-"""Redis servers as redis-py's asyncio clients reach them: one server, one that Sentinels know, or a Cluster.
+"""Redis servers: one server, one that Sentinels know (both by connections of our own, `wire.py`), or a Cluster, as
+redis-py reaches it.
 
     client = connect(options)
     replies = await client.send([("GET", "a"), ("INCR", "b")], name)    # one write, one answer
@@ -13,23 +14,25 @@ import contextlib
 import os
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis as Single
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, ReadOnlyError
+from redis.exceptions import AuthenticationError, ClusterDownError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from fastgw.config.fields import Secret
 from fastgw.config.schema.stores import Redis
+from fastgw.store.wire import Place, Wire, Words, dial
 
-Words = tuple[Any, ...]
 GONE = RedisConnectionError()
 LOST = (RedisConnectionError, ClusterDownError, ReadOnlyError)
 """What a server answers, or fails with, that may have handed its keys on."""
@@ -75,10 +78,6 @@ class TlsConnection(SSLConnection):
         self.ssl_context = trust  # type: ignore[assignment]     # asked by `get` for each connection
 
 
-class TlsSentinelConnection(SentinelManagedConnection, TlsConnection):
-    """The same, to a server that Sentinels know."""
-
-
 def common(options: Redis, retries: int) -> dict[str, Any]:
     """What all connections have. One try anew when a kept connection turns out to be dead."""
     return {
@@ -104,33 +103,115 @@ def host_port(node: str) -> tuple[str, int]:
 
 
 class Client:
-    """One server, under the name ``""``."""
+    """One server, under the name ``""``. Connections are kept; there are as many as are asked at once."""
 
-    def __init__(self, single: Single) -> None:
-        self.single = single
+    def __init__(self, options: Redis, trust: Trust | None) -> None:
+        self.options = options
+        self.trust = trust
+        self.idle: list[Wire] = []
+        self.closed = False
+        # what an answer means is as redis-py has it, here and in a Cluster
+        self.meanings = Single(protocol=2).response_callbacks
 
     def server_of(self, key: str) -> str:
         """The name of the server that has a key."""
         return ""
 
     async def send(self, commands: Sequence[Words], server: str) -> list[Any]:
-        pipeline = self.single.pipeline(transaction=False)
-        for words in commands:
-            pipeline.execute_command(*words)
-        return await pipeline.execute(raise_on_error=False)
+        try:
+            return self.meant(commands, await self.once(commands))
+        except (RedisTimeoutError, AuthenticationError):
+            raise
+        except RedisConnectionError:
+            # who was restarted, or gave its place to another one: kept connections are dead, a new one may do
+            self.forget()
+            return self.meant(commands, await self.once(commands))
+
+    async def once(self, commands: Sequence[Words]) -> list[Any]:
+        timeout = self.options.timeout
+        wire = self.kept() or await dial(await self.place(), timeout)
+        try:
+            return await wire.ask(commands, timeout)
+        finally:
+            if self.closed:
+                wire.close()
+            elif wire.alive:
+                self.idle.append(wire)
+
+    def kept(self) -> Wire | None:
+        while self.idle:
+            wire = self.idle.pop()
+            if wire.alive:
+                return wire
+        return None
+
+    def forget(self) -> None:
+        for wire in self.idle:
+            wire.close()
+        self.idle.clear()
+
+    def meant(self, commands: Sequence[Words], replies: list[Any]) -> list[Any]:
+        meanings = self.meanings
+        for n, words in enumerate(commands):
+            if words[0] in meanings and not isinstance(replies[n], Exception):
+                replies[n] = meanings[words[0]](replies[n])
+        return replies
+
+    async def place(self) -> Place:
+        """Where the server is now."""
+        url = parse_url(str(self.options.url))
+        user = url.get("username") or self.options.username
+        password = url.get("password") or secret(self.options.password)
+        place = Place(url.get("host", "localhost"), url.get("port", 6379), url.get("path"), self.context())
+        return replace(place, greeting=greeting(user, password, url.get("db", 0)))
+
+    def context(self) -> ssl.SSLContext | None:
+        return self.trust.get() if self.trust is not None else None
 
     async def close(self) -> None:
-        await self.single.aclose()
-        await self.single.connection_pool.disconnect()
+        self.closed = True
+        self.forget()
+
+
+def secret(text: Secret | None) -> str | None:
+    return text.reveal() if text else None
+
+
+def greeting(user: str | None, password: str | None, database: int) -> tuple[Words, ...]:
+    words: list[Words] = []
+    if password is not None:
+        words.append(("AUTH", user, password) if user is not None else ("AUTH", password))
+    if database:
+        words.append(("SELECT", database))
+    return tuple(words)
 
 
 class SentinelClient(Client):
     """The server that the Sentinels name. A connection that breaks, or to a server that may not be written to any
     more, asks them again."""
 
-    def __init__(self, single: Single, sentinels: Sentinel) -> None:
-        super().__init__(single)
+    def __init__(self, options: Redis, trust: Trust | None, sentinels: Sentinel) -> None:
+        super().__init__(options, trust)
         self.sentinels = sentinels
+        self.address: tuple[str, int] | None = None
+
+    async def once(self, commands: Sequence[Words]) -> list[Any]:
+        replies = await super().once(commands)
+        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            raise RedisConnectionError("it is no master any more")
+        return replies
+
+    async def place(self) -> Place:
+        told = self.options.sentinel
+        assert told is not None
+        host, port = await self.sentinels.discover_master(told.master)
+        if isinstance(host, bytes):
+            host = host.decode()
+        if (host, port) != self.address:
+            self.forget()                            # connections to the one before
+            self.address = host, port
+        words = greeting(self.options.username, secret(self.options.password), told.database)
+        return Place(host, port, tls=self.context(), greeting=words)
 
     async def close(self) -> None:
         await super().close()
@@ -142,7 +223,7 @@ class SentinelClient(Client):
 class ClusterClient(Client):
     """The servers of a Cluster, each by its name, ``""`` while they are not known."""
 
-    def __init__(self, cluster: RedisCluster) -> None:
+    def __init__(self, cluster: RedisCluster) -> None:  # its connections are redis-py's own
         self.cluster = cluster
         self.refreshing: asyncio.Task[None] | None = None
 
@@ -198,39 +279,28 @@ class ClusterClient(Client):
 
 def connect(options: Redis) -> Client:
     """Connects with the first command. OSError when `ca`, `cert` or `key` cannot be read."""
-    tls = tls_of(options)
     if options.cluster is not None:
-        return ClusterClient(cluster_of(options, tls))
+        return ClusterClient(cluster_of(options, tls_of(options)))
+    trust = Trust(options) if options.encrypted else None
     if options.sentinel is not None:
-        return sentinel_client(options, tls)
-    settings = common(options, 1)
-    url = str(options.url)
-    if url.startswith("unix:"):
-        settings.pop("socket_connect_timeout")
-    pool = ConnectionPool.from_url(url, **settings)
-    if tls:
-        pool.connection_class = TlsConnection
-        pool.connection_kwargs.update(tls)
-    return Client(Single(connection_pool=pool))
+        return SentinelClient(options, trust, sentinels_of(options, trust))
+    return Client(options, trust)
 
 
-def sentinel_client(options: Redis, tls: dict[str, Any]) -> SentinelClient:
+def sentinels_of(options: Redis, trust: Trust | None) -> Sentinel:
+    """The Sentinels, as redis-py asks them."""
     told = options.sentinel
     assert told is not None
-    own = common(options, 0) | tls
+    own = common(options, 0) | ({"trust": trust} if trust is not None else {})
     own["username"] = told.username
-    own["password"] = told.password.reveal() if told.password else None
-    asked: type[Connection] = TlsConnection if tls else Connection
+    own["password"] = secret(told.password)
+    kind: type[Connection] = TlsConnection if trust is not None else Connection
     manager = Sentinel([])  # type: ignore[no-untyped-call]
     for node in told.nodes:
         host, port = host_port(node)
-        pool = ConnectionPool(connection_class=asked, host=host, port=port, **own)
+        pool = ConnectionPool(connection_class=kind, host=host, port=port, **own)
         manager.sentinels.append(Single(connection_pool=pool))
-    servers: type[SentinelManagedConnection] = TlsSentinelConnection if tls else SentinelManagedConnection
-    found = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        told.master, manager, connection_class=servers, db=told.database, **common(options, 1), **tls
-    )
-    return SentinelClient(Single(connection_pool=found), manager)
+    return manager
 
 
 def cluster_of(options: Redis, tls: dict[str, Any]) -> RedisCluster:

@@ -29,7 +29,7 @@ from redis.exceptions import (
 from fastgw.config.schema.stores import Redis
 from fastgw.store.base import StoreError
 from fastgw.store.breaker import Breaker
-from fastgw.store.clients import Words
+from fastgw.store.wire import Words
 
 MAX_BATCH = 500
 """Commands of one write."""

@@ -16,8 +16,9 @@ from redis.exceptions import NoScriptError
 from fastgw.config.schema.stores import Redis
 from fastgw.store.base import Store, StoreError, StoreState
 from fastgw.store.breaker import Breaker
-from fastgw.store.clients import Client, Words, connect
+from fastgw.store.clients import Client, connect
 from fastgw.store.lanes import Lane, Told
+from fastgw.store.wire import Words
 
 logger = logging.getLogger("fastgw.store")
 

@@ -214,7 +214,7 @@ def test_tls(tmp_path):
         store = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=pki.cert, **PATIENT))
         await store.put("a", b"1", ttl=60)
         assert await store.get("a") == b"1"
-        trust = store.client.single.connection_pool.connection_kwargs["trust"].get()
+        trust = store.client.trust.get()
         assert len(trust.get_ca_certs()) == 1 and trust.check_hostname and trust.verify_mode == ssl.CERT_REQUIRED
         await store.close()
         missing = RedisStore(Redis(url=f"rediss://localhost:{port}", ca=str(tmp_path / "missing"), **PATIENT))
