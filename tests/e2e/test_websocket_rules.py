@@ -25,7 +25,7 @@ SWITCH = (
 
 def config_of(echo, raw):
     return {
-        "server": {"timeouts": {"drain": "4s"}},
+        "server": {"timeouts": {"drain": "10s"}},
         "observability": {"access_log": {"path": "stdout", "format": "json"}},
         "consumers": [{"name": "app", "keys": ["sha256:" + "0" * 64]}],
         "services": {"echo": f"http://127.0.0.1:{echo.port}", "raw": raw.url},
@@ -382,7 +382,7 @@ def test_an_end_of_the_gateway_is_told_to_all():
             data = frame(BINARY, b"z" * 1000, masked=False)
             connection.send(data[:500])
             half.wait(60)
-            connection.ended.wait(2.5)            # the last is told after two seconds
+            connection.ended.wait(5.5)            # the last is told after five seconds
             connection.send(data[500:] + frame(TEXT, b"not any more", masked=False))
             seen[name] = received(connection)
 

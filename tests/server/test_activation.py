@@ -154,6 +154,7 @@ def test_an_upgrade_hands_activated_sockets_on_and_they_stay_the_managers(tree, 
             with running(tree, tmp_path, command, log, env=env, pass_fds=fds, upgraded=True) as process:
                 assert ask(socket.AF_INET, tcp.getsockname()) == 200
                 answer = told(admin, REQUEST.replace(b"GET / ", b"POST /upgrade "))
+                assert b'"pid"' in answer, (answer, log.read_text())
                 assert process.wait(60) == 0, log.read_text()
                 assert ask(socket.AF_INET, tcp.getsockname()) == 200
                 assert ask(socket.AF_UNIX, path) == 200

@@ -57,7 +57,7 @@ def test_thousands_of_generations_stay_within_the_limit():
     assert len(found.names) == 5
 
 
-HEADER, COUNTERS, CODES, CODINGS, ROUTE, SERVICE = 16, 63, 96, 15, 96, 40
+HEADER, COUNTERS, CODES, CODINGS, ROUTE, SERVICE = 16, 64, 96, 15, 96, 40
 """Words of the parts of the shared memory, as `_core/record.pyx` lays them out."""
 
 
