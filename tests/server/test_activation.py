@@ -153,7 +153,11 @@ def test_an_upgrade_hands_activated_sockets_on_and_they_stay_the_managers(tree, 
         try:
             with running(tree, tmp_path, command, log, env=env, pass_fds=fds, upgraded=True) as process:
                 assert ask(socket.AF_INET, tcp.getsockname()) == 200
-                answer = told(admin, REQUEST.replace(b"GET / ", b"POST /upgrade "))
+                upgrade = REQUEST.replace(b"GET / ", b"POST /upgrade ")
+                # one worker has answered; the other one may not serve yet, and until then there is no upgrade
+                deadline = time.monotonic() + 60
+                while b"do not serve yet" in (answer := told(admin, upgrade)) and time.monotonic() < deadline:
+                    time.sleep(0.02)
                 assert b'"pid"' in answer, (answer, log.read_text())
                 assert process.wait(60) == 0, log.read_text()
                 assert ask(socket.AF_INET, tcp.getsockname()) == 200
