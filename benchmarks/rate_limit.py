@@ -152,6 +152,8 @@ def whole(rounds: int, count: int, many: int) -> dict[str, Any]:
     answer: dict[str, Any] = {"respond": {"status": 204}}
     routes = [{"path": "/none", "policies": [answer]}]
     routes += [{"path": path, "policies": [{"rate_limit": dict(LIMIT)}, answer]} for path in ("/few", "/many")]
+    bare = {**LIMIT, "headers": False}
+    routes += [{"path": path, "policies": [{"rate_limit": bare}, answer]} for path in ("/few/bare", "/many/bare")]
     config = {
         "server": {
             "workers": 1,
@@ -162,7 +164,7 @@ def whole(rounds: int, count: int, many: int) -> dict[str, Any]:
         "observability": {"access_log": {"enabled": False}},
         "routes": routes,
     }
-    ways = {"/none": FEW, "/few": FEW, "/many": many}
+    ways = {"/none": FEW, "/few": FEW, "/many": many, "/few/bare": FEW, "/many/bare": many}
     runs: dict[str, list[float]] = {path: [] for path in ways}
     with GatewayProcess(config) as gateway:
         names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in descendants(gateway.pid)}
@@ -177,6 +179,8 @@ def whole(rounds: int, count: int, many: int) -> dict[str, Any]:
         "request_us": statistics.median(runs["/none"]),
         "few_us": statistics.median(few),
         "many_us": statistics.median(many_us),
+        "few_bare_us": statistics.median(less(runs, "/few/bare", "/none")),
+        "many_bare_us": statistics.median(less(runs, "/many/bare", "/none")),
         "request_ratio": statistics.median([b / a for a, b in zip(runs["/few"], runs["/many"], strict=True)]),
         "few_quartiles_us": statistics.quantiles(few, n=4),
         "many_quartiles_us": statistics.quantiles(many_us, n=4),
@@ -232,8 +236,9 @@ def page(facts: Mapping[str, Any]) -> str:
          f"{alone['policy_ratio']:.2f}"],
     ]  # fmt: skip
     if gateway:
-        rows.append(["more CPU time of a request in a gateway", f"{gateway['few_us'] * 1000:.0f}",
-                     f"{gateway['many_us'] * 1000:.0f}", ""])  # fmt: skip
+        for words, of in (("with `headers: false`", "_bare"), ("with the five headers", "")):
+            rows.append([f"more CPU time of a request in a gateway, {words}", f"{gateway[f'few{of}_us'] * 1000:.0f}",
+                         f"{gateway[f'many{of}_us'] * 1000:.0f}", ""])  # fmt: skip
     lines = [
         "# What rate_limit costs", "",
         f"Made by `python -m benchmarks.rate_limit` at {facts['commit']}, {facts['date']}, on {facts['cpu']}, load "
