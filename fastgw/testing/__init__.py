@@ -12,6 +12,7 @@ from fastgw.testing.messages import Incomplete, Message, Request, Response
 from fastgw.testing.process import GatewayProcess, free_port
 from fastgw.testing.upstream import (
     FakeUpstream,
+    Gate,
     UpstreamConnection,
     answer,
     answer_and,
@@ -24,6 +25,7 @@ from fastgw.testing.upstream import (
 __all__ = [
     "CuttingProxy",
     "FakeUpstream",
+    "Gate",
     "GatewayProcess",
     "Incomplete",
     "Message",

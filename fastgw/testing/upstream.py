@@ -154,6 +154,20 @@ def answer(*answers: bytes) -> Handler:
     return play
 
 
+class Gate:
+    """Answers each request when `open` is set: waits until then, and answers at once afterwards."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.open = threading.Event()
+
+    def __call__(self, connection: UpstreamConnection) -> None:
+        while True:
+            connection.read_request()
+            connection.wait(self.open)
+            connection.send(self.answer)
+
+
 def answer_and(end: str, *answers: bytes) -> Handler:
     """Answers one request with each of `answers`, then ends: "close", "reset" or "hang"."""
 

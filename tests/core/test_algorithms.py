@@ -4,7 +4,6 @@ import mmap
 import os
 import time
 from bisect import bisect_right
-from multiprocessing import get_context
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 from fastgw._core.algorithms import ALGORITHMS, One, take_all
 from fastgw._core.bucket import BucketTable
 from fastgw._core.holds import HoldTable
+from tests.processes import at_once
 
-FORK = get_context("fork")
 MS, SECOND = 10**6, 10**9
 TIMED = [name for name in ALGORITHMS if name != "concurrency"]
 
@@ -231,21 +230,6 @@ def shared_tables():
     return tables
 
 
-def run(target, *args):
-    """Four processes at once; what each put on its pipe."""
-    pipes, workers = [], []
-    for number in range(4):
-        receiver, sender = FORK.Pipe(False)
-        worker = FORK.Process(target=target, args=(sender, number, *args))
-        worker.start()
-        pipes.append(receiver)
-        workers.append(worker)
-    found = [pipe.recv() for pipe in pipes]
-    for worker in workers:
-        worker.join(60)
-    return found
-
-
 def hammer(sender, number, fd, algorithm, requests, now):
     one = One(BucketTable(mmap.mmap(fd, 0)), None, algorithm, requests, 3600 * SECOND)
     sender.send(sum(one.take(77, now)[0] for _ in range(requests)))
@@ -255,7 +239,7 @@ def hammer(sender, number, fd, algorithm, requests, now):
 def test_four_processes_admit_exactly_what_one_would(algorithm):
     fd, other = shared_tables()
     requests = 900 if algorithm == "sliding_log" else 20_000
-    assert sum(run(hammer, fd, algorithm, requests, later())) == requests
+    assert sum(at_once(4, hammer, fd, algorithm, requests, later())) == requests
     os.close(fd)
     os.close(other)
 
@@ -273,7 +257,7 @@ def hammer_several(sender, number, fd, now):
 def test_several_limits_never_admit_more_than_the_least():
     fd, other = shared_tables()
     now = later()
-    admitted = sum(run(hammer_several, fd, now))
+    admitted = sum(at_once(4, hammer_several, fd, now))
     assert 0 < admitted <= 300
     table = BucketTable(mmap.mmap(fd, 0))
     for name in TIMED:
@@ -300,7 +284,7 @@ def roll(sender, number, fd, algorithm, requests, per, count):
 def test_nothing_is_admitted_twice_while_time_goes_on(algorithm, requests):
     fd, other = shared_tables()
     per = 3 * MS
-    times = sorted(at for found in run(roll, fd, algorithm, requests, per, 40_000) for at in found)
+    times = sorted(at for found in at_once(4, roll, fd, algorithm, requests, per, 40_000) for at in found)
     assert len(times) > requests
     if algorithm == "sliding_log":
         assert all(later - earlier >= per for earlier, later in zip(times, times[requests:], strict=False))

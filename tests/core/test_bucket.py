@@ -5,15 +5,14 @@ import os
 import random
 import signal
 import time
-from multiprocessing import get_context
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw._core.bucket import BucketTable
+from tests.processes import FORK, at_once
 
-FORK = get_context("fork")
 SECOND = 10**9
 
 
@@ -108,21 +107,6 @@ def shared_table(keys: int) -> tuple[int, BucketTable]:
     return fd, BucketTable(memory)
 
 
-def run(target, count, *args):
-    """`count` processes at once; what each put on its pipe."""
-    pipes, workers = [], []
-    for number in range(count):
-        receiver, sender = FORK.Pipe(False)
-        worker = FORK.Process(target=target, args=(sender, number, *args))
-        worker.start()
-        pipes.append(receiver)
-        workers.append(worker)
-    found = [pipe.recv() for pipe in pipes]
-    for worker in workers:
-        worker.join(60)
-    return found
-
-
 def hammer(sender, number, fd, now, burst):
     table = BucketTable(mmap.mmap(fd, 0))
     admitted = sum(table.try_take(77, SECOND, burst, now)[0] for _ in range(burst))
@@ -132,7 +116,7 @@ def hammer(sender, number, fd, now, burst):
 def test_four_processes_admit_exactly_what_one_would():
     fd, _ = shared_table(16)
     burst = 40_000
-    assert sum(run(hammer, 4, fd, later(), burst)) == burst
+    assert sum(at_once(4, hammer, fd, later(), burst)) == burst
     os.close(fd)
 
 
@@ -161,7 +145,7 @@ def test_nothing_is_admitted_twice_while_slots_change_hands():
     fd, table = shared_table(4)
     assert table.groups == 1
     by_key: dict[int, list[int]] = {}
-    for taken in run(churn, 4, fd, 1.0):
+    for taken in at_once(4, churn, fd, 1.0):
         for key, now in taken:
             by_key.setdefault(key, []).append(now)
     assert len(by_key) == 24 and sum(map(len, by_key.values())) > 1000

@@ -5,15 +5,13 @@ import os
 import random
 import signal
 import time
-from multiprocessing import get_context
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw._core.holds import HoldTable
-
-FORK = get_context("fork")
+from tests.processes import FORK, at_once
 
 
 def shared(workers: int = 4, keys: int = 64) -> int:
@@ -87,16 +85,7 @@ def hold(sender, me, fd, limit, stop):
 
 def test_processes_that_come_and_go_leave_nothing_behind():
     fd = shared(keys=4)
-    pipes, workers = [], []
-    for me in range(4):
-        receiver, sender = FORK.Pipe(False)
-        worker = FORK.Process(target=hold, args=(sender, me, fd, 2, 10_000))
-        worker.start()
-        pipes.append(receiver)
-        workers.append(worker)
-    found = [pipe.recv() for pipe in pipes]
-    for worker in workers:
-        worker.join(60)
+    found = at_once(4, hold, fd, 2, 10_000)
     assert all(got > 100 for got, _ in found)
     assert HoldTable(mmap.mmap(fd, 0), 0).under_way() == 0
     os.close(fd)
@@ -110,16 +99,7 @@ def grab(sender, me, fd, limit):
 def test_four_processes_get_exactly_as_many_places_as_there_are():
     fd = shared()
     limit = 5000
-    pipes, workers = [], []
-    for me in range(4):
-        receiver, sender = FORK.Pipe(False)
-        worker = FORK.Process(target=grab, args=(sender, me, fd, limit))
-        worker.start()
-        pipes.append(receiver)
-        workers.append(worker)
-    got = sum(pipe.recv() for pipe in pipes)
-    for worker in workers:
-        worker.join(60)
+    got = sum(at_once(4, grab, fd, limit))
     table = HoldTable(mmap.mmap(fd, 0), 0)
     assert got == table.under_way() <= limit
     while table.try_take(7, limit) is not None:

@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fastgw.testing import FakeUpstream, GatewayProcess
+from fastgw.testing import FakeUpstream, Gate, GatewayProcess
 from tests.patience import until
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -45,22 +44,9 @@ routes:
 """
 
 
-class Gate:
-    """Answers requests as long as it is open; those that come before wait."""
-
-    def __init__(self):
-        self.open = threading.Event()
-
-    def __call__(self, connection):
-        while True:
-            connection.read_request()
-            connection.wait(self.open)
-            connection.send(GOOD)
-
-
 @pytest.fixture(scope="module")
 def gate():
-    return Gate()
+    return Gate(GOOD)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """The way of a response's body through the hooks of its chain: in which order, and from where on."""
 
 import sys
-import threading
 import time
 
 import pytest
 
-from fastgw.testing import FakeUpstream
+from fastgw.testing import FakeUpstream, Gate
 
 REQUEST = b"GET %s HTTP/1.1\r\nHost: example.com\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup"
@@ -63,24 +62,11 @@ ROUTES = {
 }
 
 
-class Held:
-    """Answers at once while `open` is set, else when it is."""
-
-    def __init__(self):
-        self.open = threading.Event()
-
-    def __call__(self, connection):
-        while True:
-            connection.read_request()
-            connection.wait(self.open)
-            connection.send(ANSWER)
-
-
 @pytest.fixture
 def running(gateway, tmp_path, monkeypatch):
     (tmp_path / f"{NAME}.py").write_text(POLICIES)
     monkeypatch.syspath_prepend(str(tmp_path))
-    held = Held()
+    held = Gate(ANSWER)
     with FakeUpstream(held) as upstream:
         text = f"services: {{things: {upstream.url}}}\nroutes:\n"
         for path, chain in ROUTES.items():

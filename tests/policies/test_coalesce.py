@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from fastgw.policies.coalesce import CoalesceOptions
-from fastgw.testing import FakeUpstream, answer
+from fastgw.testing import FakeUpstream, Gate, answer
 from tests.patience import until
 
 REQUEST = b"GET /things?a=1 HTTP/1.1\r\nHost: example.com\r\n%s\r\n"
@@ -21,18 +21,7 @@ routes:
 """
 
 
-class Gate:
-    """An upstream that answers when it is told to; afterwards at once."""
-
-    def __init__(self, reply: bytes = b"HTTP/1.1 200 OK\r\nX-From: up\r\nContent-Length: 5\r\n\r\nhello") -> None:
-        self.open = threading.Event()
-        self.reply = reply
-
-    def __call__(self, connection) -> None:
-        while True:
-            connection.read_request()
-            connection.wait(self.open)
-            connection.send(self.reply)
+HELLO = b"HTTP/1.1 200 OK\r\nX-From: up\r\nContent-Length: 5\r\n\r\nhello"
 
 
 def start(gateway, gate, options="{}"):
@@ -55,7 +44,7 @@ def ask(running, count, headers=(b"",)):
 
 
 def test_one_request_answers_all(gateway):
-    gate = Gate()
+    gate = Gate(HELLO)
     upstream, running = start(gateway, gate)
     with upstream:
         clients = ask(running, 5)
@@ -86,7 +75,7 @@ def test_one_request_answers_all(gateway):
     ],
 )
 def test_who_shares(gateway, options, headers, requests):
-    gate = Gate()
+    gate = Gate(HELLO)
     upstream, running = start(gateway, gate, options)
     with upstream:
         clients = ask(running, 4, headers)
@@ -136,7 +125,7 @@ def test_other_methods_go_alone(gateway):
 
 
 def test_a_leader_that_leaves_hands_on(gateway):
-    gate = Gate()
+    gate = Gate(HELLO)
     upstream, running = start(gateway, gate)
     with upstream:
         (leader,) = ask(running, 1)
@@ -153,7 +142,7 @@ def test_a_leader_that_leaves_hands_on(gateway):
 
 
 def test_one_that_waits_may_leave(gateway):
-    gate = Gate()
+    gate = Gate(HELLO)
     upstream, running = start(gateway, gate)
     with upstream:
         first, second, third = ask(running, 3)
@@ -190,7 +179,7 @@ def test_a_leader_that_fails(gateway, options, statuses, requests):
 
 @pytest.mark.parametrize("options, status", [("{timeout: 50ms, on_failure: fail}", 504), ("{timeout: 50ms}", 200)])
 def test_a_wait_has_an_end(gateway, options, status):
-    gate = Gate()
+    gate = Gate(HELLO)
     upstream, running = start(gateway, gate, options)
     with upstream:
         (first,) = ask(running, 1)
@@ -209,7 +198,7 @@ def test_a_wait_has_an_end(gateway, options, status):
 def test_consumers_do_not_share(gateway):
     import hashlib
 
-    gate = Gate()
+    gate = Gate(HELLO)
     digests = [hashlib.sha256(key).hexdigest() for key in (b"k1", b"k2")]
     with FakeUpstream(gate) as upstream:
         running = gateway(

@@ -5,32 +5,18 @@ FASTGW_HERD=10000 has so many clients ask for one cold key; it takes as many des
 import json
 import os
 import re
-import threading
 
 import pytest
 
-from fastgw.testing import FakeUpstream, GatewayProcess
+from fastgw.testing import FakeUpstream, Gate, GatewayProcess
 
 CLIENTS = int(os.environ.get("FASTGW_HERD", "60"))
 FRESH = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nContent-Length: 5\r\n\r\nhello"
 
 
-class Gate:
-    """An upstream that answers when it is told to."""
-
-    def __init__(self):
-        self.open = threading.Event()
-
-    def __call__(self, connection):
-        while True:
-            connection.read_request()
-            connection.wait(self.open)
-            connection.send(FRESH)
-
-
 @pytest.fixture(scope="module")
 def world():
-    gate = Gate()
+    gate = Gate(FRESH)
     with FakeUpstream(gate) as upstream:
         config = {
             "server": {"workers": 3},

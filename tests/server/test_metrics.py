@@ -1,11 +1,10 @@
 """What /metrics says after real requests to real processes."""
 
 import re
-import threading
 
 import pytest
 
-from fastgw.testing import FakeUpstream, GatewayProcess, free_port
+from fastgw.testing import FakeUpstream, Gate, GatewayProcess, free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -24,22 +23,9 @@ def metric(gateway, name, **labels):
     return total
 
 
-class Gate:
-    """An upstream that answers when it is told to; afterwards at once."""
-
-    def __init__(self):
-        self.open = threading.Event()
-
-    def __call__(self, connection):
-        while True:
-            connection.read_request()
-            connection.wait(self.open)
-            connection.send(OK)
-
-
 @pytest.fixture
 def gate():
-    found = Gate()
+    found = Gate(OK)
     yield found
     found.open.set()
 
