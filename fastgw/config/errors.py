@@ -118,11 +118,17 @@ def dotted(path: Path) -> str:
     return text
 
 
+OTHER_WORDS = {"http2": "h2", "http/2": "h2", "grpcs": "h2", "grpc": "h2c", "http": "http/1.1", "http1": "http/1.1"}
+"""What other gateways call it, where what looks most alike is something else."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'methods'?`, or an empty string when nothing known is near."""
-    if len(word) > 100:
-        return ""
+    if len(word) > 100 or not any(map(str.isalpha, word)):
+        return ""                                    # of numbers and versions the nearest one is not what was meant
     names = list(known)
+    if OTHER_WORDS.get(word.lower()) in names:
+        return f"did you mean {OTHER_WORDS[word.lower()]!r}?"
     lowered = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     if near:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from fastgw.config import check
+from fastgw.config.errors import did_you_mean
 from fastgw.config.report import as_excerpts, as_json, as_lines
 from fastgw.policies import RESOLVER
 
@@ -115,3 +116,15 @@ def test_an_error_page_for_a_code_that_does_not_exist_is_told():
     assert [(p.severity, p.code, p.path, p.hint) for p in problems] == [
         ("warning", "bad_choice", "server.error_pages.rate_limitd", "did you mean 'rate_limited'?")
     ]
+
+
+@pytest.mark.parametrize("word, known, hint", [
+    ("http2", ("http/1.1", "h2", "h2c", "auto"), "did you mean 'h2'?"),
+    ("gRPC", ("http/1.1", "h2", "h2c", "auto"), "did you mean 'h2c'?"),
+    ("HTTP", ("http", "tcp"), "did you mean 'http'?"),
+    ("1.1", ("1.2", "1.3"), ""),
+    ("405", ("404", "403"), ""),
+    ("redirct", ("strict", "redirect"), "did you mean 'redirect'?"),
+])  # fmt: skip
+def test_what_may_be_meant(word, known, hint):
+    assert did_you_mean(word, known) == hint
