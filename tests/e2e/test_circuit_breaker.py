@@ -37,7 +37,8 @@ def world(*plays, breaker=None, route=None, service=None, endpoints=(), workers=
         if breaker is not None:
             given["circuit_breaker"] = breaker
         config = {
-            "server": {"workers": workers},
+            # some tests ask again and again on one connection until a breaker is half open
+            "server": {"workers": workers, "limits": {"requests_per_connection": 10_000_000}},
             "services": {"up": given},
             "routes": [
                 {"path": "/a/*", "service": "up", **(route or {})},
