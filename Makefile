@@ -8,7 +8,7 @@ CONFIG ?= config.example.yaml
 JOBS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test check lint bench bench-quick bench-features debug asan fuzz conformance soak docs clean
+.PHONY: help build run demo test check lint bench bench-quick bench-features debug asan fuzz explore conformance soak docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ asan: $(VENV)/.dependencies $(VENV)/.test-tools ## the suite on a build with Add
 
 fuzz: build ## long fuzzing of the HTTP/1.1 path (FASTGW_FUZZ_SECONDS, 600 by default)
 	FASTGW_FUZZ_SECONDS=$${FASTGW_FUZZ_SECONDS:-600} $(PY) -m pytest tests/fuzz -q --timeout 0
+
+explore: build ## the properties with other examples each time; the suite has the same ones
+	FASTGW_HYPOTHESIS=explore $(PY) -m pytest tests/core tests/config tests/plan tests/protocols tests/wire tests/policies -q
 
 conformance: build $(VENV)/.test-tools ## public suites: sslyze, and those of SUITE_DIR (h2spec, testssl.sh, wstest, cache-tests)
 	$(PY) -m tests.conformance

@@ -28,6 +28,11 @@ Rivals = dict[str, tuple[Route, ...]]
 """Host → the routes that take everything a route could have there."""
 
 
+def has_slash_form(route: Route) -> bool:
+    """Is it asked for its path with a slash more or less, too?"""
+    return route.trailing_slash != "strict"
+
+
 class Wants(NamedTuple):
     """What a route asks for beside host and path: (what, name) → (operator, value), and the methods it takes."""
 
@@ -112,6 +117,8 @@ def meet(first: Wants, second: Wants) -> bool:
 
 def takes_all(first: Wants, second: Wants) -> bool:
     """Does the first, which is asked before, take everything that the second could?"""
+    if has_slash_form(second.route) and not has_slash_form(first.route):
+        return False
     if first.methods and not (second.methods and second.methods <= first.methods):
         return False
     return all(
@@ -159,11 +166,12 @@ class Place:
 
     def shadows(self) -> Iterator[tuple[Wants, tuple[Route, ...]]]:
         """Routes that others with the same predicates leave nothing, and these others: each method has its taker."""
-        takers: dict[object, dict[str, Route]] = defaultdict(dict)
+        takers: dict[object, dict[tuple[str, bool], Route]] = defaultdict(dict)
         for wants in self.everything:
             # asked before are routes with as many predicates or more; those of one that takes all are among its own
             taken = takers[frozenset(wants.predicates.items())]
-            names = wants.methods or {""}
+            forms = (False, True) if has_slash_form(wants.route) else (False,)
+            names = {(name, form) for name in wants.methods or ("",) for form in forms}
             if all(name in taken for name in names):
                 yield wants, tuple(sorted({taken[name] for name in names}, key=lambda route: route.index))
             for name in names:

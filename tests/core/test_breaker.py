@@ -189,7 +189,7 @@ class Model(RuleBasedStateMachine):
         marks = ticket["mark"] & MARKS
         if marks == 1 << 3:
             self.one.over(self.place, ticket["mark"])
-            if self.state == "closed" and ticket["epoch"] == self.epoch:
+            if self.state in ("closed", "half_open") and ticket["epoch"] == self.epoch:
                 self.row = 0
         elif not marks:
             self.one.gone(self.place, ticket["mark"])

@@ -125,3 +125,13 @@ def test_too_many_to_compare_is_said(monkeypatch):
 def test_any_table_is_linted_in_bounded_time():
     found = quick({"path": "/x", "headers": {f"H{i}": "*"}} for i in range(2000))
     assert "not_compared" in {p.code for p in found}
+
+
+def test_a_slash_form_is_something_of_its_own():
+    """`/a` there takes all of `/a`, and leaves `/a/` to who has it as well."""
+    strict, get = {"path": "/a", "methods": ["GET", "POST"]}, {"methods": ["GET"]}
+    slash = {**strict, "trailing_slash": "redirect"}
+    assert warnings(strict, {**slash, **get}) == AMBIGUOUS
+    assert warnings(slash, {**strict, **get}) == SHADOWED
+    assert warnings(slash, {**slash, **get}) == SHADOWED
+    assert warnings({**strict, "headers": {"x": "*"}}, {**slash, "headers": {"x": "1"}}) == AMBIGUOUS
