@@ -158,7 +158,7 @@ def test_errors_of_the_service_pass():
 def test_the_deadline_of_the_client():
     with world() as (channel, _, handler):
         _answer, call = channel.unary_unary("/test.S/Echo").with_call(b"", timeout=60)
-        assert 5 < float(dict(call.trailing_metadata())["x-left"]) < 60
+        assert 5 < float(dict(call.trailing_metadata())["x-left"]) < 62  # the library rounds what it sends up
         begun = time.monotonic()
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/test.S/Wait")(b"", timeout=0.2)
