@@ -33,6 +33,7 @@ cdef class H2Connection(Connection):
     cdef int reason                       # counter of why we end it
     cdef int mark(self) except -1
     cdef int pump(self) except -1
+    cdef int pay_reset(self) noexcept
     cdef int calm(self, int reason) noexcept
     cdef int malformed(self, int32_t id) noexcept
     cdef bint spend(self, int64_t *at, int64_t cost_ns, int64_t burst_ns) noexcept

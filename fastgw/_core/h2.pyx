@@ -118,8 +118,7 @@ cdef int _on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *p
             elif frame.hd.length == 0:
                 connection.spend(&connection.frames_at, SECOND // 200, connection.codec.spare_frames * (SECOND // 200))
         elif kind == NGHTTP2_RST_STREAM:
-            if not connection.spend(&connection.resets_at, SECOND // 50, connection.codec.resets * (SECOND // 50)):
-                connection.calm(C_H2_RESETS)
+            connection.pay_reset()
         elif kind != NGHTTP2_GOAWAY:
             # SETTINGS, PING, PRIORITY, WINDOW_UPDATE: work for us, nothing for anybody. (The library skips frames of
             # unknown kinds where they lie.)
@@ -136,11 +135,9 @@ cdef int _on_invalid(nghttp2_session *session, const nghttp2_frame *frame, int c
         # RFC 9113 5.1.2: more streams than there may be. A client that has not yet acknowledged our SETTINGS may not know,
         # so the stream alone is refused; it costs as much as one that the client resets.
         connection.relay.stats.add(C_H2_REFUSED, 1)
-        if not connection.spend(&connection.resets_at, SECOND // 50, connection.codec.resets * (SECOND // 50)):
-            connection.calm(C_H2_RESETS)
+        connection.pay_reset()
     elif code == NGHTTP2_ERR_PROTO and frame.hd.type == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
-        if connection.reason == 0:
-            connection.reason = C_H2_PROTOCOL      # it knew: the library says GOAWAY
+        connection.reason = connection.reason or C_H2_PROTOCOL     # it knew: the library says GOAWAY
     return 0
 
 
@@ -371,6 +368,12 @@ cdef class H2Connection(Connection):
             self.calm(C_H2_FRAMES)
         return False
 
+    cdef int pay_reset(self) noexcept:
+        """A stream that came to nothing, whoever ended it; too many are the end of the connection."""
+        if not self.spend(&self.resets_at, SECOND // 50, self.codec.resets * (SECOND // 50)):
+            self.calm(C_H2_RESETS)
+        return 0
+
     cdef int calm(self, int reason) noexcept:
         """RFC 9113 10.5: ENHANCE_YOUR_CALM, and the end of the connection."""
         if self.reason == 0:
@@ -381,9 +384,7 @@ cdef class H2Connection(Connection):
     cdef int malformed(self, int32_t id) noexcept:
         """RFC 9113 8.1.1: a stream error. Each costs as much as a stream that its client resets."""
         nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, id, NGHTTP2_PROTOCOL_ERROR)
-        if not self.spend(&self.resets_at, SECOND // 50, self.codec.resets * (SECOND // 50)):
-            self.calm(C_H2_RESETS)
-        return 0
+        return self.pay_reset()
 
     # ------------------------------------------------------------------ a request
 
