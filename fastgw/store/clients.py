@@ -78,23 +78,18 @@ class TlsConnection(SSLConnection):
         self.ssl_context = trust  # type: ignore[assignment]     # asked by `get` for each connection
 
 
-def common(options: Redis, retries: int) -> dict[str, Any]:
-    """What all connections have. One try anew when a kept connection turns out to be dead."""
+def common(options: Redis) -> dict[str, Any]:
+    """What redis-py's connections have, to Sentinels and in a Cluster. It tries nothing anew: who calls does."""
     return {
         "username": options.username,
-        "password": options.password.reveal() if options.password else None,
+        "password": secret(options.password),
         "socket_timeout": options.timeout,
         "socket_connect_timeout": options.timeout,
         "max_connections": options.max_connections,
-        "retry": Retry(NoBackoff(), retries, supported_errors=(RedisConnectionError,)),
+        "retry": Retry(NoBackoff(), 0, supported_errors=(RedisConnectionError,)),
         "health_check_interval": 0,
         "protocol": 2,
     }
-
-
-def tls_of(options: Redis) -> dict[str, Any]:
-    """OSError when a file cannot be read."""
-    return {"trust": Trust(options)} if options.encrypted else {}
 
 
 def host_port(node: str) -> tuple[str, int]:
@@ -279,9 +274,9 @@ class ClusterClient(Client):
 
 def connect(options: Redis) -> Client:
     """Connects with the first command. OSError when `ca`, `cert` or `key` cannot be read."""
-    if options.cluster is not None:
-        return ClusterClient(cluster_of(options, tls_of(options)))
     trust = Trust(options) if options.encrypted else None
+    if options.cluster is not None:
+        return ClusterClient(cluster_of(options, trust))
     if options.sentinel is not None:
         return SentinelClient(options, trust, sentinels_of(options, trust))
     return Client(options, trust)
@@ -291,10 +286,10 @@ def sentinels_of(options: Redis, trust: Trust | None) -> Sentinel:
     """The Sentinels, as redis-py asks them."""
     told = options.sentinel
     assert told is not None
-    own = common(options, 0) | ({"trust": trust} if trust is not None else {})
-    own["username"] = told.username
-    own["password"] = secret(told.password)
-    kind: type[Connection] = TlsConnection if trust is not None else Connection
+    own = common(options) | {"username": told.username, "password": secret(told.password)}
+    kind: type[Connection] = Connection
+    if trust is not None:
+        kind, own["trust"] = TlsConnection, trust
     manager = Sentinel([])  # type: ignore[no-untyped-call]
     for node in told.nodes:
         host, port = host_port(node)
@@ -303,14 +298,14 @@ def sentinels_of(options: Redis, trust: Trust | None) -> Sentinel:
     return manager
 
 
-def cluster_of(options: Redis, tls: dict[str, Any]) -> RedisCluster:
+def cluster_of(options: Redis, trust: Trust | None) -> RedisCluster:
     assert options.cluster is not None
     nodes = [ClusterNode(*host_port(node)) for node in options.cluster.nodes]
     # slots without a server are no reason to do without the others
-    cluster = RedisCluster(startup_nodes=nodes, require_full_coverage=False, **common(options, 0))
-    if tls:
-        cluster.connection_kwargs.update(tls, connection_class=TlsConnection)
+    cluster = RedisCluster(startup_nodes=nodes, require_full_coverage=False, **common(options))
+    if trust is not None:
+        cluster.connection_kwargs.update(trust=trust, connection_class=TlsConnection)
         for node in cluster.nodes_manager.startup_nodes.values():
             node.connection_class = TlsConnection
-            node.connection_kwargs.update(tls)
+            node.connection_kwargs["trust"] = trust
     return cluster

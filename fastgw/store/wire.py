@@ -42,6 +42,8 @@ NOTHING = object()
 
 
 def error_of(text: str) -> Exception:
+    if text.startswith("ERR max number of clients"):
+        return RedisConnectionError(text)            # said to a connection, whatever it asked
     return ERRORS.get(text.partition(" ")[0], ResponseError)(text)
 
 

@@ -8,7 +8,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from fastgw.config.schema.stores import Redis
+from fastgw.store.base import StoreError
 from fastgw.store.clients import Client
+from fastgw.store.redis import RedisStore
 from fastgw.store.wire import Place, dial
 
 PATIENCE = 30.0
@@ -131,5 +133,18 @@ def test_a_kept_connection_that_is_dead_is_replaced_once():
                 await client.send([("GET", "a")], "")
             assert odd.connections == 3
             await client.close()
+
+    run(ask())
+
+
+def test_a_server_that_has_too_many_clients_did_not_answer():
+    async def ask():
+        full = b"-ERR max number of clients reached\r\n"
+        async with Odd(full, full) as odd:
+            store = RedisStore(Redis(url=f"redis://127.0.0.1:{odd.port}", timeout=5.0, deadline=5.0))
+            with pytest.raises(StoreError) as caught:
+                await store.get("a")
+            assert caught.value.reason == "unreachable" and store.state().failures == 1
+            await store.close()
 
     run(ask())
