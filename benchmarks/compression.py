@@ -35,7 +35,7 @@ from typing import Any
 from .macro.gateways import find_nginx, nginx_modules
 from .macro.instructions import total
 from .macro.process import GATEWAY_CORE, Child, free_port, run
-from .macro.report import table
+from .macro.report import save, table
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = 100 * 1024
@@ -316,8 +316,7 @@ def facts_of(rounds: int, seconds: float) -> dict[str, Any]:
 
 def publish(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
     text = page(rows, facts)
-    (RESULTS / "compression.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
-    (RESULTS / "compression.md").write_text(text)
+    save(RESULTS, "compression", {**facts, "rows": rows}, text)
     return text
 
 

@@ -38,7 +38,7 @@ from .macro import fastgw_config, instructions
 from .macro.backend import Backend
 from .macro.facts import commit, cpu_model
 from .macro.gateways import GATEWAYS
-from .macro.report import table
+from .macro.report import save, table
 from .macro.setups import Setup
 from .micro import measure as micro
 from .policies import HEAD, cpu_ns
@@ -285,8 +285,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     text = page(facts)
     print(text)
-    (args.results / "rate_limit.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (args.results / "rate_limit.md").write_text(text)
+    save(args.results, "rate_limit", facts, text)
     return 0
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import re
@@ -38,7 +37,7 @@ from fastgw.testing import GatewayProcess
 from fastgw.testing.process import free_port
 
 from .macro.facts import commit, cpu_model
-from .macro.report import table
+from .macro.report import save, table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 WORKERS = 2
@@ -334,8 +333,7 @@ def main(words: Sequence[str] | None = None) -> int:
         facts["leased"] = leased(gateway, args.seconds, 4)
     text = page(facts)
     print(text)
-    (args.results / "redis_limits.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (args.results / "redis_limits.md").write_text(text)
+    save(args.results, "redis_limits", facts, text)
     return 0
 
 

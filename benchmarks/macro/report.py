@@ -50,6 +50,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([one(lines[0]), one(rule), *map(one, lines[1:])])
 
 
+def save(folder: Path, name: str, facts: Mapping[str, Any], text: str) -> None:
+    """`name`.json for programs, and `name`.md for people."""
+    (folder / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text)
+
+
 COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, float]], str]]] = (
     ("CPU µs/request", lambda m: f"{m['cpu_us']:.1f}"),
     ("of it user", lambda m: f"{m['cpu_us'] * m['cpu_user_share']:.1f}"),
