@@ -10,6 +10,7 @@ from fastgw.config import check
 from fastgw.policies import RESOLVER
 from fastgw.testing import GatewayProcess
 from tests.admin.test_keys import TOKEN, admin, ask, fastgw
+from tests.patience import until
 from tests.store.redis_server import RedisServer, needed
 
 pytestmark = needed
@@ -35,13 +36,6 @@ def becomes(gateway, key, status):
         assert time.monotonic() < end, (answer.status, answer.body)
         time.sleep(0.02)
     return answer
-
-
-def until(condition, what):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.world import CLIENTS, Load, asked_since, gateway_for, states, until
+from tests.chaos.world import CLIENTS, Load, asked_since, gateway_for, states
+from tests.patience import until
 
 CHECK = {"type": "tcp", "interval": "200ms", "timeout": "1s", "healthy_threshold": 2, "unhealthy_threshold": 2}
 

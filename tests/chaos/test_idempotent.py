@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.world import CLIENTS, Load, asked_since, gateway_for, states, until
+from tests.chaos.world import CLIENTS, Load, asked_since, gateway_for, states
+from tests.patience import until
 
 PAGE = Path(__file__).parents[2] / "docs" / "resilience.md"
 FAILURES = ["connect", "reset", "timeout", "502", "503", "504"]

@@ -10,17 +10,10 @@ from pathlib import Path
 import pytest
 
 from fastgw.testing import FakeUpstream, GatewayProcess, RawClient
+from tests.patience import until
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 DEADLINE = 60
-
-
-def until(condition, what):
-    deadline = time.monotonic() + DEADLINE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not in {DEADLINE} s: {what}"
-        time.sleep(0.005)
-    return found
 
 
 def comm(pid):

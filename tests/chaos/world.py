@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from fastgw.testing import GatewayProcess, free_port
 
 CLIENTS = 6
-DEADLINE = 60
 
 SERVER = r"""
 import asyncio, signal, sys
@@ -153,13 +152,6 @@ def gateway_for(world, **service):
 
 def states(gateway):
     return [row["state"] for row in json.loads(gateway.admin("/services/s/endpoints")[1])]
-
-
-def until(condition, what):
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, f"no {what} in {DEADLINE} s"
-        time.sleep(0.02)
 
 
 def asked_since(load, when, who):

@@ -1,10 +1,9 @@
 """Gateways with two workers in front of a scripted upstream."""
 
-import time
-
 import pytest
 
 from fastgw.testing import FakeUpstream
+from tests.patience import until
 
 
 @pytest.fixture
@@ -25,11 +24,4 @@ def config(upstream):
 
 @pytest.fixture
 def eventually():
-    def wait(condition, what, seconds=60):
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
-            time.sleep(0.02)
-        return found
-
-    return wait
+    return until
